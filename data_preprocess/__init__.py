@@ -1,0 +1,1 @@
+"""From published files to TarDiff datasets, one module per source."""

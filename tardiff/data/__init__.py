@@ -1,0 +1,1 @@
+"""Datasets on disk, subject-level splits, normalisation and the simulated cohort."""

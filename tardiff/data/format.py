@@ -1,0 +1,240 @@
+"""The dataset on disk: a folder of `train.npz`, `val.npz`, `test.npz` and `meta.json`, read, written and validated.
+
+Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)` and
+`mask (N, L, C) bool` (True = observed). NaN is allowed only where the mask is False.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tardiff.utils.checkpoint import atomic_path, fingerprint, read_json, write_json
+from tardiff.utils.errors import UserError
+
+SPLIT_NAMES = ("train", "val", "test")
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the numbers of a dataset mean (`meta.json`)."""
+
+    name: str
+    channels: list[str]
+    units: list[str]
+    classes: list[str]
+    sampling_interval: str = ""
+    source: str = ""
+    licence: str = ""
+    cohort: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: `x (N, L, C) float32` raw units, `y (N,) int64`, `subject (N,)` or None, `mask (N, L, C) bool` or None."""
+
+    x: np.ndarray
+    y: np.ndarray
+    subject: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Split:
+        return Split(self.x[rows], self.y[rows], None if self.subject is None else self.subject[rows],
+                     None if self.mask is None else self.mask[rows])
+
+    def subjects(self) -> np.ndarray:
+        """Return the subject of each row; where none is recorded, each row is its own subject."""
+        return np.arange(len(self)) if self.subject is None else self.subject
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content."""
+        return fingerprint(*[array for array in (self.x, self.y, self.subject, self.mask) if array is not None])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset folder in memory: its metadata and the splits that were read."""
+
+    path: Path
+    meta: Metadata
+    splits: dict[str, Split]
+
+    def __getattr__(self, name: str) -> Split:
+        if name in SPLIT_NAMES and name in self.splits:
+            return self.splits[name]
+        raise AttributeError(name)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.meta.classes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, C), equal in every split."""
+        return next(iter(self.splits.values())).x.shape[1:]
+
+
+def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES) -> Dataset:
+    """Read `meta.json` and the named splits of a dataset folder and validate them together.
+
+    Raises UserError that lists every fault found: file, array, row. A subject that stands in two splits, a training
+    split without one of the classes, and splits that differ in length or channels are faults too.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: dataset folder not found. Make it with one of the data_preprocess modules, "
+                        "or give the path of an existing dataset.")
+    meta = read_metadata(folder)
+    read: dict[str, Split] = {}
+    faults: list[str] = []
+    for name in splits:
+        try:
+            read[name] = read_split(folder / f"{name}.npz", meta)
+        except UserError as error:
+            faults.append(str(error))
+    faults += _faults_between(folder, read, meta)
+    if faults:
+        raise UserError("\n".join(faults))
+    return Dataset(folder, meta, read)
+
+
+def read_metadata(folder: str | Path) -> Metadata:
+    """Read and check `meta.json`. Raises UserError on missing or malformed fields."""
+    path = Path(folder) / "meta.json"
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object.")
+    missing = [name for name in ("name", "channels", "units", "classes") if name not in content]
+    if missing:
+        raise UserError(f"{path}: missing {', '.join(missing)}.")
+    known = {item.name for item in fields(Metadata)}
+    meta = Metadata(**{key: value for key, value in content.items() if key in known})
+    if meta.format_version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {meta.format_version}, this TarDiff reads {FORMAT_VERSION}.")
+    for name in ("channels", "units", "classes"):
+        if not isinstance(getattr(meta, name), list) or not getattr(meta, name):
+            raise UserError(f"{path}: '{name}' must be a list with at least one entry.")
+    if len(meta.units) != len(meta.channels):
+        raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
+    return meta
+
+
+def read_split(path: str | Path, meta: Metadata) -> Split:
+    """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
+            arrays = {name: archive[name] for name in ("x", "y", "subject", "mask") if name in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found.") from None
+    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = "holds Python objects, which are never loaded" if "pickle" in str(error).lower() else f"damaged: {error}"
+        raise UserError(f"{path}: not a readable .npz archive ({reason}). Expected plain arrays written by "
+                        "numpy.savez; make the dataset again.") from None
+    missing = [name for name in ("x", "y") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) and y (N,).")
+    split = Split(arrays["x"], arrays["y"], arrays.get("subject"), arrays.get("mask"))
+    faults = split_faults(split, meta)
+    if faults:
+        raise UserError("\n".join(f"{path}: {fault}" for fault in faults))
+    return split
+
+
+def split_faults(split: Split, meta: Metadata) -> list[str]:
+    """Return every fault of a split: wrong shapes, types, labels or values, each naming array and first row."""
+    x, y = split.x, split.y
+    faults = []
+    if x.ndim != 3 or x.dtype != np.float32:
+        faults.append(f"array x must be (N, L, C) float32, got {x.shape} {x.dtype}.")
+    if y.ndim != 1 or y.dtype != np.int64:
+        faults.append(f"array y must be (N,) int64, got {y.shape} {y.dtype}.")
+    if faults:
+        return faults
+    if len(x) == 0:
+        return ["the split is empty; expected at least one row."]
+    if x.shape[1] == 0:
+        faults.append("array x has length 0; expected at least one time step.")
+    if x.shape[2] != len(meta.channels):
+        faults.append(f"array x has {x.shape[2]} channels, meta.json names {len(meta.channels)}.")
+    for name in ("y", "subject", "mask"):
+        array = getattr(split, name)
+        if array is not None and len(array) != len(x):
+            faults.append(f"array {name} has {len(array)} rows, array x has {len(x)}.")
+    wrong = np.flatnonzero((y < 0) | (y >= len(meta.classes)))
+    if len(wrong):
+        faults.append(f"array y, row {wrong[0]}: label {y[wrong[0]]} is outside 0..{len(meta.classes) - 1} "
+                      f"({len(wrong)} such rows).")
+    if split.subject is not None and (split.subject.ndim != 1 or split.subject.dtype.kind not in "iuU"):
+        faults.append(f"array subject must be (N,) integers or text, got {split.subject.shape} {split.subject.dtype}.")
+    if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
+        faults.append(f"array mask must be {x.shape} bool, got {split.mask.shape} {split.mask.dtype}.")
+    elif not faults:
+        faults += _value_faults(x, split.mask)
+    return faults
+
+
+def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) -> None:
+    """Validate and write a dataset folder: each split, then `meta.json` last, each file atomically.
+
+    Raises UserError if anything is invalid, before the first file is written.
+    """
+    folder = Path(folder)
+    faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
+    faults += _faults_between(folder, splits, meta)
+    if faults:
+        raise UserError("\n".join(faults))
+    (folder / "meta.json").unlink(missing_ok=True)
+    for name, split in splits.items():
+        write_split(folder / f"{name}.npz", split)
+    write_json(folder / "meta.json", asdict(meta))
+
+
+def write_split(path: str | Path, split: Split) -> None:
+    """Write one split to an .npz archive, atomically."""
+    arrays = {"x": split.x, "y": split.y, "subject": split.subject, "mask": split.mask}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
+    bad = ~np.isfinite(x)
+    if mask is not None:
+        bad &= mask | np.isinf(x)
+    if not bad.any():
+        return []
+    row, step, channel = np.argwhere(bad)[0]
+    where = "" if mask is not None else " and there is no mask"
+    return [f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
+            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False."]
+
+
+def _faults_between(folder: Path, splits: dict[str, Split], meta: Metadata) -> list[str]:
+    faults = []
+    shapes = {name: split.x.shape[1:] for name, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        faults.append(f"{folder}: splits differ in (length, channels): {shapes}.")
+    if "train" in splits:
+        absent = sorted(set(range(len(meta.classes))) - set(splits["train"].y.tolist()))
+        if absent:
+            names = ", ".join(f"{label} ({meta.classes[label]})" for label in absent)
+            faults.append(f"{folder / 'train.npz'}: no row of class {names}; every class of meta.json must be in train.")
+    known = [name for name in SPLIT_NAMES if name in splits and splits[name].subject is not None]
+    for position, first in enumerate(known):
+        for second in known[position + 1:]:
+            shared = np.intersect1d(splits[first].subject, splits[second].subject)
+            if len(shared):
+                faults.append(f"{folder}: subject {shared[0]} stands in {first} and in {second} ({len(shared)} such "
+                              "subjects). Split by subject.")
+    return faults

@@ -1,0 +1,125 @@
+"""One invertible normaliser per dataset, fitted on the training split only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tardiff.utils.checkpoint import fingerprint, read_json, write_json
+from tardiff.utils.errors import UserError
+
+KINDS = ("zscore", "minmax", "ecdf", "global_ecdf")
+_MAX_KNOTS = 2049
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """A monotone, piecewise linear map per channel, from raw units to normalised units and back.
+
+    `kind` is `zscore` (mean 0, standard deviation 1), `minmax` (training range to [-1, 1]), `ecdf` (mid-rank of the
+    training values of the channel, to [-1, 1]) or `global_ecdf` (one ECDF over all channels, as in the original
+    release). `raw[c]` and `normalized[c]` are the knots of channel c; between knots the map is linear. z-score and
+    min-max extend beyond the outer knots; an ECDF saturates there, because beyond the training range it is flat.
+    `fill (C,)`, the training median, replaces unobserved NaN; `low`, `high (C,)` are the normalised training range.
+    """
+
+    kind: str
+    raw: list[np.ndarray]
+    normalized: list[np.ndarray]
+    fill: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @staticmethod
+    def fit(kind: str, x: np.ndarray) -> Normalizer:
+        """Fit on the training values x (N, L, C) in raw units; NaN is ignored. Raises UserError on a channel that is
+        never observed."""
+        if kind not in KINDS:
+            raise UserError(f"normaliser '{kind}' is not one of {', '.join(KINDS)}.")
+        channels = [values[np.isfinite(values)].astype(np.float64) for values in np.moveaxis(x, 2, 0).reshape(x.shape[2], -1)]
+        for number, values in enumerate(channels):
+            if len(values) == 0:
+                raise UserError(f"channel {number} has no observed value in the training split.")
+        if kind == "global_ecdf":
+            pairs = [_ecdf_knots(np.concatenate(channels))] * len(channels)
+        else:
+            knots = {"zscore": _zscore_knots, "minmax": _minmax_knots, "ecdf": _ecdf_knots}[kind]
+            pairs = [knots(values) for values in channels]
+        raw, normalized = [list(part) for part in zip(*pairs, strict=True)]
+        fill = np.array([np.median(values) for values in channels])
+        extremes = np.array([[values.min(), values.max()] for values in channels])
+        partial = Normalizer(kind, raw, normalized, fill, extremes[:, 0], extremes[:, 1])
+        low, high = partial.transform(extremes.T[:, None, :].astype(np.float64))[:, 0].astype(np.float64)
+        return Normalizer(kind, raw, normalized, fill, low, high)
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """Map x (N, L, C) from raw to normalised units, float32; NaN becomes the training median first."""
+        filled = np.where(np.isnan(x), self.fill, x)
+        return self._map(filled, self.raw, self.normalized)
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """Map x (N, L, C) from normalised to raw units, float32."""
+        return self._map(x, self.normalized, self.raw)
+
+    def _map(self, x: np.ndarray, source: list[np.ndarray], target: list[np.ndarray]) -> np.ndarray:
+        if x.ndim != 3 or x.shape[2] != len(self.raw):
+            raise UserError(f"expected data of shape (N, L, {len(self.raw)}) for this normaliser, got {x.shape}.")
+        result = np.empty(x.shape, dtype=np.float32)
+        for channel, (knots, values) in enumerate(zip(source, target, strict=True)):
+            if self.kind in ("zscore", "minmax"):
+                slope = (values[-1] - values[0]) / (knots[-1] - knots[0])
+                result[..., channel] = values[0] + (x[..., channel].astype(np.float64) - knots[0]) * slope
+            else:
+                result[..., channel] = np.interp(x[..., channel], knots, values)
+        return result
+
+    def fingerprint(self) -> str:
+        """Return a hash that two normalisers share only if they map alike."""
+        return fingerprint(self.kind, *self.raw, *self.normalized, self.fill)
+
+    def save(self, path: str | Path) -> None:
+        """Write the normaliser as JSON."""
+        write_json(path, {
+            "kind": self.kind, "fingerprint": self.fingerprint(), "fill": self.fill.tolist(), "low": self.low.tolist(),
+            "high": self.high.tolist(), "raw": [knots.tolist() for knots in self.raw],
+            "normalized": [knots.tolist() for knots in self.normalized]})
+
+    @staticmethod
+    def load(path: str | Path) -> Normalizer:
+        """Read a normaliser. Raises UserError if the file is missing, malformed or was altered."""
+        content = read_json(path)
+        try:
+            normalizer = Normalizer(
+                content["kind"], [np.array(knots) for knots in content["raw"]],
+                [np.array(knots) for knots in content["normalized"]],
+                *(np.array(content[name]) for name in ("fill", "low", "high")))
+            intact = content["fingerprint"] == normalizer.fingerprint()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a TarDiff normaliser ({error!r}).") from None
+        if not intact:
+            raise UserError(f"{path}: the content does not match its fingerprint; the file was altered.")
+        return normalizer
+
+
+def _zscore_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    deviation = values.std() or 1.0
+    return np.array([values.mean(), values.mean() + deviation]), np.array([0.0, 1.0])
+
+
+def _minmax_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = values.min(), values.max()
+    return np.array([low, high if high > low else low + 1.0]), np.array([-1.0, 1.0])
+
+
+def _ecdf_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    knots, counts = np.unique(values, return_counts=True)
+    if len(knots) == 1:
+        knots, counts = np.array([knots[0], knots[0] + 1.0]), np.array([1, 1])
+    middle_rank = np.cumsum(counts) - counts / 2
+    position = 2 * (middle_rank - middle_rank[0]) / (middle_rank[-1] - middle_rank[0]) - 1
+    if len(knots) > _MAX_KNOTS:
+        kept = np.unique(np.searchsorted(position, np.linspace(-1, 1, _MAX_KNOTS)).clip(0, len(knots) - 1))
+        knots, position = knots[kept], position[kept]
+    return knots, position

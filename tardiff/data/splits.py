@@ -1,0 +1,47 @@
+"""Splits by subject: no subject ever stands on two sides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tardiff.data.format import Split
+from tardiff.utils.errors import UserError
+
+
+def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Divide rows into named parts by subject, stratified by the highest label of each subject.
+
+    subject (N,), y (N,) int64; `ratios` must sum to 1. Returns the sorted row numbers of each part. The result depends
+    on the set of subjects, their labels and the seed, not on the order of rows.
+    Raises UserError if a part would stay empty.
+    """
+    if abs(sum(ratios.values()) - 1) > 1e-6 or min(ratios.values()) < 0:
+        raise UserError(f"split ratios must be positive and sum to 1, got {ratios}.")
+    subjects, inverse = np.unique(subject, return_inverse=True)
+    stratum = np.full(len(subjects), np.iinfo(np.int64).min)
+    np.maximum.at(stratum, inverse, y)
+    generator = np.random.default_rng(seed)
+    # Interleaving the shuffled strata by their relative rank keeps every contiguous piece stratified.
+    position = np.empty(len(subjects))
+    for label in np.unique(stratum):
+        members = generator.permutation(np.flatnonzero(stratum == label))
+        position[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    order = np.argsort(position, kind="stable")
+    edges = np.rint(np.cumsum([0.0, *ratios.values()]) * len(subjects)).astype(int)
+    parts = {}
+    for name, start, end in zip(ratios, edges[:-1], edges[1:], strict=True):
+        chosen = np.zeros(len(subjects), dtype=bool)
+        chosen[order[start:end]] = True
+        parts[name] = np.flatnonzero(chosen[inverse])
+        if len(parts[name]) == 0:
+            raise UserError(f"split '{name}' would be empty: {len(subjects)} subjects are too few for ratios {ratios}.")
+    return parts
+
+
+def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
+    """Cut the validation split by subject into the guidance half and the selection half, stratified by label.
+
+    The guidance half feeds the guidance gradient; only the selection half chooses epochs, scales and checkpoints.
+    """
+    rows = split_subjects(validation.subjects(), validation.y, {"guidance": 0.5, "selection": 0.5}, seed)
+    return validation[rows["guidance"]], validation[rows["selection"]]

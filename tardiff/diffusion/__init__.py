@@ -1,0 +1,1 @@
+"""Noise schedule, forward and reverse process, and training of the denoiser."""

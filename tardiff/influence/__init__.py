@@ -1,0 +1,1 @@
+"""Influence of samples on a downstream task, and its gradient."""

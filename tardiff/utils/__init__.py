@@ -1,0 +1,1 @@
+"""Files, seeds, processes and logs."""

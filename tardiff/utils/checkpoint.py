@@ -1,0 +1,147 @@
+"""Files that appear whole or not at all, and tensors that are read without pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tardiff.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, and rename it to `path` when the block succeeds.
+
+    The file is flushed to disk before the rename, so `path` is either absent, old or complete.
+    Raises UserError if the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). "
+                        "Free some space or choose another output folder.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises UserError if it is missing or malformed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}). Restore the file or make it again.") from None
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors and string metadata to a safetensors file, atomically."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors by name (on the CPU) and its metadata.
+
+    Raises UserError if the file is missing, truncated or not a safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a complete safetensors file ({error}). "
+                        "Restore it, or delete it and run the stage that makes it again.") from None
+
+
+def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a training state (tensors, numbers, strings and containers of them) atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Read a training state with `weights_only=True`, on the CPU. Raises UserError if it is missing or damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found.") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it; the run then resumes from the "
+                        "state before it, or starts again.") from None
+
+
+def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load `tensors` into `module`. Raises UserError naming the first mismatch if they do not fit exactly."""
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            state = "missing" if name in expected else "unexpected"
+            raise UserError(f"{source}: tensor '{name}' is {state}; the weights belong to another model configuration.")
+        if expected[name].shape != tensors[name].shape:
+            raise UserError(f"{source}: tensor '{name}' has shape {tuple(tensors[name].shape)}, "
+                            f"the model needs {tuple(expected[name].shape)}.")
+    module.load_state_dict(tensors)
+
+
+def fingerprint(*values: Any) -> str:
+    """Return a short SHA-256 of arrays, tensors, strings and JSON-like values, in order: equal content, equal result."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        if isinstance(value, np.ndarray):
+            if value.dtype == object or value.dtype.kind == "U":
+                value = value.astype("S")
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        elif isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values()):
+            digest.update(fingerprint(*[part for name in sorted(value) for part in (name, value[name])]).encode())
+        else:
+            digest.update(json.dumps(value, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]

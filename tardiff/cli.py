@@ -1,0 +1,63 @@
+"""One command line for every stage: `[CONFIG] [key=value ...] [--help] [--print-config] [--dry-run]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tardiff.config import load_config
+from tardiff.utils.errors import UserError
+from tardiff.utils.settings import describe, to_yaml
+
+
+def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None) -> None:
+    """Parse the command line, build the settings and run `stage(config, dry_run)`; exit 2 on a user error.
+
+    `default` is the YAML used when no CONFIG is given. A dry run checks settings and inputs and starts nothing.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [CONFIG] [key=value ...] [--print-config] [--dry-run]",
+        epilog="settings (key=default):\n" + "\n".join(describe(schema)))
+    parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value",
+                        help=f"a YAML file (default: {default or 'the built-in defaults'}), then overrides")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
+    options = parser.parse_intermixed_args()
+    exit_on_user_error(lambda: _run(schema, stage, default, options))
+
+
+def exit_on_user_error(work: Callable[[], None]) -> None:
+    """Run `work`; print a UserError without a traceback and exit 2, or 130 after Ctrl-C."""
+    try:
+        work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace) -> None:
+    files = [argument for argument in options.arguments if "=" not in argument]
+    if len(files) > 1:
+        raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
+    path = files[0] if files else default
+    config = load_config(schema, path, [argument for argument in options.arguments if "=" in argument])
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    stage(config, options.dry_run)
+
+
+def repository_path(relative: str) -> str:
+    """Return a path inside this repository, for the default configuration of an entry point."""
+    return str(Path(__file__).parents[1] / relative)

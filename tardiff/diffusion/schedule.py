@@ -1,0 +1,60 @@
+"""The noise schedule, in float64 and outside of any module."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tardiff.config import DiffusionConfig
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """betas (T,) float64 of the forward process, and what follows from them (Ho et al. 2020, section 2)."""
+
+    betas: Tensor
+
+    @staticmethod
+    def from_config(config: DiffusionConfig) -> NoiseSchedule:
+        """Build the linear schedule as released, linear in the square root of beta, or the cosine schedule of Nichol &
+        Dhariwal (2021), equation 17, with betas capped at 0.999."""
+        steps = config.num_train_timesteps
+        if config.schedule == "linear":
+            roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64)
+            return NoiseSchedule(roots**2)
+        times = torch.arange(steps + 1, dtype=torch.float64) / steps
+        remaining = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
+        return NoiseSchedule((1 - remaining[1:] / remaining[:-1]).clamp(max=0.999))
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return len(self.betas)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    def alpha_cumprod(self, t: int) -> float:
+        """Return the cumulative product of alphas up to step t; 1 for t = -1, the clean sample."""
+        return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
+
+    def timesteps(self, num_inference_steps: int | None) -> list[int]:
+        """Return the descending steps that a sampler visits, evenly spaced, from T - 1 to 0 (all T where None)."""
+        count = min(num_inference_steps or self.num_train_timesteps, self.num_train_timesteps)
+        if count == 1:
+            return [self.num_train_timesteps - 1]
+        return [round(index * (self.num_train_timesteps - 1) / (count - 1)) for index in reversed(range(count))]
+
+    def posterior(self, x0_pred: Tensor, x_t: Tensor, t: int, t_prev: int) -> tuple[Tensor, float]:
+        """Return mean (B, L, C) and variance of q(x_prev | x_t, x_start = x0_pred), for x_prev at step t_prev < t.
+
+        Ho et al. (2020), equations 6 and 7, with alpha_t replaced by the product of alphas from t_prev + 1 to t.
+        """
+        remaining, remaining_prev = self.alpha_cumprod(t), self.alpha_cumprod(t_prev)
+        alpha = remaining / remaining_prev
+        mean = (x0_pred * (math.sqrt(remaining_prev) * (1 - alpha) / (1 - remaining))
+                + x_t * (math.sqrt(alpha) * (1 - remaining_prev) / (1 - remaining)))
+        return mean, (1 - remaining_prev) / (1 - remaining) * (1 - alpha)

@@ -1,0 +1,126 @@
+"""Training of the denoiser: one loop, resumable at any step, the same on one process or many."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from tardiff.config import BaseTrainingConfig
+from tardiff.diffusion.process import DiffusionProcess, training_draws
+from tardiff.models.ema import EMA
+from tardiff.utils.checkpoint import save_tensors
+from tardiff.utils.distributed import Processes
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import Run
+from tardiff.utils.seeding import seed_torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[Tensor, Tensor],
+                   validation: tuple[Tensor, Tensor], config: BaseTrainingConfig, seed: int, run: Run,
+                   workers: Processes, preview: Callable[[nn.Module], Figure] | None = None) -> nn.Module:
+    """Train the denoiser up to `config.steps`, resuming from the run folder, and return its moving average.
+
+    `train` and `validation` are (x (N, L, C) float32 normalised, y (N,) int64), and stay on the device. The batch of a
+    step depends on (seed, step, rank) alone, so a resumed run equals an uninterrupted one. `preview` draws a figure from
+    the averaged denoiser. Writes metrics, states and `model.safetensors`. Raises UserError if the loss is not finite.
+    """
+    device, rank = workers.device, workers.rank
+    x_train, y_train = (tensor.to(device) for tensor in train)
+    batch_size = max(config.batch_size // workers.world_size, 1)
+    denoiser.to(device).train()
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    ema = EMA(denoiser, config.ema_decay)
+    start = _restore(run, denoiser, ema, optimizer)
+    if start < config.steps and workers.is_main:
+        run.rewind(start)
+    network = DistributedDataParallel(denoiser) if workers.world_size > 1 else denoiser
+    if config.compile and device.type == "cuda":
+        network = torch.compile(network)
+
+    progress = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="denoiser", unit="step",
+                    disable=not workers.is_main)
+    losses, clock = [], time.perf_counter()
+    for step in progress:
+        seed_torch(seed, "denoiser", step, rank)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+        batch = training_draws(x_train, y_train, batch_size, process.schedule.num_train_timesteps,
+                               config.label_dropout, denoiser.num_classes)
+        with autocast(device, config.bf16):
+            loss = process.loss(network, *batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(denoiser.parameters(), config.gradient_clip)
+        optimizer.step()
+        ema.update(denoiser, step)
+        losses.append(loss.detach())
+
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            mean = float(workers.sum(torch.stack(losses).mean())) / workers.world_size
+            if not mean == mean:
+                raise UserError(f"the training loss is not finite at step {done}. Lower training.learning_rate, or look "
+                                "for extreme values in the training data.")
+            speed = len(losses) * batch_size * workers.world_size / (time.perf_counter() - clock)
+            progress.set_postfix(loss=f"{mean:.4f}", series_per_s=f"{speed:.0f}")
+            if workers.is_main:
+                run.log(done, loss=mean, series_per_second=speed, learning_rate=group["lr"])
+            losses, clock = [], time.perf_counter()
+        if not workers.is_main:
+            continue
+        if done % config.validate_every == 0 or done == config.steps:
+            run.log(done, validation_loss=validation_loss(ema.module, process, *validation, device, seed))
+        if preview is not None and config.preview_every and done % config.preview_every == 0:
+            run.figure("preview", preview(ema.module), done)
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            run.save_state(done, {"step": done, "denoiser": denoiser.state_dict(), "ema": ema.module.state_dict(),
+                                  "optimizer": optimizer.state_dict()})
+    if workers.is_main:
+        save_tensors(run.folder / "model.safetensors", ema.module.state_dict())
+        run.close()
+    workers.barrier()
+    return ema.module
+
+
+@torch.no_grad()
+def validation_loss(denoiser: nn.Module, process: DiffusionProcess, x: Tensor, y: Tensor, device: torch.device,
+                    seed: int, batch_size: int = 512) -> float:
+    """Return the mean loss over x (N, L, C), y (N,), with steps and noise that are the same at every call."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.randint(process.schedule.num_train_timesteps, (len(x),), generator=generator)
+    noise = torch.randn(x.shape, generator=generator)
+    total = 0.0
+    for start in range(0, len(x), batch_size):
+        part = [tensor[start:start + batch_size].to(device) for tensor in (x, y, t, noise)]
+        total += float(process.loss(denoiser, *part)) * len(part[0])
+    return total / len(x)
+
+
+def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager:
+    """Return a bfloat16 autocast context on CUDA where asked for, else a context that does nothing."""
+    return torch.autocast("cuda", torch.bfloat16) if bf16 and device.type == "cuda" else contextlib.nullcontext()
+
+
+def _restore(run: Run, denoiser: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest state of the run, if any, and return the number of steps done."""
+    state = run.latest_state()
+    if state is None:
+        return 0
+    try:
+        denoiser.load_state_dict(state["denoiser"])
+        ema.module.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["step"]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{run.folder}: the saved state does not fit this model ({error}). Delete the folder to start "
+                        "again.") from None

@@ -1,0 +1,142 @@
+"""The guidance gradient G: the mean loss gradient of the guidance set at the fitted classifier, kept per class.
+
+Adding a sample z to training moves the parameters by -eta grad loss(z), so the guidance loss falls by
+eta G . grad loss(z): influence is + G . grad loss(z) (paper, Algorithm 1, step 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tardiff.influence.task import DownstreamTask, norm
+from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors
+from tardiff.utils.distributed import Processes
+from tardiff.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class GuidanceGradient:
+    """Summed loss gradients of the guidance rows of each class.
+
+    `sums[k]` maps parameter names to float32 tensors, on the CPU; `counts[k]` is the number of guidance rows of class k;
+    `num_train` the number of training rows; `key` the fingerprint of what the gradient was computed from.
+    """
+
+    sums: list[dict[str, Tensor]]
+    counts: list[int]
+    num_train: int
+    key: str
+
+    def direction(self, classes: str | list[int] | dict = "all", normalization: str = "guidance_size"
+                  ) -> dict[str, Tensor]:
+        """Return G as named tensors, for a choice of classes and a normalisation.
+
+        `classes`: `all`, `minority`, `majority` (by guidance counts), `balanced` (equal weight per class), a list of
+        classes, or a mixture {class: weight}. `normalization`: `guidance_size`, the mean over the chosen rows;
+        `train_size`, their sum over the number of training rows (paper); `l2`, unit Euclidean norm.
+        Raises UserError on an unknown class, one without guidance rows, or a gradient that vanishes.
+        """
+        weights = self._class_weights(classes)
+        rows = sum(self.counts[label] for label in weights)
+        total = sum(weights.values())
+        mean = {name: sum(weight / total / self.counts[label] * self.sums[label][name]
+                          for label, weight in weights.items()) for name in self.sums[0]}
+        factor = {"guidance_size": 1.0, "train_size": rows / self.num_train}.get(normalization)
+        if factor is None:
+            length = norm(mean)
+            if not 0 < length < float("inf"):
+                raise UserError(f"the guidance gradient has norm {length} and cannot be scaled to unit norm; the "
+                                "classifier is at a stationary point of the guidance loss, or diverged.")
+            factor = 1 / length
+        return {name: value * factor for name, value in mean.items()}
+
+    def norms(self) -> list[float]:
+        """Return the Euclidean norm of the mean gradient of each class; 0 for a class without rows."""
+        return [norm(total) / max(count, 1) for total, count in zip(self.sums, self.counts, strict=True)]
+
+    def _class_weights(self, classes: str | list[int] | dict) -> dict[int, float]:
+        present = [label for label, count in enumerate(self.counts) if count]
+        if isinstance(classes, dict):
+            weights = {int(label): float(weight) for label, weight in classes.items()}
+        elif isinstance(classes, list):
+            weights = {label: float(self.counts[label]) for label in classes if 0 <= label < len(self.counts)}
+            weights |= {label: 1.0 for label in classes if not 0 <= label < len(self.counts)}
+        else:
+            weights = {"all": {label: float(self.counts[label]) for label in present},
+                       "minority": {min(present, key=self.counts.__getitem__): 1.0},
+                       "majority": {max(present, key=self.counts.__getitem__): 1.0},
+                       "balanced": dict.fromkeys(present, 1.0)}.get(classes, {})
+        absent = [label for label in weights if label not in present]
+        if absent or not weights or sum(weights.values()) <= 0:
+            raise UserError(f"guidance.classes={classes!r}: use all, minority, majority, balanced, or classes with "
+                            f"guidance rows {present} and positive weights.")
+        return weights
+
+
+def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int,
+                              workers: Processes, batch_size: int = 512) -> GuidanceGradient:
+    """Stream the guidance set x (N, L, C) float32 normalised, y (N,) int64 once and sum its loss gradients per class.
+
+    The gradient of a summed loss does not depend on the batch size, and memory does not grow with N. Sums are
+    accumulated in float64 and over all processes, each of which takes its share of the batches.
+    """
+    sums = [{name: torch.zeros_like(value, dtype=torch.float64) for name, value in task.parameters.items()}
+            for _ in range(num_classes)]
+    parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
+    batches = [(label, rows) for label in range(num_classes)
+               for rows in torch.split(torch.nonzero(y == label)[:, 0], batch_size) if len(rows)]
+    for label, rows in tqdm(batches[workers.rank::workers.world_size], desc="guidance gradient", unit="batch",
+                            disable=not workers.is_main):
+        loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                sums[label][name] += gradient.double()
+    reduced = [{name: workers.sum(value).float().cpu() for name, value in total.items()} for total in sums]
+    counts = [int((y == label).sum()) for label in range(num_classes)]
+    return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_train))
+
+
+def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_train: int) -> str:
+    """Return the fingerprint of everything that G depends on."""
+    loss = task.loss_function
+    return fingerprint(task.fingerprint(), x, y, num_train, f"{loss.__module__}.{loss.__qualname__}")
+
+
+def cached_guidance_gradient(path: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
+                             num_train: int, workers: Processes) -> GuidanceGradient:
+    """Return G from `path` if it was computed from the same classifier and rows, else compute it and write it there."""
+    path = Path(path)
+    if path.exists():
+        cached = load_guidance_gradient(path)
+        if cached.key == guidance_key(task, x, y, num_train):
+            return cached
+    gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, workers)
+    if workers.is_main:
+        save_guidance_gradient(path, gradient)
+    return gradient
+
+
+def save_guidance_gradient(path: str | Path, gradient: GuidanceGradient) -> None:
+    """Write G to a safetensors file."""
+    tensors = {f"{label}/{name}": value for label, total in enumerate(gradient.sums) for name, value in total.items()}
+    save_tensors(path, tensors, {"key": gradient.key, "counts": ",".join(map(str, gradient.counts)),
+                                 "num_train": str(gradient.num_train)})
+
+
+def load_guidance_gradient(path: str | Path) -> GuidanceGradient:
+    """Read G from a safetensors file. Raises UserError if it is damaged or another kind of file."""
+    tensors, metadata = load_tensors(path)
+    if metadata.keys() < {"key", "counts", "num_train"}:
+        raise UserError(f"{path}: not a guidance gradient. Delete it; it is computed again.")
+    counts = [int(count) for count in metadata["counts"].split(",")]
+    sums: list[dict[str, Tensor]] = [{} for _ in counts]
+    for name, value in tensors.items():
+        label, parameter = name.split("/", 1)
+        sums[int(label)][parameter] = value
+    return GuidanceGradient(sums, counts, int(metadata["num_train"]), metadata["key"])

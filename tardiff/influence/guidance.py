@@ -1,0 +1,98 @@
+"""The influence gradient J of a batch: grad_x [G . grad_phi loss(x, y; phi)], and the objectives built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tardiff.influence.task import DownstreamTask, dot, norm
+from tardiff.utils.errors import UserError
+
+# Truncation grows with the square of the step, rounding with its inverse; in float32 the two meet near this share of
+# the parameter norm (tests/influence/test_guidance.py measures the error).
+RELATIVE_STEP = 3e-3
+
+
+def exact_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tensor, y: Tensor
+                    ) -> tuple[Tensor, Tensor]:
+    """Return (J, grad_x loss), each (B, L, C), by double backward.
+
+    direction: G by parameter name. x (B, L, C), y (B,) int64. The losses of a batch are summed and each depends on its
+    own sample, so row i of J is the influence gradient of sample i alone (paper, Algorithm 1, step 3b).
+    Raises UserError where a layer has no second derivative (cuDNN recurrent layers).
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
+        loss = task.losses(x, y, parameters).sum()
+        *gradients, loss_gradient = torch.autograd.grad(loss, [*parameters.values(), x], create_graph=True,
+                                                        allow_unused=True)
+        by_name = {name: value for name, value in zip(parameters, gradients, strict=True) if value is not None}
+        try:
+            influence = dot(by_name, direction)
+            (influence_gradient,) = torch.autograd.grad(influence, x)
+        except (RuntimeError, NotImplementedError) as error:
+            raise UserError("guidance.method=exact needs second derivatives, which this classifier lacks on this device "
+                            f"({error}). Use guidance.method=central_difference.") from None
+    return influence_gradient, loss_gradient.detach()
+
+
+def central_difference_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tensor, y: Tensor
+                                 ) -> tuple[Tensor, Tensor]:
+    """Return (J, grad_x loss), each (B, L, C), from two ordinary backward passes.
+
+    J is the derivative of grad_x loss(x; phi + e G) in e at 0, taken between phi + e G and phi - e G; the mean of the
+    two passes is grad_x loss up to O(e^2). Arguments as in `exact_gradients`.
+    """
+    step = RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
+    above, below = (input_gradient(task, x, y, task.shifted(direction, sign * step)) for sign in (1, -1))
+    return (above - below) / (2 * step), (above + below) / 2
+
+
+def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    """Return grad_x loss (B, L, C) at `parameters` (default: the fitted ones)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(task.losses(x, y, parameters).sum(), x)
+    return gradient
+
+
+class GuidanceFunction:
+    """A `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient of an objective, for labels y (B,) int64.
+
+    objective: `influence`, J; `classifier`, grad_x log p(y | x), minus the loss gradient; `anchored`, the latter plus
+    `influence_weight` times J. location: `x0_pred` or `x_t`, where the classifier is read. `through_denoiser` pulls the
+    gradient at x0_pred back to x_t. gradient_norm: `raw`, or `unit_rms` per sample. Each row depends on its own sample.
+    """
+
+    def __init__(self, task: DownstreamTask, y: Tensor, objective: str, direction: Mapping[str, Tensor] | None = None,
+                 influence_weight: float = 1.0, location: str = "x0_pred", through_denoiser: bool = False,
+                 gradient_norm: str = "raw", method: str = "central_difference") -> None:
+        self.task = task
+        self.y = y
+        self.objective = objective
+        self.direction = direction
+        self.influence_weight = influence_weight
+        self.location = location
+        self.through_denoiser = through_denoiser
+        self.gradient_norm = gradient_norm
+        self.gradients = exact_gradients if method == "exact" else central_difference_gradients
+
+    def __call__(self, x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
+        gradient = self.objective_gradient(x_t if self.location == "x_t" else x0_pred)
+        if self.through_denoiser and self.location == "x0_pred":
+            (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
+        if self.gradient_norm == "unit_rms":
+            gradient = gradient / gradient.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+        return gradient
+
+    def objective_gradient(self, x: Tensor) -> Tensor:
+        """Return the gradient (B, L, C) of the objective at x (B, L, C)."""
+        if self.objective == "classifier":
+            return -input_gradient(self.task, x, self.y)
+        influence_gradient, loss_gradient = self.gradients(self.task, self.direction, x, self.y)
+        if self.objective == "influence":
+            return influence_gradient
+        return self.influence_weight * influence_gradient - loss_gradient

@@ -1,0 +1,70 @@
+"""A downstream task: a model and a loss, the only thing that influence knows of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tardiff.utils.checkpoint import fingerprint
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return one loss per sample (B,) for logits (B, K) and labels y (B,) int64; for K = 1 the binary loss."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+class DownstreamTask:
+    """A fitted model with its per-sample loss, prepared for differentiation.
+
+    model: (B, L, C) normalised -> logits (B, K), without coupling between the samples of a batch. Dropout is off and
+    normalisation layers use their stored statistics. `parameters` are the trainable ones, by name; all gradients here
+    are taken at them.
+    """
+
+    def __init__(self, model: nn.Module, loss: LossFunction = cross_entropy) -> None:
+        self.model = _for_differentiation(model)
+        self.loss_function = loss
+        self.parameters: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()
+                                              if parameter.requires_grad}
+
+    def losses(self, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the loss of each sample (B,) for x (B, L, C), y (B,) int64, at `parameters` (default: the fitted)."""
+        logits = functional_call(self.model, dict(parameters or self.parameters), (x,))
+        return self.loss_function(logits, y)
+
+    def shifted(self, direction: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
+        """Return the parameters moved by step x direction."""
+        return {name: torch.add(value, direction[name], alpha=step) for name, value in self.parameters.items()}
+
+    def fingerprint(self) -> str:
+        """Return a hash of the parameters."""
+        return fingerprint(self.parameters)
+
+
+def dot(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
+    """Return the inner product (scalar) of two sets of tensors with the same names."""
+    return sum((first[name] * second[name]).sum() for name in first)
+
+
+def norm(direction: Mapping[str, Tensor]) -> float:
+    """Return the Euclidean norm over all tensors, summed in float64."""
+    return float(sum(value.double().pow(2).sum() for value in direction.values()).sqrt())
+
+
+def _for_differentiation(model: nn.Module) -> nn.Module:
+    """Put a model in evaluation mode, but let cuDNN's recurrent layers run backward, which they refuse outside of
+    training mode: those go to training mode with their dropout at 0."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+            module.train()
+    return model

@@ -32,8 +32,8 @@ class TimesNet(nn.Module):
                  num_blocks: int = 2, top_k: int = 3, num_kernels: int = 6, dropout: float = 0.1) -> None:
         super().__init__()
         if not 1 <= top_k <= length // 2:
-            raise UserError(f"TimesNet: top_k={top_k}, but series of length {length} have {length // 2} frequency bins. "
-                            f"Set top_k between 1 and {length // 2}, or use longer series.")
+            raise UserError(f"TimesNet: top_k={top_k}, but series of length {length} have {length // 2} frequency bins "
+                            f"besides the constant. Set top_k between 1 and {length // 2}, or use longer series.")
         self.length, self.num_channels = length, num_channels
         self.token = nn.Conv1d(num_channels, d_model, kernel_size=3, padding=1, padding_mode="circular", bias=False)
         nn.init.kaiming_normal_(self.token.weight, mode="fan_in", nonlinearity="leaky_relu")
@@ -53,10 +53,10 @@ class TimesNet(nn.Module):
         shape, no rows, or values that are not finite.
         """
         self._check_shape(x)
-        amplitudes = sum(torch.fft.rfft(chunk.double(), dim=1).abs().sum(dim=(0, 2)) for chunk in x.split(FIT_CHUNK))
-        if len(x) == 0 or not amplitudes.isfinite().all():
+        if len(x) == 0 or not x.isfinite().all():
             raise UserError("TimesNet: fit_periods needs at least one training series, and finite values only. "
                             "Fill in missing values first.")
+        amplitudes = sum(torch.fft.rfft(chunk.double(), dim=1).abs().sum(dim=(0, 2)) for chunk in x.split(FIT_CHUNK))
         strongest_first = amplitudes[1:].argsort(descending=True, stable=True) + 1
         self.frequencies.copy_(strongest_first[:len(self.frequencies)])
 
@@ -67,11 +67,11 @@ class TimesNet(nn.Module):
         of channels than the model.
         """
         self._check_shape(x)
-        bins = self.frequencies.tolist()
-        if 0 in bins:
+        frequencies = self.frequencies.tolist()
+        if 0 in frequencies:
             raise RuntimeError("TimesNet has no periods yet: call fit_periods(x) with the training inputs, or load a "
                                "state_dict that holds 'frequencies'.")
-        periods = [self.length // bin for bin in bins]
+        periods = [self.length // frequency for frequency in frequencies]
         tokens = rearrange(self.token(rearrange(x, "b l c -> b c l")), "b d l -> b l d")
         features = self.dropout(tokens + self.positions)
         for block in self.blocks:
@@ -96,7 +96,10 @@ class TimesBlock(nn.Module):
                                           Inception(d_ff, d_model, num_kernels))
 
     def forward(self, x: Tensor, frequencies: Tensor, periods: list[int]) -> Tensor:
-        """Return `(B, L, d_model)` for features `x` of that shape, bins `frequencies (k,)` int64, `periods` in steps."""
+        """Return `(B, L, d_model)` for features `x` of that shape.
+
+        `frequencies (k,)` int64 are bins of the series' spectrum, `periods` their lengths in steps.
+        """
         amplitudes = torch.fft.rfft(x, dim=1)[:, frequencies].abs().mean(dim=2)
         weights = amplitudes.softmax(dim=1)
         # Neighbouring high bins share a period (24 // 9 == 24 // 10), and then the same convolution.
@@ -122,8 +125,8 @@ class Inception(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Return `(B, out_channels, H, W)` for `grid (B, in_channels, H, W)`, same padding with zeros."""
-        # The mean of convolutions is the convolution with the mean kernel: one pass instead of num_kernels. Taps further
-        # out than the grid is wide only ever meet padding, so they are cut.
+        # The mean of convolutions is the convolution with the mean kernel: one pass instead of num_kernels. Taps that
+        # reach past the far edge of the grid from anywhere in it only ever meet padding, so they are cut.
         reach = [min(len(self.kernels), size) - 1 for size in grid.shape[2:]]
         weight = torch.stack([_resize_kernel(kernel.weight, reach) for kernel in self.kernels]).mean(dim=0)
         bias = torch.stack([kernel.bias for kernel in self.kernels]).mean(dim=0)
@@ -132,12 +135,12 @@ class Inception(nn.Module):
 
 def sinusoidal_positions(length: int, d_model: int) -> Tensor:
     """Return fixed positions `(length, d_model)` float32, sine and cosine interleaved (Vaswani et al. 2017, 3.5)."""
-    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
+    rates = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
     angles = torch.arange(length)[:, None] * rates
-    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave l rate -> l (rate wave)")[:, :d_model]
+    return rearrange(torch.stack([angles.sin(), angles.cos()]), "wave l rate -> l (rate wave)")[:, :d_model].float()
 
 
 def _resize_kernel(weight: Tensor, reach: list[int]) -> Tensor:
-    """Pad with zeros or crop `weight (out, in, S, S)` about its centre to `(out, in, 2 * reach[0] + 1, 2 * reach[1] + 1)`."""
+    """Pad with zeros or crop `weight (out, in, S, S)` about its centre to sides of `2 * reach + 1`."""
     own = weight.shape[-1] // 2
     return F.pad(weight, (reach[1] - own, reach[1] - own, reach[0] - own, reach[0] - own))

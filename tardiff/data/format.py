@@ -7,6 +7,7 @@ Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where k
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,12 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) 
     faults += _faults_between(folder, splits, meta)
     if faults:
         raise UserError("\n".join(faults))
-    (folder / "meta.json").unlink(missing_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; give a folder for the dataset.")
+    try:
+        (folder / "meta.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}). Choose another output folder.") from error
     for name, split in splits.items():
         write_split(folder / f"{name}.npz", split)
     write_json(folder / "meta.json", asdict(meta))
@@ -206,6 +212,22 @@ def write_split(path: str | Path, split: Split) -> None:
     arrays = {"x": split.x, "y": split.y, "subject": split.subject, "mask": split.mask}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: tuple[int, int, int], y: np.ndarray
+                         ) -> None:
+    """Write a split whose x arrives in consecutive parts (n, L, C) float32, so that memory holds one part at a time.
+
+    shape: (N, L, C) of the whole; y (N,) int64. The file is written atomically.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("x.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_2_0(file, header)
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype="<f4").tobytes())
+        with archive.open("y.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, y)
 
 
 def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tardiff.data.format import Metadata, Split
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.splits import split_subjects
 from tardiff.utils.errors import UserError
 
@@ -34,8 +34,8 @@ UNITS = ["bpm", "mmHg", "mmHg", "mmHg", "/min", "degC", "%"]
 RATIOS = (0.6, 0.2, 0.2)
 NUM_STEPS = 24
 DEATH_RATE = 0.1
-EVENT_RATE = 0.021
-REPEAT_RATE = 0.12
+EVENT_RATE = 0.021  # share of the stays struck by a sudden event
+REPEAT_RATE = 0.12  # share of the stays that are readmissions
 MIN_STAYS, MAX_STAYS = 50, 200_000
 # Per channel: share of hours observed, resolution of the monitor, lowest and highest reading.
 OBSERVED = np.array([0.95, 0.88, 0.88, 0.90, 0.92, 0.28, 0.93])
@@ -69,7 +69,8 @@ def simulate_cohort(num_stays: int, seed: int,
     stays = draw_stays(num_stays, generator)
     readings = draw_readings(stays, generator)
     mask = _draw_mask(num_stays, generator)
-    parts = split_subjects(stays.subject, stays.y, dict(zip(("train", "val", "test"), ratios, strict=True)), seed)
+    parts = split_subjects(stays.subject, stays.y, dict(zip(SPLIT_NAMES, ratios, strict=True)),
+                           seed=int(generator.integers(2**31)))
     train = parts["train"]
     median = np.nanmedian(np.where(mask[train], readings[train], np.nan), axis=(0, 1))
     x = _fill_gaps(readings, mask, median).astype(np.float32)
@@ -88,8 +89,9 @@ def cohort_parameters(num_stays: int, seed: int, ratios: tuple[float, float, flo
         raise UserError(f"the number of stays must be between {MIN_STAYS} and {MAX_STAYS}, got {num_stays}.")
     if seed < 0:
         raise UserError(f"the seed must not be negative, got {seed}.")
-    if len(ratios) != 3 or not np.all(np.array(ratios) > 0):
-        raise UserError(f"the ratios must be three positive numbers (train, val, test), got {list(ratios)}.")
+    if len(ratios) != 3 or not np.all(np.array(ratios) > 0) or abs(sum(ratios) - 1) > 1e-6:
+        raise UserError("the ratios must be three positive numbers (train, val, test) that sum to 1, "
+                        f"got {list(ratios)}.")
     return {"num_stays": num_stays, "seed": seed, "ratios": list(ratios), "simulator_version": SIMULATOR_VERSION}
 
 
@@ -122,24 +124,24 @@ def draw_readings(stays: Stays, generator: np.random.Generator) -> np.ndarray:
         return _autoregression(generator.standard_normal((num_stays, NUM_STEPS)), memory)
 
     hour = np.arange(NUM_STEPS)
-    ramp = _late_ramp(generator.uniform(8, 18, size=(num_stays, 1)))
-    clock = np.cos(2 * np.pi * (hour + generator.uniform(0, 24, size=(num_stays, 1))) / 24)
-    rhythm = clock * generator.gamma(4, 0.25, size=(num_stays, 1))
+    ramp = _late_ramp(generator.uniform(10, 19, (num_stays, 1)))
+    clock = np.cos(2 * np.pi * (hour + generator.uniform(0, 24, (num_stays, 1))) / 24)
+    rhythm = clock * generator.gamma(4, 0.25, (num_stays, 1))
     # Severity shows above a soft threshold: `decline` scales the trend, `reflex` the couplings and the variability.
     decline = (np.logaddexp(0, 2.5 * (stays.severity - 0.6)) / 2.5)[:, None] * generator.gamma(4, 0.25, (num_stays, 1))
     reflex = (1 / (1 + np.exp(2.5 * (stays.severity - 0.9))))[:, None]
     benign = _late_ramp(generator.uniform(0, 14, (num_stays, 1))) * generator.standard_normal((num_stays, 1))
 
-    pressure_swing, breath_swing, oxygen_swing = fluctuation(0.6), fluctuation(0.5), fluctuation(0.5)
-    pressure = baseline(82, 9, 7) + 2.5 * rhythm + 5 * pressure_swing + 6 * benign - 11 * decline * ramp
+    pressure_swing, breath_swing = fluctuation(0.6), fluctuation(0.5)
+    pressure = baseline(82, 9, 7) + 2.5 * rhythm + 5 * pressure_swing + 6 * benign - 14 * decline * ramp
     pulse_pressure = np.maximum(baseline(52, 9, 6) + 4 * fluctuation(0.6), 20)
     lability = np.exp(0.35 * generator.standard_normal((num_stays, 1)))
-    heart = (baseline(86, 10, 9) + 3 * rhythm + 7 * benign + 12 * decline * ramp + lability
+    heart = (baseline(86, 10, 9) + 3 * rhythm + 7 * benign + 15 * decline * ramp + lability
              * (-3.5 * reflex * pressure_swing + 2 * reflex * breath_swing + (3 + reflex) * fluctuation(0.5)))
-    breath = (baseline(18.5, 2, 2) + 0.5 * rhythm + benign + 2.5 * decline * ramp + 1.8 * breath_swing)
+    breath = baseline(18.5, 2, 2) + 0.5 * rhythm + benign + 3 * decline * ramp + 1.8 * breath_swing
     warmth = baseline(36.9, 0.25, 0.35) + 0.2 * rhythm + 0.2 * benign + 0.15 * fluctuation(0.8)
     dips = (generator.random((num_stays, NUM_STEPS)) < 0.02) * generator.gamma(2, 2.5, (num_stays, NUM_STEPS))
-    oxygen = baseline(97.2, 1, 1) + 0.9 * oxygen_swing - dips
+    oxygen = baseline(97.2, 1, 1) + 0.9 * fluctuation(0.5) - dips
 
     fall = _late_ramp(generator.uniform(17, 21, (num_stays, 1))) * generator.gamma(8, 0.125, (num_stays, 1))
     desaturation, cold = fall * (stays.event == 1)[:, None], fall * (stays.event == 2)[:, None]

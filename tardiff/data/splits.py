@@ -15,8 +15,10 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     on the set of subjects, their labels and the seed, not on the order of rows.
     Raises UserError if a part would stay empty.
     """
-    if abs(sum(ratios.values()) - 1) > 1e-6 or min(ratios.values()) < 0:
+    if not (abs(sum(ratios.values()) - 1) <= 1e-6 and min(ratios.values()) >= 0):
         raise UserError(f"split ratios must be positive and sum to 1, got {ratios}.")
+    if seed < 0:
+        raise UserError(f"the seed of the splits must be at least 0, got {seed}.")
     subjects, inverse = np.unique(subject, return_inverse=True)
     stratum = np.full(len(subjects), np.iinfo(np.int64).min)
     np.maximum.at(stratum, inverse, y)

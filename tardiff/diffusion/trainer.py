@@ -15,7 +15,6 @@ from tqdm import tqdm
 from tardiff.config import BaseTrainingConfig
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.ema import EMA
-from tardiff.utils.checkpoint import save_tensors
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run
@@ -32,7 +31,7 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
 
     `train` and `validation` are (x (N, L, C) float32 normalised, y (N,) int64), and stay on the device. The batch of a
     step depends on (seed, step, rank) alone, so a resumed run equals an uninterrupted one. `preview` draws a figure from
-    the averaged denoiser. Writes metrics, states and `model.safetensors`. Raises UserError if the loss is not finite.
+    the averaged denoiser. Writes metrics and states. Raises UserError if the loss is not finite.
     """
     device, rank = workers.device, workers.rank
     x_train, y_train = (tensor.to(device) for tensor in train)
@@ -86,7 +85,6 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
             run.save_state(done, {"step": done, "denoiser": denoiser.state_dict(), "ema": ema.module.state_dict(),
                                   "optimizer": optimizer.state_dict()})
     if workers.is_main:
-        save_tensors(run.folder / "model.safetensors", ema.module.state_dict())
         run.close()
     workers.barrier()
     return ema.module

@@ -33,7 +33,7 @@ def exact_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Te
         try:
             influence = dot(by_name, direction)
             (influence_gradient,) = torch.autograd.grad(influence, x)
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:
             raise UserError("guidance.method=exact needs second derivatives, which this classifier lacks on this device "
                             f"({error}). Use guidance.method=central_difference.") from None
     return influence_gradient, loss_gradient.detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tardiff.utils.checkpoint import fingerprint
+from tardiff.utils.errors import UserError
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,6 +48,19 @@ class DownstreamTask:
     def fingerprint(self) -> str:
         """Return a hash of the parameters."""
         return fingerprint(self.parameters)
+
+    @torch.no_grad()
+    def check_independence(self, x: Tensor) -> None:
+        """Raise UserError if the logits of a sample depend on its batch-mates, for a few samples x (B >= 2, L, C).
+
+        The influence gradient of a sample is then undefined, and results would change with the batch size.
+        """
+        together = self.model(x)
+        alone = torch.cat([self.model(row[None]) for row in x])
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-4):
+            raise UserError(f"the classifier's logits change by up to {float((together - alone).abs().max()):.2g} with "
+                            "the other samples of the batch. Guidance needs a model that treats each sample alone: "
+                            "remove statistics over the batch dimension.")
 
 
 def dot(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:

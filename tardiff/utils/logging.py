@@ -72,20 +72,23 @@ class Run:
             self._writer.close()
 
 
-def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool = True) -> Run:
+def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool = True,
+             record: str = "run.json") -> Run:
     """Open a run folder: new, or the one that the same configuration and inputs began.
 
     `inputs` names the fingerprints of what the run reads. `main=False` only reads (processes other than the first).
+    `record` is the file that keeps configuration, inputs, seed, command and versions.
     Raises UserError that prints both values where a semantic setting or an input differs from those of the folder.
     """
     folder = Path(folder)
-    if (folder / "run.json").exists():
-        _refuse_other_settings(folder, config, inputs)
+    if (folder / record).exists():
+        _refuse_other_settings(folder, config, inputs, record)
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder for the run.")
     elif main:
         write_text(folder / "config.yaml", to_yaml(config))
-        write_json(folder / "run.json", {"inputs": inputs, "seed": getattr(config, "seed", None), **provenance()})
+        write_json(folder / record, {"inputs": inputs, "seed": config.seed, **provenance(),
+                                     "config": dataclasses.asdict(config)})
     return Run(folder)
 
 
@@ -116,9 +119,9 @@ def provenance() -> dict[str, Any]:
             "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 
-def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str]) -> None:
+def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], record: str) -> None:
     before = semantic_values(load_settings(type(config), folder / "config.yaml"))
-    before |= {f"content of {name}": value for name, value in read_json(folder / "run.json")["inputs"].items()}
+    before |= {f"content of {name}": value for name, value in read_json(folder / record)["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
     differences = [f"  - {key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

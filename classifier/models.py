@@ -1,0 +1,86 @@
+"""From settings to a classifier: GRU, LSTM, TimesNet, or a class of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classifier.rnn import RNNClassifier
+from classifier.timesnet import TimesNet
+from tardiff.config import ClassifierModelConfig
+from tardiff.influence.task import LossFunction, cross_entropy
+from tardiff.utils.errors import UserError
+
+
+def build_classifier(config: ClassifierModelConfig, shape: tuple[int, int], num_classes: int) -> nn.Module:
+    """Return an untrained model for series of shape (L, C) and K classes: (B, L, C) float32 -> logits (B, K).
+
+    Raises UserError if a class of the user's own cannot be imported, built or called.
+    """
+    length, channels = shape
+    if config.name in ("gru", "lstm"):
+        return RNNClassifier(channels, num_classes, config.name, config.rnn.hidden_size, config.rnn.num_layers,
+                             config.rnn.dropout, config.rnn.bidirectional)
+    if config.name == "timesnet":
+        options = config.timesnet
+        return TimesNet(length, channels, num_classes, options.d_model, options.d_ff, options.num_blocks, options.top_k,
+                        options.num_kernels, options.dropout)
+    if config.custom.import_path is None:
+        raise UserError("model.name=custom needs model.custom.import_path='package.module:Class'.")
+    return _build_custom(config, length, channels, num_classes)
+
+
+def build_loss(config: ClassifierModelConfig) -> LossFunction:
+    """Return the per-sample loss: the user's own for a custom model that names one, else cross-entropy."""
+    if config.name == "custom" and config.custom.loss_path is not None:
+        return import_object(config.custom.loss_path, "model.custom.loss_path")
+    return cross_entropy
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Return class probabilities (B, K) for logits (B, K), or (B, 2) for one logit per sample."""
+    if logits.shape[1] == 1:
+        positive = torch.sigmoid(logits)
+        return torch.cat([1 - positive, positive], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
+def import_object(path: str, key: str) -> Any:
+    """Import 'package.module:name', with the working folder on the path. Raises UserError naming the setting `key`."""
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise UserError(f"{key}='{path}': expected 'package.module:name'.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{key}='{path}': cannot be imported ({error}). Run from the folder that holds the module, or "
+                        "install its package.") from None
+
+
+def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num_classes: int) -> nn.Module:
+    path = config.custom.import_path
+    factory = import_object(path, "model.custom.import_path")
+    try:
+        model = factory(length=length, num_channels=channels, num_classes=num_classes, **config.custom.options)
+    except TypeError as error:
+        raise UserError(f"{path}: cannot be built as Class(length, num_channels, num_classes, **options): {error}."
+                        ) from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{path}: gave a {type(model).__name__}; expected a torch.nn.Module.")
+    model.eval()
+    try:
+        logits = model(torch.zeros(2, length, channels))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: cannot read a batch of shape (2, {length}, {channels}): {error}.") from None
+    binary = config.custom.loss_path is not None and num_classes == 2
+    if not isinstance(logits, Tensor) or tuple(logits.shape) not in {(2, num_classes), *([(2, 1)] if binary else [])}:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"{path}: returned {shape} for 2 series; expected logits (2, {num_classes}).")
+    return model

@@ -1,0 +1,174 @@
+"""Train the downstream classifier: the guide of stage 2, and every classifier of the evaluation, by one recipe."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from classifier.models import build_classifier, build_loss, probabilities
+from classifier.timesnet import TimesNet
+from tardiff.cli import repository_path, run_stage
+from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.metrics import auprc
+from tardiff.influence.task import DownstreamTask
+from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import Run, open_run, read_run_config
+from tardiff.utils.seeding import seed_torch
+
+
+@dataclass(frozen=True)
+class FittedClassifier:
+    """The weights of the best epoch, with the selection AUPRC that chose it."""
+
+    model: nn.Module
+    epoch: int
+    selection_auprc: float
+
+    @torch.no_grad()
+    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+        """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        parts = [probabilities(self.model(torch.from_numpy(x[start:start + batch_size]).to(device))).double().cpu()
+                 for start in range(0, len(x), batch_size)]
+        return torch.cat(parts).numpy()
+
+
+def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+                   model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
+                   device: torch.device, run: Run | None = None) -> FittedClassifier:
+    """Train on `train` and keep the epoch with the best AUPRC on `selection`.
+
+    Both are (x (N, L, C) float32 normalised, y (N,) int64). Each epoch's shuffling and dropout depend on (seed, epoch)
+    alone; with a run folder, a killed training resumes after its last epoch.
+    Raises UserError if the loss is not finite.
+    """
+    x, y = (torch.from_numpy(array).to(device) for array in train)
+    seed_torch(seed, "classifier", "initialisation")
+    model = build_classifier(model_config, tuple(x.shape[1:]), num_classes)
+    if isinstance(model, TimesNet):
+        model.fit_periods(torch.from_numpy(train[0]))
+    model.to(device)
+    loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    state = {"epoch": 0, "best_epoch": 0, "best": -1.0, "weights": copy.deepcopy(model.state_dict())}
+    if run is not None and (saved := run.latest_state()) is not None:
+        model.load_state_dict(saved.pop("model"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        state = saved
+    if run is not None:
+        run.rewind(state["epoch"])
+
+    progress = tqdm(range(state["epoch"], config.epochs), desc="classifier", unit="epoch", disable=run is None)
+    for epoch in progress:
+        if state["epoch"] - state["best_epoch"] >= config.patience:
+            break
+        seed_torch(seed, "classifier", epoch)
+        loss = _train_epoch(model, x, y, loss_function, weights, optimizer, config)
+        score = auprc(selection[1], FittedClassifier(model, epoch, 0.0).predict(selection[0]))
+        state["epoch"] = epoch + 1
+        if score > state["best"]:
+            state |= {"best": score, "best_epoch": epoch + 1, "weights": copy.deepcopy(model.state_dict())}
+        progress.set_postfix(loss=f"{loss:.4f}", selection_auprc=f"{score:.4f}", best=f"{state['best']:.4f}")
+        if run is not None:
+            run.log(epoch + 1, loss=loss, selection_auprc=score)
+            run.save_state(epoch + 1, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    model.load_state_dict(state["weights"])
+    return FittedClassifier(model.eval(), state["best_epoch"], state["best"])
+
+
+def _train_epoch(model: nn.Module, x: Tensor, y: Tensor, loss_function, weights: Tensor,
+                 optimizer: torch.optim.Optimizer, config: ClassifierTrainingConfig) -> float:
+    """Train one epoch and return the mean training loss."""
+    model.train()
+    total = torch.zeros((), device=x.device)
+    for rows in torch.randperm(len(x), device=x.device).split(config.batch_size):
+        loss = (loss_function(model(x[rows]), y[rows]) * weights[y[rows]]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+        optimizer.step()
+        total += loss.detach() * len(rows)
+    mean = float(total) / len(x)
+    if not np.isfinite(mean):
+        raise UserError("the classifier's training loss is not finite. Lower training.learning_rate, or look for extreme "
+                        "values in the training data.")
+    return mean
+
+
+def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
+    counts = torch.bincount(y, minlength=num_classes).float()
+    balanced = len(y) / (num_classes * counts.clamp(min=1))
+    return balanced if weighting == "balanced" else torch.ones_like(counts)
+
+
+def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half."""
+    normalizer = Normalizer.fit(kind, dataset.train.x)
+    _, selection = halve_validation(dataset.val)
+    parts: dict[str, Split] = {"train": dataset.train, "selection": selection}
+    return normalizer, {name: (normalizer.transform(part.x), part.y) for name, part in parts.items()}
+
+
+def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:
+    """Write `normalizer.json` and `model.safetensors`, whose metadata record shape, classes and normaliser."""
+    normalizer.save(Path(folder) / "normalizer.json")
+    save_tensors(Path(folder) / "model.safetensors", fitted.model.state_dict(), {
+        "length": str(dataset.shape[0]), "channels": str(dataset.shape[1]), "classes": str(dataset.num_classes),
+        "normalizer": normalizer.fingerprint(), "epoch": str(fitted.epoch),
+        "selection_auprc": f"{fitted.selection_auprc:.6f}"})
+
+
+def load_task(folder: str | Path, device: torch.device) -> tuple[DownstreamTask, dict[str, str]]:
+    """Load a classifier run folder as a task for influence, and the metadata of its weights.
+
+    Raises UserError if the run is unfinished or damaged.
+    """
+    config = read_run_config(folder, ClassifierConfig)
+    path = Path(folder) / "model.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: file not found; the training of this run has not finished. Run classifier/train.sh "
+                        "again with the same configuration, and it resumes.")
+    tensors, metadata = load_tensors(path)
+    shape = int(metadata["length"]), int(metadata["channels"])
+    model = build_classifier(config.model, shape, int(metadata["classes"]))
+    load_weights(model, tensors, path)
+    return DownstreamTask(model.to(device), build_loss(config.model)), metadata
+
+
+def train_guide(config: ClassifierConfig, dry_run: bool) -> None:
+    """Stage 2: train the classifier of a run folder."""
+    device = resolve_device(config.device)
+    if dry_run and not Path(config.data).is_dir():
+        print(f"settings are valid. Missing input: dataset {config.data}.")
+        return
+    dataset = read_dataset(config.data, ("train", "val"))
+    normalizer, parts = normalized_splits(dataset, config.normalizer)
+    model = build_classifier(config.model, dataset.shape, dataset.num_classes)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{config.model.name}: {size:,} parameters; {len(dataset.train):,} training and "
+          f"{len(parts['selection'][1]):,} selection series of shape {dataset.shape}; on {device}")
+    if dry_run:
+        return
+    run = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()})
+    fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
+                            config.seed, device, run)
+    save_classifier(run.folder, fitted, normalizer, dataset)
+    run.close()
+    print(f"selection AUPRC {fitted.selection_auprc:.4f} at epoch {fitted.epoch}; written to {config.output}")
+
+
+if __name__ == "__main__":
+    run_stage(ClassifierConfig, train_guide, "Train the downstream classifier that guides generation.",
+              repository_path("configs/classifier/gru.yaml"))

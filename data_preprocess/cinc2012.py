@@ -1,0 +1,299 @@
+"""PhysioNet/CinC Challenge 2012: hourly vital signs of ICU stays, labelled by in-hospital death or length of stay.
+
+    python -m data_preprocess.cinc2012 --input DIR --output data/cinc2012_mortality
+
+DIR holds any of the sets a, b, c as published at https://physionet.org/content/challenge-2012/1.0.0/: `set-a.tar.gz`,
+`set-a.zip` or the folder `set-a` (looked for in this order), with `Outcomes-a.txt`. A set has one text file a stay,
+`<RecordID>.txt`, with rows `Time,Parameter,Value` for the first 48 hours in the ICU.
+
+Decisions:
+- Hour h averages the valid values in [h:00, h+1:00); a row at exactly the end of the window (48:00) is after it.
+- Blood pressure is the invasive one; the non-invasive one stands in for a channel in hours that lack a valid invasive
+  value. SpO2 is the parameter SaO2, the only oxygen saturation of the challenge; it is charted rarely.
+- Values outside the ranges of `grid.VITALS` are dropped, never repaired. Temperatures are published in degrees Celsius
+  and none looks like Fahrenheit; the odd ones (-17.8, which is 0 Fahrenheit, and 0 to 10) are below the range.
+- The challenge publishes no patient identifier, so each stay is its own subject. Survival is not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from data_preprocess import grid
+from tardiff.data.format import Metadata, write_dataset
+from tardiff.utils.errors import UserError
+
+SOURCE = "https://physionet.org/content/challenge-2012/1.0.0/"
+SET_NAMES = ("a", "b", "c")
+OUTCOMES_HEADER = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death"
+AGAIN = f"Download it again from {SOURCE}."
+
+# Parameters of the challenge -> (channel, choice): a later choice only fills hours without an earlier one.
+PARAMETERS = {
+    "HR": ("HR", 0), "RespRate": ("RR", 0), "Temp": ("Temp", 0), "SaO2": ("SpO2", 0),
+    "SysABP": ("SBP", 0), "NISysABP": ("SBP", 1),
+    "DiasABP": ("DBP", 0), "NIDiasABP": ("DBP", 1),
+    "MAP": ("MBP", 0), "NIMAP": ("MBP", 1),
+}
+CHANNELS = [vital.name for vital in grid.VITALS]
+
+# What the publisher's files hold; a difference is worth a warning, not an error.
+PUBLISHED = {
+    "set-a stays read": 4000, "set-a deaths among them": 554, "set-a rows read": 1_757_980,
+    "set-b stays read": 4000, "set-b deaths among them": 568, "set-b rows read": 1_762_535,
+    "set-c stays read": 4000,
+}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A binary label: class 1 where the outcome `column` exceeds `threshold`, unlabelled where it is negative."""
+
+    column: str
+    threshold: int
+    classes: tuple[str, str]
+
+
+LABELS = {
+    "mortality": Label("In-hospital_death", 0, ("survived", "died in hospital")),
+    "length_of_stay": Label("Length_of_stay", 3, ("at most 3 days", "more than 3 days")),
+}
+
+
+@dataclass(frozen=True)
+class StaySet:
+    """The kept stays of one set: x (N, hours, 7) float32 with NaN where unobserved, y and subject (N,) int64."""
+
+    x: np.ndarray
+    y: np.ndarray
+    subject: np.ndarray
+    attrition: dict[str, int]
+
+
+def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: Sequence[str] | None,
+               ratios: Sequence[float], seed: int) -> None:
+    """Read the sets, print where every stay and row went, and write the dataset.
+
+    names: sets to read, or None for those found in `folder`. Raises UserError before anything is written.
+    """
+    grid.check_options(output, ratios, seed)
+    label = LABELS[label_name]
+    sets = {f"set-{name}": read_set(source, hours, label) for name, source in find_sets(folder, names).items()}
+    attrition = {name: stays.attrition for name, stays in sets.items()}
+    grid.print_attrition(attrition)
+    observed = {f"{name} {item}": stays.attrition[item] for name, stays in sets.items() for item in stays.attrition}
+    grid.compare_with_published(PUBLISHED, observed)
+
+    x, y, subject = (np.concatenate([getattr(part, name) for part in sets.values()]) for name in ("x", "y", "subject"))
+    if len(subject) == 0:
+        raise UserError(f"{folder}: no stay is left; the table above says where they went.")
+    records, repeats = np.unique(subject, return_counts=True)
+    if repeats.max() > 1:
+        raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
+    splits, medians = grid.split_and_impute(x, y, subject, ratios, seed)
+    cohort = {
+        "label": f"{label.column} > {label.threshold}", "hours": hours, "ratios": list(ratios), "seed": seed,
+        "imputation": "forward fill within the stay, then the median of the observed training cells",
+        "attrition": attrition, **grid.summarize_splits(splits, medians, label.classes),
+    }
+    write_dataset(output, splits, Metadata(
+        name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
+        classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
+        licence="ODC-BY 1.0", cohort=cohort))
+    print(f"written to {output}")
+
+
+def find_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Return the archive or folder of each named set, or of all sets that are there. Raises UserError if one is not."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: input folder not found. Download the challenge from {SOURCE} and give its folder.")
+    found = {}
+    for name in SET_NAMES if names is None else sorted(set(names)):
+        forms = [folder / f"set-{name}{suffix}" for suffix in (".tar.gz", ".zip", "")]
+        source = next((path for path in forms if path.exists()), None)
+        if source is not None:
+            found[name] = source
+        elif names is not None:
+            raise UserError(f"{folder}: set {name} not found. Expected {forms[0].name}, {forms[1].name} or the folder "
+                            f"{forms[2].name}; download it from {SOURCE} or leave it out of --sets.")
+    if not found:
+        raise UserError(f"{folder}: no set found. Expected set-a.tar.gz, set-a.zip or set-a/ (or b, c) from {SOURCE}.")
+    return found
+
+
+def read_set(source: Path, hours: int, label: Label) -> StaySet:
+    """Read one set and its outcomes, and keep the stays that have a vital sign in the window and a label."""
+    name = source.name[len("set-")]
+    outcomes = read_outcomes(source.with_name(f"Outcomes-{name}.txt"))
+    files, record, rows = read_records(source)
+    unknown = np.setdiff1d(record, outcomes.index)
+    if len(unknown):
+        raise UserError(f"{source}: record {unknown[0]} has no row in Outcomes-{name}.txt ({len(unknown)} such "
+                        f"records). The two files must be of one set. {AGAIN}")
+    x, row_counts = grid_rows(rows, files, hours)
+    value = outcomes[label.column].loc[record].to_numpy()
+    kept, stay_counts = grid.drop_rows({
+        "stays without a vital sign in the window": np.isnan(x).all(axis=(1, 2)),
+        "stays without a label": value < 0,
+    })
+    deaths = int((outcomes["In-hospital_death"].loc[record] == 1).sum())
+    attrition = {"stays read": len(record), "deaths among them": deaths, "rows read": len(rows), **row_counts,
+                 **stay_counts, "stays kept": int(kept.sum())}
+    return StaySet(x[kept], (value > label.threshold)[kept].astype(np.int64), record[kept], attrition)
+
+
+def read_outcomes(path: Path) -> pd.DataFrame:
+    """Read `Outcomes-<set>.txt`: in-hospital death and length of stay (days, -1 = unknown) by RecordID, all int64."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            header = file.readline().strip()
+        if header != OUTCOMES_HEADER:
+            raise UserError(f"{path}, line 1: found '{header[:80]}', expected '{OUTCOMES_HEADER}'. {AGAIN}")
+        outcomes = pd.read_csv(path, usecols=["RecordID", "Length_of_stay", "In-hospital_death"], dtype="int64",
+                               index_col="RecordID")
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found. Download it from {SOURCE} into the folder of the set, "
+                        "or leave the set out with --sets.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
+    if outcomes.index.has_duplicates:
+        raise UserError(f"{path}: record {outcomes.index[outcomes.index.duplicated()][0]} has more than one row.")
+    return outcomes
+
+
+def read_records(source: Path) -> tuple[list[str], np.ndarray, pd.DataFrame]:
+    """Read every stay of a set in one pass of the parser.
+
+    Returns the file name of each stay, its RecordID (N,) int64 in ascending order, and the rows of all stays: the text
+    of `time`, `parameter` and `value` (categorical, as few texts are distinct) and `stay`, the position of the stay.
+    Raises UserError on an archive that is damaged or incomplete and on a file that is not a record.
+    """
+    records = []
+    try:
+        for name, content in tqdm(iterate_files(source), desc=source.name, unit=" files", disable=None):
+            path = PurePosixPath(name)
+            if path.suffix == ".txt" and path.stem.isdecimal():
+                records.append((int(path.stem), f"{source}: {name}", *record_body(content, f"{source}: {name}")))
+    except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{source}: cannot be read ({error}). It is damaged, incomplete, or a web page in place of the "
+                        f"data. {AGAIN}") from None
+    if not records:
+        raise UserError(f"{source}: no record found in it, expected one file <RecordID>.txt a stay. {AGAIN}")
+    ids, files, bodies, lengths = zip(*sorted(records), strict=True)
+    table = b"time,parameter,value\n" + b"".join(bodies)
+    rows = pd.read_csv(io.BytesIO(table), dtype="category", na_filter=False, quoting=csv.QUOTE_NONE,
+                       lineterminator="\n", encoding="latin-1")
+    rows["stay"] = np.repeat(np.arange(len(ids)), lengths)
+    return list(files), np.array(ids, dtype=np.int64), rows
+
+
+def iterate_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each file of a folder, a .zip or a .tar.gz, which is streamed."""
+    if source.is_dir():
+        for path in sorted(source.glob("*.txt")):
+            yield path.name, path.read_bytes()
+    elif source.suffix == ".zip":
+        with zipfile.ZipFile(source) as archive:
+            for name in archive.namelist():
+                yield name, archive.read(name)
+    else:
+        with gzip.open(source) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile():
+                        yield member.name, archive.extractfile(member).read()
+            while stream.read(1 << 20):  # to the checksum at the end, which tells an incomplete download
+                pass
+
+
+def record_body(content: bytes, file: str) -> tuple[bytes, int]:
+    """Return the rows of one record below its header, and their number. Raises UserError if they are no such rows."""
+    header, *lines = content.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+    if header != b"Time,Parameter,Value":
+        raise UserError(f"{file}, line 1: found '{header[:80].decode('latin-1')}', expected "
+                        f"'Time,Parameter,Value'. {AGAIN}")
+    for number, line in enumerate(lines, start=2):
+        if line.count(b",") != 2:
+            raise UserError(f"{file}, line {number}: found '{line[:80].decode('latin-1')}', expected a time, a "
+                            f"parameter and a value. {AGAIN}")
+    return b"".join(line + b"\n" for line in lines), len(lines)
+
+
+def grid_rows(rows: pd.DataFrame, files: Sequence[str], hours: int) -> tuple[np.ndarray, dict[str, int]]:
+    """Average the valid vital signs of each hour: x (N, hours, 7) float32 with NaN, and the rows each rule dropped.
+
+    Raises UserError naming the file and line of the first vital sign whose time or value is not a number.
+    """
+    sources = [PARAMETERS.get(parameter, ("", 0)) for parameter in rows["parameter"].cat.categories]
+    channel = pd.Index(CHANNELS).get_indexer([channel for channel, _ in sources])[rows["parameter"].cat.codes]
+    choice = np.array([choice for _, choice in sources])[rows["parameter"].cat.codes]
+    minute = parse_texts(rows["time"], minutes)
+    value = parse_texts(rows["value"], lambda texts: pd.to_numeric(texts, errors="coerce"))
+    missing = (rows["value"] == "").to_numpy() | (value == -1)
+    malformed = (channel >= 0) & ~missing & (np.isnan(minute) | np.isnan(value))
+    if malformed.any():
+        row = int(malformed.argmax())
+        stay = rows["stay"].iloc[row]
+        line = row - int(rows["stay"].searchsorted(stay)) + 2
+        raise UserError(f"{files[stay]}, line {line}: found '{','.join(rows.iloc[row, :3])}', expected a time HH:MM "
+                        f"and a number. {AGAIN}")
+    kept, counts = grid.drop_rows({
+        "rows without a parameter name": (rows["parameter"] == "").to_numpy(),
+        "rows with a missing value (-1)": missing,
+        "rows of other parameters": channel < 0,
+        "rows after the window": ~(minute < 60 * hours),
+        "rows out of range": ~grid.in_range(channel, value),  # other parameters (channel -1) are counted above
+    })
+    hour = (minute[kept] // 60).astype(int)
+    stay, channel, choice, value = rows["stay"].to_numpy()[kept], channel[kept], choice[kept], value[kept]
+    shape = (len(files), hours, len(CHANNELS))
+    grids = [grid.grid_means(stay[rank], hour[rank], channel[rank], value[rank], shape)
+             for rank in (choice == 0, choice == 1)]
+    return grid.first_observed(grids), {**counts, "rows used": int(kept.sum())}
+
+
+def parse_texts(column: pd.Series, parse: Callable[[pd.Index], Sequence[float]]) -> np.ndarray:
+    """Parse each distinct text of a categorical column once: (R,) float64, NaN where it does not parse."""
+    return np.asarray(parse(column.cat.categories), dtype=np.float64)[column.cat.codes]
+
+
+def minutes(times: pd.Index) -> pd.Series:
+    """Turn `HH:MM` since admission into minutes, NaN where the text has another form."""
+    parts = times.astype(str).str.extract(r"^(\d{1,3}):([0-5]\d)$").astype(float)
+    return 60 * parts[0] + parts[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. A user's mistake is printed as one message, exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m data_preprocess.cinc2012", description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=Path, required=True, help="folder with the files of the challenge")
+    parser.add_argument("--output", type=Path, help="dataset folder to write (default: data/cinc2012_<label>)")
+    parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
+    parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
+    parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")
+    parser.add_argument("--ratios", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
+                        help="shares of the splits (default: 0.7 0.15 0.15)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+    options = parser.parse_args(arguments)
+    output = options.output or Path("data", f"cinc2012_{options.label}")
+    try:
+        preprocess(options.input, output, options.label, options.hours, options.sets, options.ratios, options.seed)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

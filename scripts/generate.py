@@ -1,0 +1,101 @@
+"""Stage 3: sample a synthetic dataset, steered by the classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from classifier.train import load_task
+from tardiff.cli import repository_path, run_stage
+from tardiff.config import GenerationConfig
+from tardiff.data.format import Dataset, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.influence.gradient import cached_guidance_gradient
+from tardiff.influence.guidance import GuidanceFunction
+from tardiff.influence.task import DownstreamTask
+from tardiff.sampling.generate import generate_dataset, label_plan
+from tardiff.sampling.samplers import Conditioning
+from tardiff.utils.distributed import Processes, processes, resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import open_run
+
+
+def main(config: GenerationConfig, dry_run: bool) -> None:
+    guided = config.guidance.objective != "none" and config.guidance.scale != 0
+    needed = [config.data, config.base, *([config.classifier] if guided else [])]
+    missing = [path for path in needed if not Path(path).is_dir()]
+    if dry_run and missing:
+        resolve_device(config.device)
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+        return
+    dataset = read_dataset(config.data, ("train", "val"))
+    with processes(config.device) as workers:
+        fitted = FittedDenoiser.load(config.base, workers.device)
+        task = load_guide(config, fitted, workers) if guided else None
+        check_shapes(config, fitted, dataset)
+        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, config.seed)
+        if workers.is_main:
+            print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}"
+                  f"{f' x {config.guidance.scale:g}' if guided else ''}, on {workers.world_size} x {workers.device}")
+        if dry_run:
+            return
+        inputs = {"denoiser": fitted.fingerprint(), "labels": dataset.train.fingerprint()}
+        if task is not None:
+            inputs |= {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()}
+        open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
+        condition = guidance(config, task, fitted, dataset, workers) if task is not None else lambda labels: None
+        if config.compile and workers.device.type == "cuda":
+            fitted.denoiser.compile()
+        generate_dataset(fitted, labels, config.seed, config.sampler, config.batch_size, condition, config.output,
+                         dataset.meta, workers, config.bf16)
+        if workers.is_main:
+            print(f"written to {config.output}")
+
+
+def load_guide(config: GenerationConfig, fitted: FittedDenoiser, workers: Processes) -> DownstreamTask:
+    """Load the classifier and check that it reads what the denoiser writes."""
+    task, metadata = load_task(config.classifier, workers.device)
+    if metadata["normalizer"] != fitted.normalizer.fingerprint():
+        raise UserError(f"{config.classifier}: trained with another normaliser than {config.base}. Train both on the same "
+                        "data with the same 'normalizer' setting.")
+    return task
+
+
+def check_shapes(config: GenerationConfig, fitted: FittedDenoiser, dataset: Dataset) -> None:
+    """Raise UserError if the dataset is not the one the denoiser was trained on."""
+    expected = Normalizer.fit(fitted.normalizer.kind, dataset.train.x).fingerprint()
+    if (dataset.shape, dataset.num_classes) != (fitted.shape, fitted.num_classes) or (
+            expected != fitted.normalizer.fingerprint()):
+        raise UserError(f"{config.data}: not the dataset that {config.base} was trained on (shape {fitted.shape}, "
+                        f"{fitted.num_classes} classes). Give that dataset as data=...")
+
+
+def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoiser, dataset: Dataset,
+             workers: Processes):
+    """Return condition(labels): the conditioning of a chunk, with G computed or read from the classifier's folder."""
+    options, direction = config.guidance, None
+    half, _ = halve_validation(dataset.val)
+    x, y = torch.from_numpy(fitted.normalizer.transform(half.x)), torch.from_numpy(half.y)
+    task.check_independence(x[:8].to(workers.device))
+    if options.objective != "classifier":
+        gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
+                                            dataset.num_classes, len(dataset.train), workers)
+        direction = {name: value.to(workers.device)
+                     for name, value in gradient.direction(options.classes, options.normalization).items()}
+
+    def condition(labels: Tensor) -> Conditioning:
+        function = GuidanceFunction(task, labels, options.objective, direction, options.influence_weight, options.location,
+                                    options.through_denoiser, options.gradient_norm, options.method)
+        return Conditioning(function, options.scale, options.schedule,
+                            options.through_denoiser and options.location == "x0_pred")
+
+    return condition
+
+
+if __name__ == "__main__":
+    run_stage(GenerationConfig, main, "Generate a synthetic dataset, steered by a classifier (stage 3).",
+              repository_path("configs/guidance/classifier.yaml"))

@@ -1,0 +1,61 @@
+"""All four stages on one dataset; every stage is the command that a user would type, and is printed."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tardiff.cli import repository_path, run_stage
+from tardiff.config import ExperimentConfig
+from tardiff.utils.errors import UserError
+
+ROOT = Path(repository_path("."))
+
+
+def main(config: ExperimentConfig, dry_run: bool) -> None:
+    commands = list(stage_commands(config))
+    for number, command in enumerate(commands, start=1):
+        print(f"\n[{number}/{len(commands)}] {shlex.join(['python', *command])}", flush=True)
+        code = subprocess.run([sys.executable, *command, *(["--dry-run"] if dry_run else [])], check=False).returncode
+        if code == 2:
+            raise UserError(f"stage {number} of {len(commands)} stopped; its message stands above.")
+        if code:
+            sys.exit(code)
+
+
+def stage_commands(config: ExperimentConfig):
+    """Yield the arguments of every stage, in order."""
+    output = Path(config.output)
+    base, classifier = f"base={output / 'base'}", f"classifier={output / 'classifier'}"
+    data = f"data={config.data}"
+    yield [script("train.py"), find(config.base), data, f"output={output / 'base'}"]
+    yield ["-m", "classifier.train", find(config.classifier), data, f"output={output / 'classifier'}"]
+    synthetic: dict[str, list[str]] = {}
+    for name, preset in config.guidance.items():
+        for seed in range(config.generation_seeds):
+            folder = str(output / "synthetic" / f"{name}-seed{seed}")
+            synthetic.setdefault(name, []).append(folder)
+            yield [script("generate.py"), find(preset), data, base, classifier, f"output={folder}", f"seed={seed}",
+                   *config.generation]
+    sets = yaml.safe_dump(synthetic, default_flow_style=True, width=10**6).strip()
+    for protocol in ["tstr", *(["tsrtr"] if config.tsrtr else [])]:
+        yield [script(f"evaluate_{protocol}.py"), find(config.evaluation), f"real={config.data}", f"synthetic={sets}",
+               f"output={output / 'evaluation'}"]
+
+
+def script(name: str) -> str:
+    return str(ROOT / "scripts" / name)
+
+
+def find(path: str) -> str:
+    """Return a configuration path as given, or inside this repository where it is not found."""
+    return path if Path(path).exists() or not (ROOT / path).exists() else str(ROOT / path)
+
+
+if __name__ == "__main__":
+    run_stage(ExperimentConfig, main, "Run all four stages on one dataset.",
+              repository_path("configs/experiment/simulated.yaml"))

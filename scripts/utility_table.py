@@ -1,0 +1,81 @@
+"""What the TSTR and TSRTR entry points share: reading the sets, running the arms, writing the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from classifier.models import build_classifier
+from classifier.train import fit_classifier
+from tardiff.config import EvaluationConfig
+from tardiff.data.format import Dataset, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.tables import format_table, write_tables
+from tardiff.evaluation.utility import Arm, Protocol, score_arms
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import provenance
+
+
+def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]) -> None:
+    """Run the arms, print the table, and write `<name>.json` and `<name>.csv` to the output folder."""
+    folders = synthetic_folders(config)
+    missing = [path for path in [config.real, *sum(folders.values(), [])] if not (Path(path) / "meta.json").exists()]
+    if dry_run and missing:
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+        return
+    if missing:
+        raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
+                        + "\nGenerate it first, or change 'real' or 'synthetic'.")
+    protocol = build_protocol(config, folders)
+    print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
+          f"selection and {len(protocol.scored):,} {config.score_on} series")
+    if dry_run:
+        return
+    rows = score_arms(protocol.predictions(arms, config.seeds), protocol, config.reference, config.bootstrap)
+    context = {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()}
+    write_tables(config.output, name, rows, context)
+    print(f"\n{name.upper()}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
+    print(format_table(rows, config.reference if config.reference in folders else None))
+    print(f"\nwritten to {Path(config.output) / name}.json and .csv")
+
+
+def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> Protocol:
+    """Read the real and the synthetic sets, and check that they fit together."""
+    scored_name = "test" if config.score_on == "test" else "val"
+    real = read_dataset(config.real, ("train", "val") if scored_name == "val" else ("train", "val", "test"))
+    _, selection = halve_validation(real.val)
+    synthetic = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+    device = resolve_device(config.device)
+    build_classifier(config.model, real.shape, real.num_classes)
+
+    def fit(train, chosen_on, x_scored, seed):
+        fitted = fit_classifier(train, chosen_on, real.num_classes, config.model, config.training, seed, device)
+        return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
+
+    recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training)}
+    return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, synthetic,
+                    Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output))
+
+
+def synthetic_folders(config: EvaluationConfig) -> dict[str, list[str]]:
+    """Return the folders of each synthetic set; a single folder stands for a list of one."""
+    folders = {str(name): [paths] if isinstance(paths, str) else paths for name, paths in config.synthetic.items()}
+    wrong = [name for name, paths in folders.items()
+             if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths)]
+    if wrong:
+        raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
+    return folders
+
+
+def read_matching(path: str, real: Dataset) -> Dataset:
+    """Read a synthetic dataset. Raises UserError if its shape, channels or classes are not those of the real one."""
+    synthetic = read_dataset(path, ("train",))
+    for what, mine, theirs in (("shape (L, C)", synthetic.shape, real.shape),
+                               ("channels", synthetic.meta.channels, real.meta.channels),
+                               ("classes", synthetic.meta.classes, real.meta.classes)):
+        if mine != theirs:
+            raise UserError(f"{path}: {what} {mine}, but {real.path} has {theirs}. Evaluate against the dataset it was "
+                            "generated from.")
+    return synthetic

@@ -1,0 +1,49 @@
+"""The utility table: printed, and written as CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from tardiff.evaluation.utility import METRICS
+from tardiff.utils.checkpoint import write_json, write_text
+
+HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected"}
+
+
+def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
+    """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 % intervals."""
+    heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", "", *([f"AUPRC - {reference} [95 %]", ""] if reference else [])]
+    lines = [heads]
+    for row in rows:
+        cells = [row["arm"], *(f"{row[name]['mean']:.3f} ({row[name]['sd']:.3f})" for name in METRICS)]
+        for key in ["trtr", *(["reference"] if reference else [])]:
+            cells += _difference_cells(row.get(f"auprc_minus_{key}"))
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in lines)
+
+
+def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:
+    """Write `<name>.json` (rows and context) and `<name>.csv` (one line per arm) to `folder`."""
+    buffer = io.StringIO()
+    columns = [key for key in max(rows, key=len) if isinstance(max(rows, key=len)[key], dict)]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["arm", "protocol", "synthetic", "ratio",
+                     *(f"{key}_{part}" for key in columns for part in ("mean", "sd", "low", "high"))])
+    for row in rows:
+        cells = [row[key].get(part, "") if key in row else "" for key in columns for part in ("mean", "sd", "low", "high")]
+        writer.writerow([row["arm"], row["protocol"], row["synthetic"] or "", "" if row["ratio"] is None else row["ratio"],
+                         *cells])
+    write_text(Path(folder) / f"{name}.csv", buffer.getvalue())
+    write_json(Path(folder) / f"{name}.json", {**context, "rows": rows})
+
+
+def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
+    if difference is None:
+        return ["", ""]
+    verdict = "gain" if difference["low"] > 0 else "loss" if difference["high"] < 0 else "no difference"
+    return [f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]", verdict]

@@ -1,0 +1,176 @@
+"""TSTR, TSRTR and TRTR: does a classifier trained with synthetic series do better on real patients?
+
+TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series and a share of synthetic ones. All three
+share the classifier recipe, the selection half, the normaliser (fitted on real training data) and the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tardiff.data.format import Split
+from tardiff.data.normalize import Normalizer
+from tardiff.evaluation import metrics
+from tardiff.utils.checkpoint import atomic_path, fingerprint
+from tardiff.utils.errors import UserError
+from tardiff.utils.seeding import derive_seed
+
+METRICS = ("auroc", "auprc", "f1", "f1_selected")
+
+Rows = tuple[np.ndarray, np.ndarray]
+FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""fit((x, y) train, (x, y) selection, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table: a protocol, a synthetic set and the ratio of synthetic to real training rows."""
+
+    protocol: str
+    synthetic: str | None = None
+    ratio: float | None = None
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.protocol, *([self.synthetic] if self.synthetic else []),
+                         *([f"{self.ratio:g}"] if self.ratio is not None else [])])
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that the arms share.
+
+    real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
+    for each name the training splits of its datasets, one per generation seed. fit: trains and predicts; `recipe` is
+    its settings, which with the data decide whether a cached fit in `folder` is reused.
+    """
+
+    real: Split
+    selection: Split
+    scored: Split
+    synthetic: dict[str, list[Split]]
+    normalizer: Normalizer
+    fit: FitAndPredict
+    recipe: dict[str, Any]
+    folder: Path
+
+    def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
+        """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
+
+        Each fit is written to the folder as it ends, so a killed evaluation resumes. Seed s of a synthetic arm uses the
+        dataset s modulo their number.
+        """
+        jobs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
+        results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
+        progress = tqdm(jobs, desc="evaluation", unit="fit")
+        for arm, seed in progress:
+            progress.set_postfix_str(arm.label)
+            results[arm].append(self._cached_fit(self.training_rows(arm, seed), seed))
+        return results
+
+    def training_rows(self, arm: Arm, seed: int) -> Split:
+        """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows."""
+        if arm.synthetic is None:
+            return self.real
+        datasets = self.synthetic[arm.synthetic]
+        synthetic = datasets[seed % len(datasets)]
+        if arm.ratio is None:
+            return Split(synthetic.x, synthetic.y)
+        rows = stratified_rows(synthetic.y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
+        return Split(np.concatenate([self.real.x, synthetic.x[rows]]), np.concatenate([self.real.y, synthetic.y[rows]]))
+
+    def _cached_fit(self, train: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        data = [Split(split.x, split.y).fingerprint() for split in (train, self.selection, self.scored)]
+        path = self.folder / "fits" / f"{fingerprint(*data, self.normalizer.fingerprint(), self.recipe, seed)}.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as cached:
+                return cached["selection"], cached["scored"]
+        x_train, x_selection, x_scored = (self.normalizer.transform(split.x)
+                                          for split in (train, self.selection, self.scored))
+        selection, scored = self.fit((x_train, train.y), (x_selection, self.selection.y), x_scored, seed)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, selection=selection, scored=scored)
+        return selection, scored
+
+
+def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
+    """Return `count` row numbers, drawn without replacement and with the class shares of y (N,).
+
+    Raises UserError if y has fewer rows, naming the synthetic set `name`.
+    """
+    if count > len(y):
+        raise UserError(f"synthetic set '{name}' has {len(y)} rows, the ratio needs {count}. Generate more "
+                        "(num_samples) or lower ratios.")
+    order = np.random.default_rng(seed).permutation(len(y))
+    labels, inverse, counts = np.unique(y[order], return_inverse=True, return_counts=True)
+    rank = np.empty(len(y))
+    for label in range(len(labels)):
+        members = inverse == label
+        rank[members] = (np.arange(counts[label]) + 0.5) / counts[label]
+    return order[np.argsort(rank, kind="stable")[:count]]
+
+
+def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol, reference: str | None,
+               resamples: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return one row of results per arm: for each metric its values by seed, mean, standard deviation and 95 % interval,
+    and the paired differences to TRTR and to the same protocol on the synthetic set `reference`.
+
+    Intervals are bootstrap percentiles; every resample draws subjects of the scored split and seeds with replacement,
+    the same draw for all arms, so that differences are paired by subject and by seed.
+    """
+    weights = subject_weights(protocol.scored.subjects(), resamples, seed)
+    num_seeds = len(next(iter(results.values())))
+    draws = np.random.default_rng(derive_seed(seed, "seeds")).integers(num_seeds, size=(resamples, num_seeds))
+    counts = np.bincount(protocol.real.y)
+    minority = int(np.argmin(np.where(counts > 0, counts, counts.max() + 1)))
+    tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
+    rows = []
+    for arm, table in tables.items():
+        row: dict[str, Any] = {"arm": arm.label, "protocol": arm.protocol, "synthetic": arm.synthetic, "ratio": arm.ratio}
+        baselines = {"trtr": Arm("TRTR"), "reference": Arm(arm.protocol, reference, arm.ratio)}
+        for name in METRICS:
+            row[name] = _summary(*table[name], draws)
+            for key, baseline in baselines.items():
+                if baseline in tables and baseline != arm:
+                    difference = [mine - theirs for mine, theirs in zip(table[name], tables[baseline][name], strict=True)]
+                    row[f"{name}_minus_{key}"] = _summary(*difference, draws)
+        rows.append(row)
+    return rows
+
+
+def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Return (resamples, N) row weights: how often each row's subject was drawn."""
+    unique, inverse = np.unique(subjects, return_inverse=True)
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=resamples)
+    return drawn[:, inverse].astype(np.float64)
+
+
+def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, minority: int, weights: np.ndarray
+                  ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
+    y = protocol.scored.y
+    points: dict[str, list] = {name: [] for name in METRICS}
+    resampled: dict[str, list] = {name: [] for name in METRICS}
+    for selection, scored in fits:
+        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, minority)
+        for values, w in ((points, None), (resampled, weights)):
+            values["auroc"].append(metrics.auroc(y, scored, w))
+            values["auprc"].append(metrics.average_precision(y, scored, w))
+            values["f1"].append(metrics.minority_f1(y, scored, minority, None, w))
+            values["f1_selected"].append(metrics.minority_f1(y, scored, minority, threshold, w))
+    return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
+
+
+def _summary(values: np.ndarray, resampled: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+    """Summarise values (S,) and resampled values (S, R) with seeds resampled by draws (R, S)."""
+    means = np.take_along_axis(resampled.T, draws, axis=1).mean(axis=1)
+    low, high = np.nanpercentile(means, [2.5, 97.5])
+    return {"values": values.tolist(), "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0, "low": float(low), "high": float(high)}

@@ -1,0 +1,119 @@
+"""Writing of a synthetic dataset: in chunks that bound memory, resumable, shared among processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tardiff.config import SamplerConfig
+from tardiff.data.format import Metadata, write_split_in_parts
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.trainer import autocast
+from tardiff.sampling.noise import NoiseStream
+from tardiff.sampling.samplers import Conditioning, Prediction, ddim, ddpm
+from tardiff.utils.checkpoint import atomic_path, write_json
+from tardiff.utils.distributed import Processes
+from tardiff.utils.errors import UserError
+from tardiff.utils.seeding import derive_seed
+
+
+def label_plan(plan: str | list[int], num_samples: int | None, y_train: np.ndarray, num_classes: int, seed: int
+               ) -> np.ndarray:
+    """Return the labels (N,) int64 of the series to make, shuffled so that every chunk holds a mixture.
+
+    plan: `train` (the class shares of y_train), `balanced`, or a list of counts per class; num_samples: N under the
+    first two, None for the size of train. Raises UserError if a list does not fit the classes.
+    """
+    if isinstance(plan, list):
+        if len(plan) != num_classes or sum(plan) == 0 or num_samples not in (None, sum(plan)):
+            raise UserError(f"labels={plan}: expected {num_classes} counts, one per class, not all 0"
+                            + ("." if num_samples is None else f", that sum to num_samples={num_samples}."))
+        counts = np.array(plan)
+    elif plan in ("train", "balanced"):
+        shares = np.bincount(y_train, minlength=num_classes) if plan == "train" else np.ones(num_classes)
+        exact = shares / shares.sum() * (num_samples or len(y_train))
+        counts = np.floor(exact).astype(int)
+        largest_remainders = np.argsort(counts - exact, kind="stable")[:(num_samples or len(y_train)) - counts.sum()]
+        counts[largest_remainders] += 1
+    else:
+        raise UserError(f"labels='{plan}': expected train, balanced, or a list of counts per class.")
+    labels = np.repeat(np.arange(num_classes, dtype=np.int64), counts)
+    return np.random.default_rng(derive_seed(seed, "labels")).permutation(labels)
+
+
+def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
+                  conditioning: Conditioning | None, bf16: bool = False) -> Tensor:
+    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64."""
+    device = labels.device
+    bounds = None
+    if config.clip_x0:
+        bounds = tuple(torch.tensor(edge, dtype=torch.float32, device=device)
+                       for edge in (fitted.normalizer.low, fitted.normalizer.high))
+
+    def denoiser(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        with autocast(device, bf16):
+            return fitted.denoiser(x_t, t, y)
+
+    predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
+    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
+    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
+    if config.name == "ddpm":
+        return ddpm(predict, noise, timesteps, conditioning)
+    return ddim(predict, noise, timesteps, conditioning, config.eta)
+
+
+def generate_dataset(fitted: FittedDenoiser, labels: np.ndarray, seed: int, config: SamplerConfig, batch_size: int,
+                     condition: Callable[[Tensor], Conditioning | None], output: str | Path, meta: Metadata,
+                     workers: Processes, bf16: bool = False) -> None:
+    """Sample one series per label and write the dataset folder `output`, in raw units.
+
+    Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
+    `condition(labels)` gives the conditioning of a chunk. `meta.json` appears last, so a dataset with it is complete.
+    Raises UserError if a series is not finite.
+    """
+    output = Path(output)
+    starts = range(0, len(labels), batch_size)
+    paths = [output / "chunks" / f"{number:06d}.npy" for number in range(len(starts))]
+    if (output / "meta.json").exists():
+        return
+    mine = range(workers.rank, len(starts), workers.world_size)
+    with tqdm(total=len(starts), desc="generation", unit="chunk", disable=not workers.is_main) as progress:
+        for number in mine:
+            if not paths[number].exists():
+                part = labels[starts[number]:starts[number] + batch_size]
+                _write_chunk(paths[number], _sample_chunk(fitted, part, starts[number], seed, config, condition,
+                                                          workers.device, bf16))
+            progress.update(min(workers.world_size, len(starts) - progress.n))
+    workers.barrier()
+    if workers.is_main:
+        shape = (len(labels), *fitted.shape)
+        write_split_in_parts(output / "train.npz", (np.load(path, allow_pickle=False) for path in paths), shape, labels)
+        write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
+            meta, name=f"{meta.name} (synthetic)", source="TarDiff; see provenance.json", cohort={})))
+        for path in paths:
+            path.unlink()
+        (output / "chunks").rmdir()
+    workers.barrier()
+
+
+def _sample_chunk(fitted: FittedDenoiser, part: np.ndarray, start: int, seed: int, config: SamplerConfig,
+                  condition: Callable[[Tensor], Conditioning | None], device: torch.device, bf16: bool) -> np.ndarray:
+    labels = torch.from_numpy(part).to(device)
+    samples = torch.arange(start, start + len(part), device=device)
+    series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
+    if not torch.isfinite(series).all():
+        row = start + int(torch.nonzero(~torch.isfinite(series).flatten(1).all(dim=1))[0])
+        raise UserError(f"series {row} is not finite: guidance drove the sampler away. Lower guidance.scale, use "
+                        "guidance.gradient_norm=unit_rms, or set sampler.clip_x0=true.")
+    return fitted.normalizer.inverse(series.cpu().numpy())
+
+
+def _write_chunk(path: Path, series: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, series)

@@ -1,0 +1,150 @@
+"""The recurrent classifier: what its readout sees, batch independence, double differentiability."""
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from classifier.rnn import RNNClassifier
+from tardiff.utils.errors import UserError
+
+CELLS = ("gru", "lstm")
+
+
+def build(cell="gru", num_layers=2, bidirectional=True, hidden_size=5) -> RNNClassifier:
+    torch.manual_seed(0)
+    return RNNClassifier(3, 2, cell, hidden_size, num_layers, 0.2, bidirectional).double().eval()
+
+
+def series(rows=4, length=7) -> torch.Tensor:
+    return torch.randn(rows, length, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def time_reversed(model: RNNClassifier, hidden_size=5) -> RNNClassifier:
+    """The model that reads a reversed series as `model` reads the series: every pair of directions is exchanged."""
+    def exchange_halves(weight):
+        return torch.cat([weight[:, hidden_size:], weight[:, :hidden_size]], dim=1)
+
+    state = model.state_dict()
+    swapped = {}
+    for name, value in state.items():
+        if name.startswith("rnn."):
+            other = name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"
+            above_first = "weight_ih" in name and "_l0" not in name
+            swapped[other] = exchange_halves(value) if above_first else value
+        else:
+            swapped[name] = exchange_halves(value) if name == "head.weight" else value
+    result = build("lstm" if isinstance(model.rnn, torch.nn.LSTM) else "gru")
+    result.load_state_dict(swapped)
+    return result
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_reversed_time_with_exchanged_directions_gives_the_same_logits(cell):
+    model, x = build(cell), series()
+    torch.testing.assert_close(time_reversed(model)(x.flip(1)), model(x), rtol=0, atol=1e-12)
+    assert not torch.allclose(time_reversed(model)(x), model(x))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("direction", (0, 1))
+def test_each_direction_alone_reads_the_whole_series(cell, direction):
+    model, x = build(cell, num_layers=1), series().requires_grad_()
+    with torch.no_grad():
+        model.head.weight[:, 5 * (1 - direction):5 * (2 - direction)] = 0
+    influence_of_step, = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    assert (influence_of_step.abs().sum(dim=2) > 0).all()
+
+
+def test_gru_logits_equal_the_gru_equations_unrolled_by_hand():
+    model, x = build(num_layers=1), series(rows=1)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+
+    def sigmoid(value):
+        return 1 / (1 + np.exp(-value))
+
+    def final_state(steps, suffix):
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        w_in, w_hidden, b_in, b_hidden = (weights[f"rnn.{name}{suffix}"] for name in names)
+        hidden = np.zeros(5)
+        for step in steps:
+            r_in, z_in, n_in = np.split(w_in @ step + b_in, 3)
+            r_hidden, z_hidden, n_hidden = np.split(w_hidden @ hidden + b_hidden, 3)
+            update = sigmoid(z_in + z_hidden)
+            candidate = np.tanh(n_in + sigmoid(r_in + r_hidden) * n_hidden)
+            hidden = (1 - update) * candidate + update * hidden
+        return hidden
+
+    steps = x[0].numpy()
+    readout = np.concatenate([final_state(steps, ""), final_state(steps[::-1], "_reverse")])
+    expected = weights["head.weight"] @ readout + weights["head.bias"]
+    np.testing.assert_allclose(model(x)[0].detach().numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bidirectional", (True, False))
+def test_logits_do_not_depend_on_the_batch(cell, bidirectional):
+    model, x = build(cell, bidirectional=bidirectional), series(rows=6)
+    whole = model(x)
+    torch.testing.assert_close(torch.cat([model(row[None]) for row in x]), whole, rtol=0, atol=1e-12)
+    among_others = model(torch.cat([1e3 * x, x]))[len(x):]
+    torch.testing.assert_close(among_others, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_evaluation_is_deterministic_and_training_drops_out(cell):
+    model, x = build(cell), series()
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def test_training_drops_out_between_layers_as_well_as_before_the_head():
+    model, x = build(), series()
+    model.train()
+    model.dropout.p = 0.0
+    assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_second_derivatives_are_right(cell):
+    model = build(cell, hidden_size=2, num_layers=1)
+    names = [name for name, _ in model.named_parameters()]
+    parameters = [value.detach().clone().requires_grad_() for value in model.parameters()]
+
+    def logits(x, *values):
+        return functional_call(model, dict(zip(names, values)), (x,))
+
+    x = series(rows=2, length=3).requires_grad_()
+    assert torch.autograd.gradcheck(logits, (x, *parameters))
+    assert torch.autograd.gradgradcheck(logits, (x, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("value", ("random", "constant"))
+def test_double_backward_is_finite_in_single_precision(cell, value):
+    torch.manual_seed(0)
+    model = RNNClassifier(3, 2, cell, 8).eval()
+    x = (torch.randn(4, 24, 3) if value == "random" else torch.ones(4, 24, 3)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 0, 1]))
+    gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+    influence_gradient, = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), x)
+    assert influence_gradient.isfinite().all() and influence_gradient.abs().max() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("cell", CELLS)
+def test_cudnn_gives_input_gradients_in_evaluation(cell):
+    model = build(cell)
+    x = series().requires_grad_()
+    expected, = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    on_device = x.detach().cuda().requires_grad_()
+    observed, = torch.autograd.grad(model.cuda()(on_device)[:, 0].sum(), on_device)
+    torch.testing.assert_close(observed.cpu(), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_unknown_cell_names_the_choices():
+    with pytest.raises(UserError, match="'rnn'.*gru, lstm"):
+        RNNClassifier(3, 2, cell="rnn")

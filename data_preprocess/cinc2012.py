@@ -284,8 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
     parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")
-    parser.add_argument("--ratios", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"),
-                        help="shares of the splits (default: 0.7 0.15 0.15)")
+    parser.add_argument("--ratios", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VAL", "TEST"),
+                        help="shares of the splits (default: 0.6 0.2 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     options = parser.parse_args(arguments)
     output = options.output or Path("data", f"cinc2012_{options.label}")

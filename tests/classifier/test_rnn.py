@@ -56,24 +56,34 @@ def test_each_direction_alone_reads_the_whole_series(cell, direction):
     assert (influence_of_step.abs().sum(dim=2) > 0).all()
 
 
-def test_gru_logits_equal_the_gru_equations_unrolled_by_hand():
-    model, x = build(num_layers=1), series(rows=1)
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+def sigmoid(value):
+    return 1 / (1 + np.exp(-value))
 
-    def sigmoid(value):
-        return 1 / (1 + np.exp(-value))
 
-    def final_state(steps, suffix):
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        w_in, w_hidden, b_in, b_hidden = (weights[f"rnn.{name}{suffix}"] for name in names)
-        hidden = np.zeros(5)
-        for step in steps:
+def loop_final_state(cell, steps, w_in, w_hidden, b_in, b_hidden):
+    """The last hidden state of one direction, from the equations in the documentation of torch.nn.GRU and LSTM."""
+    hidden = memory = np.zeros(w_hidden.shape[1])
+    for step in steps:
+        if cell == "gru":
             r_in, z_in, n_in = np.split(w_in @ step + b_in, 3)
             r_hidden, z_hidden, n_hidden = np.split(w_hidden @ hidden + b_hidden, 3)
             update = sigmoid(z_in + z_hidden)
-            candidate = np.tanh(n_in + sigmoid(r_in + r_hidden) * n_hidden)
-            hidden = (1 - update) * candidate + update * hidden
-        return hidden
+            hidden = (1 - update) * np.tanh(n_in + sigmoid(r_in + r_hidden) * n_hidden) + update * hidden
+        else:
+            admit, forget, candidate, output = np.split(w_in @ step + b_in + w_hidden @ hidden + b_hidden, 4)
+            memory = sigmoid(forget) * memory + sigmoid(admit) * np.tanh(candidate)
+            hidden = sigmoid(output) * np.tanh(memory)
+    return hidden
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_logits_equal_the_cell_equations_unrolled_by_hand(cell):
+    model, x = build(cell, num_layers=1), series(rows=1)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+
+    def final_state(steps, suffix):
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        return loop_final_state(cell, steps, *(weights[f"rnn.{name}{suffix}"] for name in names))
 
     steps = x[0].numpy()
     readout = np.concatenate([final_state(steps, ""), final_state(steps[::-1], "_reverse")])

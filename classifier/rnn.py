@@ -26,21 +26,10 @@ class RNNClassifier(nn.Module):
         if cell not in CELLS:
             raise UserError(f"RNN classifier: cell '{cell}' is unknown; expected one of {', '.join(CELLS)}.")
         self.num_directions = 2 if bidirectional else 1
-        self.rnn = CELLS[cell](num_channels, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional)
+        self.rnn = CELLS[cell](num_channels, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional,
+                               dropout=dropout if num_layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.num_directions * hidden_size, num_classes)
-        self.train()
-
-    def train(self, mode: bool = True) -> RNNClassifier:
-        """Set training or evaluation mode; evaluation switches all dropout off and keeps gradients available.
-
-        The recurrent layers themselves stay in training mode: cuDNN has no backward pass in any other, guidance needs
-        gradients in evaluation, and without dropout the mode changes no value.
-        """
-        super().train(mode)
-        self.rnn.train()
-        self.rnn.dropout = self.dropout.p if mode else 0.0
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(B, K)` float for series `x (B, L, C)` float in normalised units."""

@@ -144,17 +144,6 @@ def test_double_backward_is_finite_in_single_precision(cell, value):
     assert influence_gradient.isfinite().all() and influence_gradient.abs().max() > 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("cell", CELLS)
-def test_cudnn_gives_input_gradients_in_evaluation(cell):
-    model = build(cell)
-    x = series().requires_grad_()
-    expected, = torch.autograd.grad(model(x)[:, 0].sum(), x)
-    on_device = x.detach().cuda().requires_grad_()
-    observed, = torch.autograd.grad(model.cuda()(on_device)[:, 0].sum(), on_device)
-    torch.testing.assert_close(observed.cpu(), expected, rtol=1e-8, atol=1e-10)
-
-
 def test_unknown_cell_names_the_choices():
     with pytest.raises(UserError, match="'rnn'.*gru, lstm"):
         RNNClassifier(3, 2, cell="rnn")

@@ -1,0 +1,83 @@
+"""The guidance gradient G against a per-sample loop, its class weightings and its cache."""
+
+import math
+
+import pytest
+import torch
+from tasks import NAMES, fitted_task, loop_gradient, series
+
+from tardiff.influence.gradient import (cached_guidance_gradient, compute_guidance_gradient, load_guidance_gradient,
+                                        save_guidance_gradient)
+from tardiff.influence.task import dot, norm
+from tardiff.utils.distributed import Processes
+from tardiff.utils.errors import UserError
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+X, Y = series(61, seed=5)
+
+
+def loop_mean(task, rows):
+    gradients = [loop_gradient(task, X.double()[row], Y[row]) for row in rows]
+    return {name: sum(gradient[name] for gradient in gradients) / len(rows) for name in gradients[0]}
+
+
+def assert_same(found, expected, tolerance=2e-6):
+    scale = norm(expected)
+    assert norm({name: found[name].double() - expected[name].double() for name in expected}) < tolerance * scale
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_streamed_gradient_equals_the_loop_for_every_batch_size(name):
+    task = fitted_task(name)
+    expected = loop_mean(fitted_task(name, double=True), range(len(Y)))
+    for batch_size in (1, 7, 512):
+        gradient = compute_guidance_gradient(task, X, Y, 2, 200, ALONE, batch_size)
+        assert_same(gradient.direction("all", "guidance_size"), expected)
+
+
+def test_class_weightings_and_normalisations():
+    task = fitted_task("gru")
+    gradient = compute_guidance_gradient(task, X, Y, 2, 200, ALONE)
+    exact = fitted_task("gru", double=True)
+    rows = {label: [row for row in range(len(Y)) if Y[row] == label] for label in (0, 1)}
+    means = {label: loop_mean(exact, rows[label]) for label in rows}
+    assert len(rows[1]) < len(rows[0])
+    mixtures = {"minority": {1: 1.0}, "majority": {0: 1.0}, "balanced": {0: 0.5, 1: 0.5}}
+    for classes, shares in [*mixtures.items(), ([1], {1: 1.0}), ([0, 1], {k: len(rows[k]) / 61 for k in rows}),
+                            ({0: 1, 1: 3}, {0: 0.25, 1: 0.75})]:
+        expected = {name: sum(share * means[label][name] for label, share in shares.items()) for name in means[0]}
+        assert_same(gradient.direction(classes, "guidance_size"), expected)
+    total = {name: 61 / 200 * value for name, value in loop_mean(exact, range(61)).items()}
+    assert_same(gradient.direction("all", "train_size"), total)
+    assert math.isclose(norm(gradient.direction("minority", "l2")), 1.0, rel_tol=1e-5)
+    assert math.isclose(float(dot(gradient.direction("all", "l2"), gradient.direction("all", "guidance_size"))),
+                        norm(gradient.direction("all", "guidance_size")), rel_tol=1e-5)
+    assert all(math.isclose(found, norm(means[label]), rel_tol=1e-5) for label, found in enumerate(gradient.norms()))
+
+
+@pytest.mark.parametrize("classes", ["rare", [2], {5: 1.0}, {0: 0.0}, []])
+def test_unknown_classes_are_refused(classes):
+    gradient = compute_guidance_gradient(fitted_task("gru", 1), X, Y, 2, 200, ALONE)
+    with pytest.raises(UserError, match="guidance.classes"):
+        gradient.direction(classes)
+
+
+def test_the_cache_is_reused_only_for_the_same_classifier_and_rows(tmp_path):
+    path, task = tmp_path / "gradient.safetensors", fitted_task("gru", 5)
+    first = cached_guidance_gradient(path, task, X, Y, 2, 200, ALONE)
+    written = path.stat().st_mtime_ns
+    again = cached_guidance_gradient(path, task, X, Y, 2, 200, ALONE)
+    assert path.stat().st_mtime_ns == written and all(
+        torch.equal(first.sums[label][name], again.sums[label][name]) for label in (0, 1) for name in first.sums[0])
+    for changed in ((fitted_task("gru", 6), X, Y, 2, 200), (task, X + 1, Y, 2, 200), (task, X, 1 - Y, 2, 200),
+                    (task, X, Y, 2, 201)):
+        assert cached_guidance_gradient(path, *changed, ALONE).key != first.key
+        save_guidance_gradient(path, first)
+
+
+def test_a_saved_gradient_reads_back(tmp_path):
+    gradient = compute_guidance_gradient(fitted_task("timesnet", 2), X, Y, 2, 200, ALONE)
+    save_guidance_gradient(tmp_path / "g.safetensors", gradient)
+    read = load_guidance_gradient(tmp_path / "g.safetensors")
+    assert (read.counts, read.num_train, read.key) == (gradient.counts, 200, gradient.key)
+    assert_same(read.direction("balanced"), gradient.direction("balanced"), 1e-9)

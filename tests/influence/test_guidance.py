@@ -1,0 +1,179 @@
+"""The influence gradient J against a float64 per-sample loop, and the objectives built from it."""
+
+import pytest
+import torch
+from tasks import NAMES, fitted_task, loop_gradient, series
+
+from tardiff.influence.guidance import (GuidanceFunction, central_difference_gradients, exact_gradients, input_gradient)
+from tardiff.influence.scores import influence_scores
+from tardiff.influence.task import DownstreamTask, dot
+from tardiff.utils.errors import UserError
+
+X, Y = series(9, seed=7)
+
+
+def guidance_direction(task, rows=20):
+    """The mean loss gradient of a few other series, by the loop."""
+    x, y = series(rows, seed=3)
+    gradients = [loop_gradient(task, x[row].to(next(iter(task.parameters.values())).dtype), y[row]) for row in range(rows)]
+    return {name: sum(gradient[name] for gradient in gradients) / rows for name in gradients[0]}
+
+
+def numerical_influence_gradient(task, direction, x, y, step=1e-5):
+    """J of one float64 sample from the definition alone: numerical derivatives in x of G . grad loss(x)."""
+    gradient = torch.zeros_like(x)
+    for index in range(x.numel()):
+        moved = [x.clone(), x.clone()]
+        moved[0].view(-1)[index] += step
+        moved[1].view(-1)[index] -= step
+        above, below = (dot(loop_gradient(task, point, y), direction) for point in moved)
+        gradient.view(-1)[index] = (above - below) / (2 * step)
+    return gradient
+
+
+def loop_influence_gradient(task, direction, x, y):
+    """J of one float64 sample by double backward at batch size 1."""
+    x = x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(task.model(x[None]), y[None])
+    names = list(direction)
+    gradients = torch.autograd.grad(loss, [dict(task.model.named_parameters())[name] for name in names], create_graph=True)
+    return torch.autograd.grad(sum((gradient * direction[name]).sum() for name, gradient in zip(names, gradients,
+                                                                                                strict=True)), x)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loop_oracle_agrees_with_the_definition(name):
+    task = fitted_task(name, double=True)
+    direction = guidance_direction(task)
+    numerical = numerical_influence_gradient(task, direction, X[0].double(), Y[0])
+    looped = loop_influence_gradient(task, direction, X[0].double(), Y[0])
+    assert (numerical - looped).norm() < 1e-6 * looped.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_gradient_equals_the_float64_loop(name):
+    task = fitted_task(name, double=True)
+    direction = guidance_direction(task)
+    influence_gradient, loss_gradient = exact_gradients(task, direction, X.double(), Y)
+    expected = torch.stack([loop_influence_gradient(task, direction, x, y) for x, y in zip(X.double(), Y, strict=True)])
+    assert (influence_gradient - expected).norm() < 1e-10 * expected.norm()
+    assert torch.allclose(loss_gradient, input_gradient(task, X.double(), Y), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_central_difference_in_float32_is_within_a_thousandth(name, scale):
+    task, exact = fitted_task(name), fitted_task(name, double=True)
+    direction = guidance_direction(exact)
+    scaled = {key: (scale * value).float() for key, value in direction.items()}
+    influence_gradient, loss_gradient = central_difference_gradients(task, scaled, X, Y)
+    expected = torch.stack([loop_influence_gradient(exact, direction, x, y) for x, y in zip(X.double(), Y, strict=True)])
+    assert (influence_gradient / scale - expected).norm() < 1e-3 * expected.norm()
+    assert (loss_gradient - input_gradient(exact, X.double(), Y)).norm() < 1e-3 * loss_gradient.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("objective", ["influence", "classifier", "anchored"])
+def test_each_row_depends_on_its_own_sample(name, objective):
+    task = fitted_task(name)
+    direction = guidance_direction(task)
+
+    def gradient(x, y):
+        return GuidanceFunction(task, y, objective, direction, gradient_norm="unit_rms")(x, x, 0)
+
+    whole = gradient(X, Y)
+    assert torch.allclose(gradient(X[4:5], Y[4:5])[0], whole[4], atol=1e-3)
+    assert torch.allclose(whole.pow(2).mean(dim=(1, 2)).sqrt(), torch.ones(len(X)), atol=1e-4)
+
+
+def test_objectives_are_the_named_combinations():
+    task = fitted_task("gru", double=True)
+    direction = guidance_direction(task)
+    x = X.double()
+
+    def gradient(objective, **options):
+        return GuidanceFunction(task, Y, objective, direction, method="exact", **options)(x + 5, x, 0)
+
+    assert torch.allclose(gradient("classifier"), -input_gradient(task, x, Y))
+    assert torch.allclose(gradient("anchored", influence_weight=0.3),
+                          gradient("classifier") + 0.3 * gradient("influence"))
+    assert torch.allclose(gradient("classifier", location="x_t"), -input_gradient(task, x + 5, Y))
+
+
+def test_classifier_objective_climbs_the_probability_of_the_label():
+    task = fitted_task("gru")
+    moved = X + 0.05 * GuidanceFunction(task, Y, "classifier")(X, X, 0)
+    assert (task.losses(moved, Y) < task.losses(X, Y)).all()
+
+
+def test_gradient_through_the_denoiser_is_the_pullback():
+    task, weight = fitted_task("gru"), torch.randn(3, 3)
+    x_t = X.clone().requires_grad_()
+    found = GuidanceFunction(task, Y, "classifier", through_denoiser=True)(x_t, x_t @ weight, 0)
+    expected = -input_gradient(task, (X @ weight).detach(), Y) @ weight.T
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_influence_scores_equal_the_loop(name):
+    task, exact = fitted_task(name), fitted_task(name, double=True)
+    direction = guidance_direction(exact)
+    expected = torch.stack([dot(loop_gradient(exact, x, y), direction) for x, y in zip(X.double(), Y, strict=True)])
+    found = influence_scores(task, {key: value.float() for key, value in direction.items()}, X, Y, batch_size=4)
+    assert (found - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_a_layer_without_second_derivative_is_named():
+    class Never(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("no second derivative")
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return Never.apply(gradient)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(24, 2)
+
+        def forward(self, x):
+            return Once.apply(self.head(x.flatten(1)))
+
+    task = DownstreamTask(Model())
+    with pytest.raises(UserError, match="no second derivative.*central_difference"):
+        exact_gradients(task, dict(task.parameters), X, Y)
+
+
+def test_a_batch_coupled_classifier_is_refused():
+    class Coupled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(24, 2)
+
+        def forward(self, x):
+            return self.head((x - x.mean(dim=0)).flatten(1))
+
+    with pytest.raises(UserError, match="other samples of the batch"):
+        DownstreamTask(Coupled()).check_independence(X)
+    fitted_task("gru").check_independence(X)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_cudnn_layers_give_the_gradients_of_the_cpu(name):
+    expected = central_difference_gradients(fitted_task(name), guidance_direction(fitted_task(name)), X, Y)
+    task = DownstreamTask(fitted_task(name).model.to("cuda"))
+    direction = {key: value.to("cuda") for key, value in guidance_direction(fitted_task(name)).items()}
+    found = central_difference_gradients(task, direction, X.to("cuda"), Y.to("cuda"))
+    assert all((a.cpu() - b).norm() < 5e-3 * b.norm() for a, b in zip(found, expected, strict=True))

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
 # Stage 3: generate a synthetic dataset.  bash generation.sh [CONFIG] [key=value ...]
 set -euo pipefail
-exec "${PYTHON:-python}" "$(dirname "$0")/scripts/generate.py" "$@"
+source "$(dirname "$0")/scripts/python.sh"
+exec "$PYTHON" "$root/scripts/generate.py" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -35,20 +36,22 @@ def stage_commands(config: ExperimentConfig):
     yield [script("train.py"), find(config.base), data, f"output={output / 'base'}"]
     yield ["-m", "classifier.train", find(config.classifier), data, f"output={output / 'classifier'}"]
     synthetic: dict[str, list[str]] = {}
-    for name, preset in config.guidance.items():
+    for name, arguments in config.guidance.items():
+        preset, *overrides = arguments if isinstance(arguments, list) else [arguments]
         for seed in range(config.generation_seeds):
             folder = str(output / "synthetic" / f"{name}-seed{seed}")
             synthetic.setdefault(name, []).append(folder)
             yield [script("generate.py"), find(preset), data, base, classifier, f"output={folder}", f"seed={seed}",
-                   *config.generation]
-    sets = yaml.safe_dump(synthetic, default_flow_style=True, width=10**6).strip()
+                   *overrides]
+    sets = yaml.safe_dump(synthetic, default_flow_style=True, sort_keys=False, width=10**6).strip()
     for protocol in ["tstr", *(["tsrtr"] if config.tsrtr else [])]:
         yield [script(f"evaluate_{protocol}.py"), find(config.evaluation), f"real={config.data}", f"synthetic={sets}",
                f"output={output / 'evaluation'}"]
 
 
 def script(name: str) -> str:
-    return str(ROOT / "scripts" / name)
+    """Return the path of an entry point, short where the working folder is the repository."""
+    return os.path.relpath(ROOT / "scripts" / name) if Path.cwd() == ROOT.resolve() else str(ROOT / "scripts" / name)
 
 
 def find(path: str) -> str:

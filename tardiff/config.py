@@ -261,8 +261,8 @@ class ExperimentConfig:
     base: str = setting("configs/base/simulated.yaml", "Configuration of stage 1.")
     classifier: str = setting("configs/classifier/gru.yaml", "Configuration of stage 2.")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
-                             "Synthetic sets to make: {name: configuration of stage 3}.")
-    generation: list[str] = setting([], "key=value arguments of stage 3 for every set.")
+                             "Synthetic sets to make: {name: configuration of stage 3}, or {name: [configuration, "
+                             "key=value, ...]}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ...", low=1)
     evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
     tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")

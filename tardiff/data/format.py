@@ -7,6 +7,7 @@ Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where k
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -139,7 +140,7 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
             arrays = {name: archive[name] for name in ("x", "y", "subject", "mask") if name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = "holds Python objects, which are never loaded" if "pickle" in str(error).lower() else f"damaged: {error}"
         raise UserError(f"{path}: not a readable .npz archive ({reason}). Expected plain arrays written by "
                         "numpy.savez; make the dataset again.") from None

@@ -56,16 +56,20 @@ class Normalizer:
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         """Map x (N, L, C) from raw to normalised units, float32; NaN becomes the training median first."""
+        self._check_channels(x)
         filled = np.where(np.isnan(x), self.fill, x)
         return self._map(filled, self.raw, self.normalized)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Map x (N, L, C) from normalised to raw units, float32."""
+        self._check_channels(x)
         return self._map(x, self.normalized, self.raw)
 
-    def _map(self, x: np.ndarray, source: list[np.ndarray], target: list[np.ndarray]) -> np.ndarray:
+    def _check_channels(self, x: np.ndarray) -> None:
         if x.ndim != 3 or x.shape[2] != len(self.raw):
             raise UserError(f"expected data of shape (N, L, {len(self.raw)}) for this normaliser, got {x.shape}.")
+
+    def _map(self, x: np.ndarray, source: list[np.ndarray], target: list[np.ndarray]) -> np.ndarray:
         result = np.empty(x.shape, dtype=np.float32)
         for channel, (knots, values) in enumerate(zip(source, target, strict=True)):
             if self.kind in ("zscore", "minmax"):

@@ -132,7 +132,7 @@ def save_guidance_gradient(path: str | Path, gradient: GuidanceGradient) -> None
 def load_guidance_gradient(path: str | Path) -> GuidanceGradient:
     """Read G from a safetensors file. Raises UserError if it is damaged or another kind of file."""
     tensors, metadata = load_tensors(path)
-    if metadata.keys() < {"key", "counts", "num_train"}:
+    if not {"key", "counts", "num_train"} <= metadata.keys():
         raise UserError(f"{path}: not a guidance gradient. Delete it; it is computed again.")
     counts = [int(count) for count in metadata["counts"].split(",")]
     sums: list[dict[str, Tensor]] = [{} for _ in counts]

@@ -9,6 +9,7 @@ import os
 import pickle
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ def read_json(path: str | Path) -> Any:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors and string metadata to a safetensors file, atomically."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        safetensors.torch.save_file(copies, temporary, metadata=dict(metadata or {}))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,10 +108,13 @@ def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
 def load_state(path: str | Path) -> dict[str, Any]:
     """Read a training state with `weights_only=True`, on the CPU. Raises UserError if it is missing or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (entry := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(entry)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it; the run then resumes from the "
                         "state before it, or starts again.") from None
 
@@ -136,7 +140,7 @@ def fingerprint(*values: Any) -> str:
             value = value.detach().cpu().numpy()
         if isinstance(value, np.ndarray):
             if value.dtype == object or value.dtype.kind == "U":
-                value = value.astype("S")
+                value = np.char.encode(value.astype(str), "utf-8")  # As wide as the longest text, not as declared.
             digest.update(f"{value.dtype}{value.shape}".encode())
             digest.update(np.ascontiguousarray(value).data)
         elif isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values()):

@@ -35,11 +35,11 @@ class Run:
         return load_state(self.folder / read_json(pointer)["state"]) if pointer.exists() else None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states."""
+        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left of one."""
         name = f"state-{step}.pt"
         save_state(self.folder / name, state)
         write_json(self.folder / "latest.json", {"state": name, "step": step})
-        for path in self.folder.glob("state-*.pt"):
+        for path in [*self.folder.glob("state-*.pt"), *self.folder.glob(".state-*.tmp")]:
             if path.name != name:
                 path.unlink()
 
@@ -82,7 +82,9 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
     """
     folder = Path(folder)
     if (folder / record).exists():
-        _refuse_other_settings(folder, config, inputs, record)
+        before = _refuse_other_settings(folder, config, inputs, record)
+        if main and before != config:
+            write_text(folder / "config.yaml", to_yaml(config))
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; give a folder for the run.")
     elif main:
@@ -119,9 +121,11 @@ def provenance() -> dict[str, Any]:
             "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
 
 
-def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], record: str) -> None:
-    before = semantic_values(load_settings(type(config), folder / "config.yaml"))
-    before |= {f"content of {name}": value for name, value in read_json(folder / record)["inputs"].items()}
+def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], record: str) -> Any:
+    """Return the settings of the folder, whose semantic values and inputs are these."""
+    recorded = load_settings(type(config), folder / "config.yaml")
+    before = semantic_values(recorded) | {f"content of {name}": value
+                                          for name, value in read_json(folder / record)["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
     differences = [f"  - {key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -129,5 +133,4 @@ def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], re
         raise UserError(f"{folder}: begun with other settings, so it cannot be resumed with these:\n"
                         + "\n".join(differences)
                         + "\nGive another output folder, or delete this one to start again.")
-    if dataclasses.asdict(load_settings(type(config), folder / "config.yaml")) != dataclasses.asdict(config):
-        write_text(folder / "config.yaml", to_yaml(config))
+    return recorded

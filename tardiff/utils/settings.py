@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from tardiff.utils.errors import UserError
 
@@ -37,18 +35,18 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: list[
     Every unknown key, wrong type and value out of range is collected into one UserError that names the source.
     """
     faults: list[str] = []
-    layers = []
+    values: dict = {}
+    sources: dict[str, str] = {}
     if path is not None:
-        layers.append((str(path), _read_yaml(path)))
+        _lay(values, _read_yaml(path), schema, str(path), "", sources)
     for override in overrides:
-        if "=" not in override:
-            faults.append(f"command line: '{override}' is not of the form key=value.")
-            continue
+        key, equals, text = override.partition("=")
         try:
-            layers.append((f"command line '{override}'", OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            faults.append(f"command line: '{override}' cannot be read ({error}).")
-    values, sources = _merge(schema, layers)
+            if not equals or not all(key.split(".")):
+                raise ValueError("expected key=value")
+            _lay(values, _nested(key, yaml.safe_load(text), values), schema, f"command line '{override}'", "", sources)
+        except (ValueError, yaml.YAMLError) as error:
+            faults.append(f"command line: '{override}' cannot be read ({' '.join(str(error).split())}).")
     instance = _build(schema, values, sources, "", faults)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -104,29 +102,30 @@ def _read_yaml(path: str | Path) -> dict:
     return content
 
 
-def _merge(schema: type, layers: list[tuple[str, dict]]) -> tuple[dict, dict[str, str]]:
-    """Merge the layers, later over earlier, and remember which source set each dotted key."""
-    values: dict = {}
-    sources: dict[str, str] = {}
+def _nested(key: str, value: Any, values: dict) -> dict:
+    """Return {a: {b: value}} for the dotted key a.b. Where a holds a mapping in `values` its other entries are kept, so
+    that a.b=value sets one entry and a={...} the whole."""
+    head, _, rest = key.partition(".")
+    if not rest:
+        return {head: value}
+    current = values.get(head)
+    inner = current if isinstance(current, dict) else {}
+    return {head: {**inner, **_nested(rest, value, inner)}}
 
-    def lay(target: dict, layer: dict, owner: type | None, source: str, prefix: str) -> None:
-        nested = {field.name: field.default_factory for field in dataclasses.fields(owner)} if owner else {}
-        for key, value in layer.items():
-            name = f"{prefix}{key}"
+
+def _lay(values: dict, layer: dict, schema: type, source: str, prefix: str, sources: dict[str, str]) -> None:
+    """Lay a layer over `values`, setting by setting, and note for each dotted key that changes which source set it."""
+    nested = {field.name: field.default_factory for field in dataclasses.fields(schema)
+              if dataclasses.is_dataclass(field.default_factory)}
+    for key, value in layer.items():
+        name = f"{prefix}{key}"
+        if key in nested and isinstance(value, dict):
+            if not isinstance(values.get(key), dict):
+                values[key] = {}
+            _lay(values[key], value, nested[key], source, f"{name}.", sources)
+        elif key not in values or values[key] is not value:
+            values[key] = value
             sources[name] = source
-            child = nested.get(key)
-            if dataclasses.is_dataclass(child) and isinstance(value, dict):
-                if not isinstance(target.get(key), dict):
-                    target[key] = {}
-                lay(target[key], value, child, source, f"{name}.")
-            elif isinstance(value, dict) and isinstance(target.get(key), dict):
-                target[key] = {**target[key], **value}
-            else:
-                target[key] = value
-
-    for source, layer in layers:
-        lay(values, layer, schema, source, "")
-    return values, sources
 
 
 def _build(schema: type, values: dict, sources: dict[str, str], prefix: str, faults: list[str]) -> Any:
@@ -203,12 +202,11 @@ def _coerce(value: Any, hint: Any) -> tuple[Any, bool]:
 
 
 def _type_name(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
+             dict: "a mapping of names to values"}
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is list:
         return f"a list, each item {_type_name(parts[0])}"
-    if typing.get_origin(hint) is dict:
-        return "a mapping of names to values"
     if parts:
         return " or ".join(_type_name(part) for part in parts)
     return names.get(hint, getattr(hint, "__name__", str(hint)))

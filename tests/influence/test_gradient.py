@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tasks import NAMES, fitted_task, loop_gradient, series
+from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
 from tardiff.influence.gradient import (cached_guidance_gradient, compute_guidance_gradient, load_guidance_gradient,
                                         save_guidance_gradient)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from scipy import stats
-from tasks import NAMES, fitted_task, series
+from fitted_tasks import NAMES, fitted_task, series
 
 from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import GuidanceFunction

@@ -1,0 +1,101 @@
+"""Splits by subject: for any cohort, nobody stands on two sides and every part looks like the whole."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tardiff.data.format import Split
+from tardiff.data.splits import halve_validation, split_subjects
+from tardiff.utils.errors import UserError
+
+RATIOS = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+@st.composite
+def cohorts(draw, classes=3):
+    """(subject (N,), y (N,)): 8 to 40 subjects, numbers or text, of 1 to 4 rows in any order."""
+    number = draw(st.integers(8, 40))
+    stays = draw(st.lists(st.integers(1, 4), min_size=number, max_size=number))
+    names = draw(st.permutations(range(1000, 1000 + 7 * number, 7)))
+    subject = np.repeat(np.array(names), stays)
+    if draw(st.booleans()):
+        subject = np.array([f"patient {name}" for name in subject])
+    y = draw(st.lists(st.integers(0, classes - 1), min_size=len(subject), max_size=len(subject)))
+    order = np.random.default_rng(draw(st.integers(0, 99))).permutation(len(subject))
+    return subject[order], np.array(y, dtype=np.int64)
+
+
+@given(cohorts(), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_parts_cover_every_row_once_and_share_no_subject(cohort, seed):
+    subject, y = cohort
+    parts = split_subjects(subject, y, RATIOS, seed)
+    assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(y)))
+    holders = [set(subject[rows].tolist()) for rows in parts.values()]
+    assert sum(map(len, holders)) == len(set(subject.tolist()))
+    assert all(np.all(np.diff(rows) > 0) for rows in parts.values())
+
+
+@given(cohorts(), st.integers(0, 5), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_rows_does_not_matter(cohort, seed, random):
+    subject, y = cohort
+    order = np.array(random.sample(range(len(y)), len(y)))
+    before = split_subjects(subject, y, RATIOS, seed)
+    after = split_subjects(subject[order], y[order], RATIOS, seed)
+    assert all(set(subject[before[name]].tolist()) == set(subject[order][after[name]].tolist()) for name in RATIOS)
+
+
+@given(cohorts(classes=2), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_each_part_has_its_share_of_each_stratum_within_one_subject(cohort, seed):
+    """A subject's stratum is its highest label; sizes are the ratios of the subjects, rounded at the cuts."""
+    subject, y = cohort
+    stratum = {name: max(y[subject == name]) for name in np.unique(subject)}
+    share = np.bincount(list(stratum.values()), minlength=2) / len(stratum)
+    for name, rows in split_subjects(subject, y, RATIOS, seed).items():
+        members = np.unique(subject[rows])
+        counts = np.bincount([stratum[member] for member in members], minlength=2)
+        assert np.all(np.abs(counts - len(members) * share) < 1 + 1e-9)
+        assert abs(len(members) - RATIOS[name] * len(stratum)) <= 1
+
+
+def test_many_classes_stay_in_proportion():
+    y = np.repeat(np.arange(5), [400, 200, 100, 50, 25])
+    for rows in split_subjects(np.arange(len(y)), y, RATIOS, 0).values():
+        assert np.allclose(np.bincount(y[rows]), len(rows) * np.array([16, 8, 4, 2, 1]) / 31, atol=4)
+
+
+def test_the_seed_decides_the_parts():
+    subject, y = np.arange(50), np.arange(50) % 2
+    first, again, other = (split_subjects(subject, y, RATIOS, seed)["test"] for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("ratios", "seed", "message"), [
+    ({"train": 0.5, "test": 0.4}, 0, "sum to 1"), ({"train": 1.5, "test": -0.5}, 0, "positive"),
+    ({"train": float("nan"), "test": 1.0}, 0, "sum to 1"), (RATIOS, -1, "at least 0"),
+    ({"train": 0.99, "test": 0.01}, 0, "'test' would be empty")])
+def test_impossible_splits_are_refused(ratios, seed, message):
+    with pytest.raises(UserError, match=message):
+        split_subjects(np.arange(10), np.zeros(10, dtype=np.int64), ratios, seed)
+
+
+@given(cohorts(classes=2))
+@settings(max_examples=40, deadline=None)
+def test_the_halves_of_validation_share_no_subject_and_lose_no_row(cohort):
+    subject, y = cohort
+    x = np.arange(len(y), dtype=np.float32)[:, None, None]
+    guidance, selection = halve_validation(Split(x, y, subject, np.ones(x.shape, dtype=bool)))
+    assert not np.intersect1d(guidance.subject, selection.subject).size
+    assert sorted([*guidance.x.ravel(), *selection.x.ravel()]) == list(range(len(y)))
+    for half in (guidance, selection):
+        rows = half.x.ravel().astype(int)
+        assert np.array_equal(half.y, y[rows]) and np.array_equal(half.subject, subject[rows])
+        assert len(half.mask) == len(half)
+
+
+def test_without_subjects_each_row_is_its_own():
+    split = Split(np.zeros((20, 1, 1), dtype=np.float32), np.repeat([0, 1], [14, 6]))
+    assert [np.bincount(half.y).tolist() for half in halve_validation(split)] == [[7, 3], [7, 3]]

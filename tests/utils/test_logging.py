@@ -1,0 +1,154 @@
+"""Run folders: which settings may change on the way, and what a killed run leaves behind."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tardiff.config import BaseConfig, BaseTrainingConfig, GenerationConfig, GuidanceConfig
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import open_run, read_metrics, read_run_config
+from tardiff.utils.settings import to_yaml
+
+INPUTS = {"train": "aaaa", "val": "bbbb"}
+
+
+def changed(**training):
+    return BaseConfig(training=BaseTrainingConfig(**training))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_run_records_settings_inputs_seed_and_versions(tmp_path):
+    config = BaseConfig(seed=7)
+    run = open_run(tmp_path / "run", config, INPUTS)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run.folder == tmp_path / "run" and run.latest_state() is None
+    assert record["inputs"] == INPUTS and record["seed"] == 7 and record["torch"] == torch.__version__
+    assert record["config"] == dataclasses.asdict(config) and record["argv"]
+    assert read_run_config(tmp_path / "run", BaseConfig) == config
+
+
+def test_the_same_settings_and_inputs_open_the_run_again_and_change_nothing(tmp_path):
+    open_run(tmp_path, BaseConfig(), INPUTS)
+    before = contents(tmp_path)
+    open_run(tmp_path, BaseConfig(), INPUTS)
+    assert contents(tmp_path) == before
+
+
+def test_a_semantic_change_is_refused_with_both_values(tmp_path):
+    open_run(tmp_path, changed(learning_rate=1e-3, batch_size=64), INPUTS)
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as error:
+        open_run(tmp_path, dataclasses.replace(changed(learning_rate=2e-3, batch_size=64), seed=1), INPUTS)
+    assert "  - training.learning_rate: the run has 0.001, now 0.002" in str(error.value)
+    assert "  - seed: the run has 0, now 1" in str(error.value)
+    assert "batch_size" not in str(error.value) and contents(tmp_path) == before
+
+
+def test_other_inputs_are_refused_with_both_fingerprints(tmp_path):
+    open_run(tmp_path, BaseConfig(), INPUTS)
+    with pytest.raises(UserError) as error:
+        open_run(tmp_path, BaseConfig(), {"train": "cccc", "extra": "dddd"})
+    for expected in ("content of train: the run has 'aaaa', now 'cccc'", "content of val: the run has 'bbbb', now None",
+                     "content of extra: the run has None, now 'dddd'"):
+        assert expected in str(error.value)
+
+
+def test_a_change_that_does_not_alter_the_result_is_accepted_and_recorded(tmp_path):
+    open_run(tmp_path, changed(steps=100), INPUTS)
+    later = dataclasses.replace(changed(steps=200, log_every=7), device="cpu", data="elsewhere")
+    open_run(tmp_path, later, INPUTS)
+    assert read_run_config(tmp_path, BaseConfig) == later
+
+
+def test_processes_other_than_the_first_write_nothing(tmp_path):
+    open_run(tmp_path / "new", BaseConfig(), INPUTS, main=False)
+    assert not (tmp_path / "new").exists()
+    open_run(tmp_path / "run", BaseConfig(), INPUTS)
+    before = contents(tmp_path)
+    open_run(tmp_path / "run", changed(steps=7), INPUTS, main=False)
+    assert contents(tmp_path) == before
+
+
+def test_a_mixture_of_classes_survives_the_folder(tmp_path):
+    config = GenerationConfig(guidance=GuidanceConfig(classes={0: 0.25, 1: 0.75}), labels=[3, 4])
+    open_run(tmp_path, config, {}, record="provenance.json")
+    open_run(tmp_path, config, {}, record="provenance.json")
+    other = dataclasses.replace(config, guidance=GuidanceConfig(classes={0: 0.5, 1: 0.5}))
+    with pytest.raises(UserError, match=r"guidance\.classes: the run has \{0: 0.25, 1: 0.75\}, now \{0: 0.5, 1: 0.5\}"):
+        open_run(tmp_path, other, {}, record="provenance.json")
+
+
+def test_a_file_in_place_of_the_folder_and_a_folder_without_run_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        open_run(tmp_path / "file", BaseConfig(), INPUTS)
+    with pytest.raises(UserError, match="not a run folder"):
+        read_run_config(tmp_path, BaseConfig)
+
+
+def test_settings_that_this_version_does_not_know_are_refused(tmp_path):
+    open_run(tmp_path, BaseConfig(), INPUTS)
+    (tmp_path / "config.yaml").write_text(to_yaml(BaseConfig()) + "colour: red\n")
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key 'colour'"):
+        open_run(tmp_path, BaseConfig(), INPUTS)
+
+
+def test_only_the_newest_state_is_kept_and_found(tmp_path):
+    run = open_run(tmp_path, BaseConfig(), INPUTS)
+    for step in (9, 10):
+        run.save_state(step, {"step": step, "weight": torch.full((2,), float(step))})
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == ["state-10.pt"]
+    assert torch.equal(open_run(tmp_path, BaseConfig(), INPUTS).latest_state()["weight"], torch.full((2,), 10.0))
+
+
+def test_a_kill_between_state_and_pointer_falls_back_to_the_state_before(tmp_path):
+    run = open_run(tmp_path, BaseConfig(), INPUTS)
+    run.save_state(10, {"step": 10})
+    (tmp_path / "state-20.pt").write_bytes(b"half a state")
+    (tmp_path / ".state-20.pt.x7.tmp").write_bytes(b"half a state")
+    assert run.latest_state() == {"step": 10}
+    run.save_state(20, {"step": 20})
+    assert run.latest_state() == {"step": 20} and not [name for name in contents(tmp_path) if "x7" in name]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    run = open_run(tmp_path, BaseConfig(), INPUTS)
+    run.save_state(10, {"step": 10})
+    (tmp_path / "state-10.pt").write_bytes(b"half a state")
+    with pytest.raises(UserError, match=r"state-10\.pt: damaged"):
+        run.latest_state()
+
+
+def test_rewinding_drops_what_was_logged_after_the_state(tmp_path):
+    run = open_run(tmp_path, BaseConfig(), INPUTS)
+    run.rewind(0)
+    for step in (5, 10, 15):
+        run.log(step, loss=1.0 / step)
+    run.log(15, validation_loss=2.0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "lo')
+    resumed = open_run(tmp_path, BaseConfig(), INPUTS)
+    resumed.rewind(10)
+    resumed.log(15, loss=0.5)
+    resumed.close()
+    expected = [{"step": 5, "loss": 0.2}, {"step": 10, "loss": 0.1}, {"step": 15, "loss": 0.5}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == expected
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_tensorboard_shows_each_step_once_after_a_rewind(tmp_path):
+    run = open_run(tmp_path, BaseConfig(), INPUTS)
+    run.rewind(0)
+    for step in (5, 10, 15):
+        run.log(step, loss=step)
+    run.rewind(10)
+    run.log(15, loss=99)
+    run.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(5, 5.0), (10, 10.0), (15, 99.0)]

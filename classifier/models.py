@@ -20,7 +20,8 @@ from tardiff.utils.errors import UserError
 def build_classifier(config: ClassifierModelConfig, shape: tuple[int, int], num_classes: int) -> nn.Module:
     """Return an untrained model for series of shape (L, C) and K classes: (B, L, C) float32 -> logits (B, K).
 
-    Raises UserError if a class of the user's own cannot be imported, built or called.
+    Raises UserError if a class of the user's own cannot be imported, built or called, or if its loss is not one per
+    sample.
     """
     length, channels = shape
     if config.name in ("gru", "lstm"):
@@ -59,7 +60,7 @@ def import_object(path: str, key: str) -> Any:
         sys.path.insert(0, os.getcwd())
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"{key}='{path}': cannot be imported ({error}). Run from the folder that holds the module, or "
                         "install its package.") from None
 
@@ -80,7 +81,18 @@ def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path}: cannot read a batch of shape (2, {length}, {channels}): {error}.") from None
     binary = config.custom.loss_path is not None and num_classes == 2
-    if not isinstance(logits, Tensor) or tuple(logits.shape) not in {(2, num_classes), *([(2, 1)] if binary else [])}:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"{path}: returned {shape} for 2 series; expected logits (2, {num_classes}).")
+    if _shape(logits) not in {(2, num_classes), *([(2, 1)] if binary else [])}:
+        raise UserError(f"{path}: returned {_shape(logits)} for 2 series; expected logits (2, {num_classes}).")
+    try:
+        losses = build_loss(config)(logits, torch.zeros(2, dtype=torch.int64))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{config.custom.loss_path}: cannot read logits {_shape(logits)} and labels (2,): {error}."
+                        ) from None
+    if _shape(losses) != (2,):
+        raise UserError(f"{config.custom.loss_path}: returned {_shape(losses)} for 2 series; expected one loss per "
+                        "sample (2,).")
     return model
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -15,7 +15,7 @@ from classifier.models import build_classifier, build_loss, probabilities
 from classifier.timesnet import TimesNet
 from tardiff.cli import repository_path, run_stage
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
-from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.metrics import auprc
@@ -64,9 +64,10 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state = {"epoch": 0, "best_epoch": 0, "best": -1.0, "weights": copy.deepcopy(model.state_dict())}
     if run is not None and (saved := run.latest_state()) is not None:
-        model.load_state_dict(saved.pop("model"))
-        optimizer.load_state_dict(saved.pop("optimizer"))
-        state = saved
+        with run.restoring():
+            model.load_state_dict(saved.pop("model"))
+            optimizer.load_state_dict(saved.pop("optimizer"))
+            state = {name: saved[name] for name in state}
     if run is not None:
         run.rewind(state["epoch"])
 
@@ -114,9 +115,15 @@ def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
 
 
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half."""
+    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
+
+    Raises UserError if the selection half lacks a class: no epoch could be chosen on it.
+    """
     normalizer = Normalizer.fit(kind, dataset.train.x)
     _, selection = halve_validation(dataset.val)
+    faults = absent_classes(selection, dataset.meta, f"the selection half of {dataset.path}/val.npz")
+    if faults:
+        raise UserError(faults[0])
     parts: dict[str, Split] = {"train": dataset.train, "selection": selection}
     return normalizer, {name: (normalizer.transform(part.x), part.y) for name, part in parts.items()}
 
@@ -140,7 +147,7 @@ def load_task(folder: str | Path, device: torch.device) -> tuple[DownstreamTask,
     if not path.exists():
         raise UserError(f"{path}: file not found; the training of this run has not finished. Run classifier/train.sh "
                         "again with the same configuration, and it resumes.")
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
     shape = int(metadata["length"]), int(metadata["channels"])
     model = build_classifier(config.model, shape, int(metadata["classes"]))
     load_weights(model, tensors, path)

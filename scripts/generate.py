@@ -46,8 +46,8 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
         inputs = {"denoiser": fitted.fingerprint(), "labels": dataset.train.fingerprint()}
         if task is not None:
             inputs |= {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()}
-        open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
         condition = guidance(config, task, fitted, dataset, workers) if task is not None else lambda labels: None
+        open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
         if config.compile and workers.device.type == "cuda":
             fitted.denoiser.compile()
         generate_dataset(fitted, labels, config.seed, config.sampler, config.batch_size, condition, config.output,
@@ -59,6 +59,10 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
 def load_guide(config: GenerationConfig, fitted: FittedDenoiser, workers: Processes) -> DownstreamTask:
     """Load the classifier and check that it reads what the denoiser writes."""
     task, metadata = load_task(config.classifier, workers.device)
+    read, written = (metadata["length"], metadata["channels"], metadata["classes"]), (*fitted.shape, fitted.num_classes)
+    if read != tuple(map(str, written)):
+        raise UserError(f"{config.classifier}: reads (length, channels, classes) ({', '.join(read)}), but "
+                        f"{config.base} writes {written}. Train both on the same data.")
     if metadata["normalizer"] != fitted.normalizer.fingerprint():
         raise UserError(f"{config.classifier}: trained with another normaliser than {config.base}. Train both on the same "
                         "data with the same 'normalizer' setting.")

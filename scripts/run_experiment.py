@@ -11,42 +11,57 @@ from pathlib import Path
 import yaml
 
 from tardiff.cli import repository_path, run_stage
-from tardiff.config import ExperimentConfig
+from tardiff.config import (
+    BaseConfig,
+    ClassifierConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    load_config,
+)
 from tardiff.utils.errors import UserError
 
 ROOT = Path(repository_path("."))
 
 
 def main(config: ExperimentConfig, dry_run: bool) -> None:
-    commands = list(stage_commands(config))
-    for number, command in enumerate(commands, start=1):
-        print(f"\n[{number}/{len(commands)}] {shlex.join(['python', *command])}", flush=True)
-        code = subprocess.run([sys.executable, *command, *(["--dry-run"] if dry_run else [])], check=False).returncode
+    stages = list(stage_commands(config))
+    for schema, _, (path, *overrides) in stages:
+        load_config(schema, path, overrides)  # Every fault of every stage speaks before the first one runs.
+    for number, (_, program, arguments) in enumerate(stages, start=1):
+        command = [*program, *arguments, *(["--dry-run"] if dry_run else [])]
+        print(f"\n[{number}/{len(stages)}] {shlex.join(['python', *command])}", flush=True)
+        code = subprocess.run([sys.executable, *command], check=False).returncode
         if code == 2:
-            raise UserError(f"stage {number} of {len(commands)} stopped; its message stands above.")
+            raise UserError(f"stage {number} of {len(stages)} stopped; its message stands above.")
         if code:
             sys.exit(code)
 
 
 def stage_commands(config: ExperimentConfig):
-    """Yield the arguments of every stage, in order."""
+    """Yield the schema, the program and the arguments of every stage, in order."""
     output = Path(config.output)
     base, classifier = f"base={output / 'base'}", f"classifier={output / 'classifier'}"
     data = f"data={config.data}"
-    yield [script("train.py"), find(config.base), data, f"output={output / 'base'}"]
-    yield ["-m", "classifier.train", find(config.classifier), data, f"output={output / 'classifier'}"]
+    yield BaseConfig, [script("train.py")], [find(config.base), data, f"output={output / 'base'}"]
+    yield ClassifierConfig, ["-m", "classifier.train"], [find(config.classifier), data,
+                                                         f"output={output / 'classifier'}"]
     synthetic: dict[str, list[str]] = {}
     for name, arguments in config.guidance.items():
-        preset, *overrides = arguments if isinstance(arguments, list) else [arguments]
+        arguments = arguments if isinstance(arguments, list) else [arguments]
+        if not arguments or not all(isinstance(argument, str) for argument in arguments):
+            raise UserError(f"guidance.{name}: expected a configuration file, or a list of one and of key=value "
+                            f"arguments, got {arguments!r}.")
+        preset, *overrides = arguments
         for seed in range(config.generation_seeds):
             folder = str(output / "synthetic" / f"{name}-seed{seed}")
             synthetic.setdefault(name, []).append(folder)
-            yield [script("generate.py"), find(preset), data, base, classifier, f"output={folder}", f"seed={seed}",
-                   *overrides]
+            yield GenerationConfig, [script("generate.py")], [find(preset), data, base, classifier, f"output={folder}",
+                                                              f"seed={seed}", *overrides]
     sets = yaml.safe_dump(synthetic, default_flow_style=True, sort_keys=False, width=10**6).strip()
     for protocol in ["tstr", *(["tsrtr"] if config.tsrtr else [])]:
-        yield [script(f"evaluate_{protocol}.py"), find(config.evaluation), f"real={config.data}", f"synthetic={sets}",
-               f"output={output / 'evaluation'}"]
+        yield EvaluationConfig, [script(f"evaluate_{protocol}.py")], [
+            find(config.evaluation), f"real={config.data}", f"synthetic={sets}", f"output={output / 'evaluation'}"]
 
 
 def script(name: str) -> str:

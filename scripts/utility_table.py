@@ -8,11 +8,12 @@ from pathlib import Path
 from classifier.models import build_classifier
 from classifier.train import fit_classifier
 from tardiff.config import EvaluationConfig
-from tardiff.data.format import Dataset, read_dataset
+from tardiff.data.format import Dataset, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.tables import format_table, write_tables
 from tardiff.evaluation.utility import Arm, Protocol, score_arms
+from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -20,8 +21,10 @@ from tardiff.utils.logging import provenance
 
 def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]) -> None:
     """Run the arms, print the table, and write `<name>.json` and `<name>.csv` to the output folder."""
+    require_folder(config.output)
     folders = synthetic_folders(config)
-    missing = [path for path in [config.real, *sum(folders.values(), [])] if not (Path(path) / "meta.json").exists()]
+    needed = [config.real, *(path for paths in folders.values() for path in paths)]
+    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
     if dry_run and missing:
         print(f"settings are valid. Missing input: {', '.join(missing)}.")
         return
@@ -46,6 +49,11 @@ def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> P
     scored_name = "test" if config.score_on == "test" else "val"
     real = read_dataset(config.real, ("train", "val") if scored_name == "val" else ("train", "val", "test"))
     _, selection = halve_validation(real.val)
+    faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
+    if scored_name == "test":
+        faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
+    if faults:
+        raise UserError("\n".join(faults))
     synthetic = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
     device = resolve_device(config.device)
     build_classifier(config.model, real.shape, real.num_classes)

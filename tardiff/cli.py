@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.settings import describe, to_yaml
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are user errors like all others."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}. A setting is written key=value; --help lists them.")
+
+
 def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None) -> None:
     """Parse the command line, build the settings and run `stage(config, dry_run)`; exit 2 on a user error.
 
     `default` is the YAML used when no CONFIG is given. A dry run checks settings and inputs and starts nothing.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [CONFIG] [key=value ...] [--print-config] [--dry-run]",
         epilog="settings (key=default):\n" + "\n".join(describe(schema)))
@@ -27,27 +35,37 @@ def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str
                         help=f"a YAML file (default: {default or 'the built-in defaults'}), then overrides")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
-    options = parser.parse_intermixed_args()
-    exit_on_user_error(lambda: _run(schema, stage, default, options))
+    exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args()))
 
 
 def exit_on_user_error(work: Callable[[], None]) -> None:
-    """Run `work`; print a UserError without a traceback and exit 2, or 130 after Ctrl-C."""
+    """Run `work`; print a UserError, or what the system says of a file, without a traceback and exit 2, or 130 after
+    Ctrl-C."""
+    # TensorBoard writes in a thread; what fails there comes up here as well, with the next row or at the end.
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else threading.__excepthook__(args)
     try:
         work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes.", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace) -> None:
     files = [argument for argument in options.arguments if "=" not in argument]
+    missing = [path for path in files if not Path(path).exists()]
+    if missing:
+        raise UserError(f"{missing[0]}: configuration file not found. A setting is written key=value.")
     if len(files) > 1:
         raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
     path = files[0] if files else default

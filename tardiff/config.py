@@ -11,7 +11,7 @@ from tardiff.utils.settings import load_settings, setting
 T = TypeVar("T")
 
 NORMALIZER_TEXT = "Map from raw to normalised units, fitted on train; generator, guide and evaluation must share it."
-NORMALIZERS = ("zscore", "minmax", "ecdf", "global_ecdf")
+NORMALIZERS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."
 
 

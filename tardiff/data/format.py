@@ -7,7 +7,6 @@ Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where k
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tardiff.utils.checkpoint import atomic_path, fingerprint, read_json, write_json
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint, read_json, require_folder, write_json
 from tardiff.utils.errors import UserError
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -112,19 +111,14 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES) -> D
 def read_metadata(folder: str | Path) -> Metadata:
     """Read and check `meta.json`. Raises UserError on missing or malformed fields."""
     path = Path(folder) / "meta.json"
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object.")
-    missing = [name for name in ("name", "channels", "units", "classes") if name not in content]
-    if missing:
-        raise UserError(f"{path}: missing {', '.join(missing)}.")
+    content = read_json(path, "name", "channels", "units", "classes")
     known = {item.name for item in fields(Metadata)}
     meta = Metadata(**{key: value for key, value in content.items() if key in known})
     if meta.format_version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {meta.format_version}, this TarDiff reads {FORMAT_VERSION}.")
-    for name in ("channels", "units", "classes"):
-        if not isinstance(getattr(meta, name), list) or not getattr(meta, name):
-            raise UserError(f"{path}: '{name}' must be a list with at least one entry.")
+    for name, fewest in (("channels", 1), ("units", 1), ("classes", 2)):
+        if not isinstance(getattr(meta, name), list) or len(getattr(meta, name)) < fewest:
+            raise UserError(f"{path}: '{name}' must be a list with at least {fewest} entries.")
     if len(meta.units) != len(meta.channels):
         raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
     return meta
@@ -134,13 +128,14 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
     """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
+        content = np.load(path, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
+        with content as archive:
             arrays = {name: archive[name] for name in ("x", "y", "subject", "mask") if name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
-    except (ValueError, EOFError, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_ARRAYS as error:
         reason = "holds Python objects, which are never loaded" if "pickle" in str(error).lower() else f"damaged: {error}"
         raise UserError(f"{path}: not a readable .npz archive ({reason}). Expected plain arrays written by "
                         "numpy.savez; make the dataset again.") from None
@@ -172,7 +167,7 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
         faults.append(f"array x has {x.shape[2]} channels, meta.json names {len(meta.channels)}.")
     for name in ("y", "subject", "mask"):
         array = getattr(split, name)
-        if array is not None and len(array) != len(x):
+        if array is not None and array.ndim and len(array) != len(x):
             faults.append(f"array {name} has {len(array)} rows, array x has {len(x)}.")
     wrong = np.flatnonzero((y < 0) | (y >= len(meta.classes)))
     if len(wrong):
@@ -197,8 +192,7 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) 
     faults += _faults_between(folder, splits, meta)
     if faults:
         raise UserError("\n".join(faults))
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a folder for the dataset.")
+    require_folder(folder)
     try:
         (folder / "meta.json").unlink(missing_ok=True)
     except OSError as error:
@@ -243,16 +237,20 @@ def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
             f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False."]
 
 
+def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:
+    """Return the fault that rows of some class are missing from a split, named `what`, if they are."""
+    absent = sorted(set(range(len(meta.classes))) - set(split.y.tolist()))
+    names = ", ".join(f"{label} ({meta.classes[label]})" for label in absent)
+    return [f"{what}: no row of class {names}; every class of meta.json must be there."] if absent else []
+
+
 def _faults_between(folder: Path, splits: dict[str, Split], meta: Metadata) -> list[str]:
     faults = []
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
         faults.append(f"{folder}: splits differ in (length, channels): {shapes}.")
     if "train" in splits:
-        absent = sorted(set(range(len(meta.classes))) - set(splits["train"].y.tolist()))
-        if absent:
-            names = ", ".join(f"{label} ({meta.classes[label]})" for label in absent)
-            faults.append(f"{folder / 'train.npz'}: no row of class {names}; every class of meta.json must be in train.")
+        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
     known = [name for name in SPLIT_NAMES if name in splits and splits[name].subject is not None]
     for position, first in enumerate(known):
         for second in known[position + 1:]:

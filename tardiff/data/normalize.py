@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.special
 
 from tardiff.utils.checkpoint import fingerprint, read_json, write_json
 from tardiff.utils.errors import UserError
 
-KINDS = ("zscore", "minmax", "ecdf", "global_ecdf")
+KINDS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 _MAX_KNOTS = 2049
 
 
@@ -19,8 +20,8 @@ class Normalizer:
     """A monotone, piecewise linear map per channel, from raw units to normalised units and back.
 
     `kind` is `zscore` (mean 0, standard deviation 1), `minmax` (training range to [-1, 1]), `ecdf` (mid-rank of the
-    training values of the channel, to [-1, 1]) or `global_ecdf` (one ECDF over all channels, as in the original
-    release). `raw[c]` and `normalized[c]` are the knots of channel c; between knots the map is linear. z-score and
+    training values of the channel, to [-1, 1]), `normal_ecdf` (the standard normal quantile of the mid-rank, so that
+    tails keep their room) or `global_ecdf` (one ECDF over all channels, as in the original release). `raw[c]` and `normalized[c]` are the knots of channel c; between knots the map is linear. z-score and
     min-max extend beyond the outer knots; an ECDF saturates there, because beyond the training range it is flat.
     `fill (C,)`, the training median, replaces unobserved NaN; `low`, `high (C,)` are the normalised training range.
     """
@@ -45,7 +46,8 @@ class Normalizer:
         if kind == "global_ecdf":
             pairs = [_ecdf_knots(np.concatenate(channels))] * len(channels)
         else:
-            knots = {"zscore": _zscore_knots, "minmax": _minmax_knots, "ecdf": _ecdf_knots}[kind]
+            knots = {"zscore": _zscore_knots, "minmax": _minmax_knots, "ecdf": _ecdf_knots,
+                     "normal_ecdf": _normal_ecdf_knots}[kind]
             pairs = [knots(values) for values in channels]
         raw, normalized = [list(part) for part in zip(*pairs, strict=True)]
         fill = np.array([np.median(values) for values in channels])
@@ -118,12 +120,27 @@ def _minmax_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ecdf_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    knots, middle_rank, _ = _middle_ranks(values)
+    return _thinned(knots, 2 * (middle_rank - middle_rank[0]) / (middle_rank[-1] - middle_rank[0]) - 1)
+
+
+def _normal_ecdf_knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    knots, middle_rank, size = _middle_ranks(values)
+    return _thinned(knots, scipy.special.ndtri(middle_rank / size))
+
+
+def _middle_ranks(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the distinct values, the mid-rank of each in 0..size, and the size."""
     knots, counts = np.unique(values, return_counts=True)
     if len(knots) == 1:
         knots, counts = np.array([knots[0], knots[0] + 1.0]), np.array([1, 1])
-    middle_rank = np.cumsum(counts) - counts / 2
-    position = 2 * (middle_rank - middle_rank[0]) / (middle_rank[-1] - middle_rank[0]) - 1
+    return knots, np.cumsum(counts) - counts / 2, int(counts.sum())
+
+
+def _thinned(knots: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep at most _MAX_KNOTS knots, evenly spread over the normalised range, both ends among them."""
     if len(knots) > _MAX_KNOTS:
-        kept = np.unique(np.searchsorted(position, np.linspace(-1, 1, _MAX_KNOTS)).clip(0, len(knots) - 1))
+        kept = np.searchsorted(position, np.linspace(position[0], position[-1], _MAX_KNOTS)).clip(0, len(knots) - 1)
+        kept = np.unique(kept)
         knots, position = knots[kept], position[kept]
     return knots, position

@@ -43,9 +43,9 @@ class FittedDenoiser:
         if not path.exists():
             raise UserError(f"{path}: file not found; the training of this run has not finished. Run train.sh again with "
                             "the same configuration, and it resumes.")
-        tensors, metadata = load_tensors(path)
+        tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
         normalizer = Normalizer.load(folder / "normalizer.json")
-        if metadata.get("normalizer") != normalizer.fingerprint():
+        if metadata["normalizer"] != normalizer.fingerprint():
             raise UserError(f"{folder}: normalizer.json is not the one the denoiser was trained with. Restore the run "
                             "folder, or train again.")
         length, channels, classes = (int(metadata[name]) for name in ("length", "channels", "classes"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -65,11 +66,10 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
         losses.append(loss.detach())
 
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
+        saves = done % config.checkpoint_every == 0 or done == config.steps
+        if saves or done % config.log_every == 0:  # No mean spans a state, so a resumed run logs the same ones.
             mean = float(workers.sum(torch.stack(losses).mean())) / workers.world_size
-            if not mean == mean:
-                raise UserError(f"the training loss is not finite at step {done}. Lower training.learning_rate, or look "
-                                "for extreme values in the training data.")
+            _require_finite(mean, done)  # A diverged state is never saved: no run could resume from it.
             speed = len(losses) * batch_size * workers.world_size / (time.perf_counter() - clock)
             progress.set_postfix(loss=f"{mean:.4f}", series_per_s=f"{speed:.0f}")
             if workers.is_main:
@@ -81,7 +81,7 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
             run.log(done, validation_loss=validation_loss(ema.module, process, *validation, device, seed))
         if preview is not None and config.preview_every and done % config.preview_every == 0:
             run.figure("preview", preview(ema.module), done)
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if saves:
             run.save_state(done, {"step": done, "denoiser": denoiser.state_dict(), "ema": ema.module.state_dict(),
                                   "optimizer": optimizer.state_dict()})
     if workers.is_main:
@@ -109,16 +109,19 @@ def autocast(device: torch.device, bf16: bool) -> contextlib.AbstractContextMana
     return torch.autocast("cuda", torch.bfloat16) if bf16 and device.type == "cuda" else contextlib.nullcontext()
 
 
+def _require_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise UserError(f"the training loss is not finite at step {step}. Lower training.learning_rate, or look for "
+                        "extreme values in the training data.")
+
+
 def _restore(run: Run, denoiser: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Load the newest state of the run, if any, and return the number of steps done."""
     state = run.latest_state()
     if state is None:
         return 0
-    try:
+    with run.restoring():
         denoiser.load_state_dict(state["denoiser"])
         ema.module.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         return state["step"]
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise UserError(f"{run.folder}: the saved state does not fit this model ({error}). Delete the folder to start "
-                        "again.") from None

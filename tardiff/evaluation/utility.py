@@ -17,7 +17,7 @@ from tqdm import tqdm
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import metrics
-from tardiff.utils.checkpoint import atomic_path, fingerprint
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
@@ -68,6 +68,8 @@ class Protocol:
         """
         jobs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
+        for arm, seed in jobs:
+            self.training_rows(arm, seed)  # Too few rows are found out before the first fit.
         progress = tqdm(jobs, desc="evaluation", unit="fit")
         for arm, seed in progress:
             progress.set_postfix_str(arm.label)
@@ -89,8 +91,7 @@ class Protocol:
         data = [Split(split.x, split.y).fingerprint() for split in (train, self.selection, self.scored)]
         path = self.folder / "fits" / f"{fingerprint(*data, self.normalizer.fingerprint(), self.recipe, seed)}.npz"
         if path.exists():
-            with np.load(path, allow_pickle=False) as cached:
-                return cached["selection"], cached["scored"]
+            return _read_fit(path)
         x_train, x_selection, x_scored = (self.normalizer.transform(split.x)
                                           for split in (train, self.selection, self.scored))
         selection, scored = self.fit((x_train, train.y), (x_selection, self.selection.y), x_scored, seed)
@@ -150,6 +151,14 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=resamples)
     return drawn[:, inverse].astype(np.float64)
+
+
+def _read_fit(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as cached:
+            return cached["selection"], cached["scored"]
+    except (*DAMAGED_ARRAYS, TypeError) as error:  # TypeError: a .npy file under this name.
+        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None
 
 
 def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, minority: int, weights: np.ndarray

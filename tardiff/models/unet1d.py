@@ -19,11 +19,13 @@ class UNet1d(nn.Module):
 
     Any length: the series is padded with its edge values to a multiple of 2^(levels - 1), and the output is cropped.
     The label embedding is added to the time embedding; label `num_classes` means 'no label' (classifier-free guidance).
-    Raises UserError if an attention width is not divisible by the number of heads.
+    Raises UserError if there is no level, or if an attention width is not divisible by the number of heads.
     """
 
     def __init__(self, num_channels: int, num_classes: int, config: UNetConfig) -> None:
         super().__init__()
+        if not config.channel_multipliers:
+            raise UserError("model.channel_multipliers=[]: expected at least one level.")
         self.num_classes = num_classes
         self.width = config.base_channels
         self.divisor = 2 ** (len(config.channel_multipliers) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import Conditioning, Prediction, ddim, ddpm
-from tardiff.utils.checkpoint import atomic_path, write_json
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -81,6 +82,7 @@ def generate_dataset(fitted: FittedDenoiser, labels: np.ndarray, seed: int, conf
     starts = range(0, len(labels), batch_size)
     paths = [output / "chunks" / f"{number:06d}.npy" for number in range(len(starts))]
     if (output / "meta.json").exists():
+        _clear_chunks(output, workers)
         return
     mine = range(workers.rank, len(starts), workers.world_size)
     with tqdm(total=len(starts), desc="generation", unit="chunk", disable=not workers.is_main) as progress:
@@ -93,12 +95,10 @@ def generate_dataset(fitted: FittedDenoiser, labels: np.ndarray, seed: int, conf
     workers.barrier()
     if workers.is_main:
         shape = (len(labels), *fitted.shape)
-        write_split_in_parts(output / "train.npz", (np.load(path, allow_pickle=False) for path in paths), shape, labels)
+        write_split_in_parts(output / "train.npz", map(_read_chunk, paths), shape, labels)
         write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
             meta, name=f"{meta.name} (synthetic)", source="TarDiff; see provenance.json", cohort={})))
-        for path in paths:
-            path.unlink()
-        (output / "chunks").rmdir()
+    _clear_chunks(output, workers)
     workers.barrier()
 
 
@@ -117,3 +117,16 @@ def _sample_chunk(fitted: FittedDenoiser, part: np.ndarray, start: int, seed: in
 def _write_chunk(path: Path, series: np.ndarray) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, series)
+
+
+def _clear_chunks(output: Path, workers: Processes) -> None:
+    """Remove the chunks of a complete dataset, with what a kill left among them."""
+    if workers.is_main:
+        shutil.rmtree(output / "chunks", ignore_errors=True)
+
+
+def _read_chunk(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except DAMAGED_ARRAYS as error:
+        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None

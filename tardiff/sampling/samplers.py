@@ -90,7 +90,7 @@ def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     falls by sqrt(1 - alpha_cumprod) x scale x gradient (Dhariwal & Nichol 2021, Algorithm 2), which is right for every
     eta; under `constant` scale x gradient is added to x_prev.
     """
-    process, schedule = predict.process, predict.process.schedule
+    schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
         x0_pred, eps_pred, gradient = _predict_and_guide(predict, x_t, t, conditioning)

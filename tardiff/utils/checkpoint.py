@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,20 @@ from torch import Tensor
 
 from tardiff.utils.errors import UserError
 
+# What numpy raises on a damaged .npy or .npz file, or on one with Python objects.
+DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error,
+                  tokenize.TokenError)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn a failure to write inside the block into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). "
+                        "Free some space or choose another output folder.") from error
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -31,23 +46,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises UserError if the disk is full or the folder cannot be written; nothing is left behind then.
     """
     path = Path(path)
-    temporary = None
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). "
-                        "Free some space or choose another output folder.") from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
+
+
+def require_folder(path: str | Path) -> None:
+    """Raise UserError if `path`, where a folder is to be written, is a file or would stand in one."""
+    found = next(place for place in (Path(path), *Path(path).parents) if place.exists())
+    if not found.is_dir():
+        raise UserError(f"{found}: is a file; give a folder for the output.")
 
 
 def _umask() -> int:
@@ -67,42 +85,65 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises UserError if it is missing or malformed."""
+def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError if the file is missing or malformed, or lacks one of the keys."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). Restore the file or make it again.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object.")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(f"{path}: missing {', '.join(missing)}.")
+    return content
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors and string metadata to a safetensors file, atomically."""
     copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(copies, temporary, metadata=dict(metadata or {}))
+        try:
+            safetensors.torch.save_file(copies, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors by name (on the CPU) and its metadata.
 
-    Raises UserError if the file is missing, truncated or not a safetensors file.
+    Raises UserError if the file is missing, truncated or not a safetensors file, or if its metadata lack one of the
+    keys.
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = dict(file.metadata() or {})
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({error}). "
                         "Restore it, or delete it and run the stage that makes it again.") from None
+    missing = [key for key in keys if key not in metadata]
+    if missing:
+        raise UserError(f"{path}: not written by TarDiff (its metadata lack {', '.join(missing)}). Restore it, or "
+                        "delete it and run the stage that makes it again.")
+    return tensors, metadata
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write a training state (tensors, numbers, strings and containers of them) atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # What torch makes of a failed write.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -115,8 +156,8 @@ def load_state(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error):
-        raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it; the run then resumes from the "
-                        "state before it, or starts again.") from None
+        raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it, and the run starts again."
+                        ) from None
 
 
 def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:

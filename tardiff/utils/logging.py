@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,22 @@ import numpy
 import torch
 
 import tardiff
-from tardiff.utils.checkpoint import load_state, read_json, save_state, write_json, write_text
+from tardiff.utils.checkpoint import (
+    atomic_path,
+    load_state,
+    read_json,
+    require_folder,
+    save_state,
+    write_json,
+    write_text,
+    writing,
+)
 from tardiff.utils.errors import UserError
 from tardiff.utils.settings import load_settings, semantic_values, to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Run:
@@ -28,11 +40,25 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer = None
+        self._purge_step: int | None = None
 
     def latest_state(self) -> dict[str, Any] | None:
-        """Return the newest saved state, or None for a new run. Raises UserError if it is damaged."""
+        """Return the newest saved state, or None for a new run or where the user deleted the state.
+
+        Raises UserError if it is damaged.
+        """
         pointer = self.folder / "latest.json"
-        return load_state(self.folder / read_json(pointer)["state"]) if pointer.exists() else None
+        path = self.folder / read_json(pointer, "state")["state"] if pointer.exists() else None
+        return load_state(path) if path is not None and path.exists() else None
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Turn the failure to load a saved state inside the block into a UserError."""
+        try:
+            yield
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{self.folder}: the saved state does not fit this model ({error}). Delete the folder to "
+                            "start again.") from None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
         """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left of one."""
@@ -48,28 +74,38 @@ class Run:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             write_text(path, "".join(f"{json.dumps(row)}\n" for row in read_metrics(path) if row["step"] <= step))
-        if self._writer is not None:
-            self._writer.close()
-        from torch.utils.tensorboard import SummaryWriter  # Slow to import, and needed only where a run logs.
-
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        self.close()
+        self._purge_step = step + 1
 
     def log(self, step: int, **scalars: float) -> None:
         """Append one row to `metrics.jsonl` and to TensorBoard."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+        with writing(self.folder / "tensorboard"):
+            for name, value in scalars.items():
+                self._tensorboard().add_scalar(name, value, step)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Add a figure to TensorBoard and write it as `<name>.png`."""
-        figure.savefig(self.folder / f"{name}.png", dpi=110)
-        self._writer.add_figure(name, figure, step)
+        with atomic_path(self.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+        with writing(self.folder / "tensorboard"):
+            self._tensorboard().add_figure(name, figure, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._writer is not None:
-            self._writer.close()
+            with writing(self.folder / "tensorboard"):
+                self._writer.close()
+            self._writer = None
+
+    def _tensorboard(self) -> SummaryWriter:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # Slow to import, and needed only where a run logs.
+
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+        return self._writer
 
 
 def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool = True,
@@ -78,16 +114,19 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
 
     `inputs` names the fingerprints of what the run reads. `main=False` only reads (processes other than the first).
     `record` is the file that keeps configuration, inputs, seed, command and versions.
-    Raises UserError that prints both values where a semantic setting or an input differs from those of the folder.
+    Raises UserError that prints both values where a semantic setting or an input differs from those of the folder, and
+    where the folder holds something else.
     """
     folder = Path(folder)
+    require_folder(folder)
     if (folder / record).exists():
         before = _refuse_other_settings(folder, config, inputs, record)
         if main and before != config:
             write_text(folder / "config.yaml", to_yaml(config))
-    elif folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; give a folder for the run.")
     elif main:
+        for name, what in (("meta.json", "a dataset"), ("run.json", "another run"), ("provenance.json", "another run")):
+            if name != record and (folder / name).exists():
+                raise UserError(f"{folder}: holds {what} ({name}). Give another output folder.")
         write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / record, {"inputs": inputs, "seed": config.seed, **provenance(),
                                      "config": dataclasses.asdict(config)})
@@ -99,7 +138,10 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
     path = Path(folder) / "config.yaml"
     if not path.exists():
         raise UserError(f"{folder}: not a run folder (no config.yaml). Train this stage first, or give its run folder.")
-    return load_settings(schema, path)
+    try:
+        return load_settings(schema, path)
+    except UserError as error:
+        raise UserError(f"{folder}: its config.yaml does not fit this stage; {error}") from None
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
@@ -123,9 +165,9 @@ def provenance() -> dict[str, Any]:
 
 def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], record: str) -> Any:
     """Return the settings of the folder, whose semantic values and inputs are these."""
-    recorded = load_settings(type(config), folder / "config.yaml")
+    recorded = read_run_config(folder, type(config))
     before = semantic_values(recorded) | {f"content of {name}": value
-                                          for name, value in read_json(folder / record)["inputs"].items()}
+                                          for name, value in read_json(folder / record, "inputs")["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
     differences = [f"  - {key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

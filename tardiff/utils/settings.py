@@ -93,6 +93,8 @@ def _read_yaml(path: str | Path) -> dict:
         raise UserError(f"{path}: configuration file not found.") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; expected a YAML configuration file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML ({error}).") from None
     if content is None:

@@ -6,8 +6,12 @@ import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
-from tardiff.influence.gradient import (cached_guidance_gradient, compute_guidance_gradient, load_guidance_gradient,
-                                        save_guidance_gradient)
+from tardiff.influence.gradient import (
+    cached_guidance_gradient,
+    compute_guidance_gradient,
+    load_guidance_gradient,
+    save_guidance_gradient,
+)
 from tardiff.influence.task import dot, norm
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError

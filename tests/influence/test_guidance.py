@@ -4,7 +4,7 @@ import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
-from tardiff.influence.guidance import (GuidanceFunction, central_difference_gradients, exact_gradients, input_gradient)
+from tardiff.influence.guidance import GuidanceFunction, central_difference_gradients, exact_gradients, input_gradient
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, dot
 from tardiff.utils.errors import UserError

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from scipy import stats
 from fitted_tasks import NAMES, fitted_task, series
+from scipy import stats
 
 from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import GuidanceFunction

@@ -1,0 +1,113 @@
+"""Two processes under torchrun (gloo, CPU) give what one gives; this file is also the program that they run."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tardiff.config import BaseConfig, load_config
+from tardiff.data.format import read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.diffusion.process import DiffusionProcess, training_draws
+from tardiff.influence.gradient import load_guidance_gradient
+from tardiff.models.unet1d import UNet1d
+from tardiff.utils.checkpoint import load_state, load_tensors, save_tensors
+from tardiff.utils.distributed import Processes, processes
+from tardiff.utils.logging import read_metrics
+from tardiff.utils.seeding import seed_torch
+
+ROOT = Path(__file__).parents[2]
+STEPS = "training.steps=12"
+
+
+def new_denoiser(config: BaseConfig, dataset) -> UNet1d:
+    seed_torch(config.seed, "denoiser", "initialisation")
+    return UNet1d(dataset.shape[1], dataset.num_classes, config.model)
+
+
+def train_as_part_of_a_group(folder: Path, path: str, settings: list[str]) -> None:
+    """Train for one step, and for ten and then two, and write the weights that each rank ends with."""
+    train = runpy.run_path(str(ROOT / "scripts" / "train.py"))["train"]
+    with processes("cpu") as workers:
+        for output, overrides in (("first", ["training.steps=1", "model.dropout=0"]), ("parts", ["training.steps=10"]),
+                                  ("parts", [STEPS])):
+            config = load_config(BaseConfig, ROOT / path, [*settings, *overrides, f"output={folder / output}"])
+            dataset = read_dataset(config.data)
+            denoiser = new_denoiser(config, dataset)
+            train(config, dataset, denoiser, workers)
+        save_tensors(folder / f"rank{workers.rank}.safetensors", denoiser.state_dict())
+
+
+@pytest.fixture(scope="module")
+def trained(workplace, tmp_path_factory):
+    """A folder with `whole`, from the command itself, and what `train_as_part_of_a_group` leaves."""
+    folder = tmp_path_factory.mktemp("processes")
+    workplace.run_two("scripts/train.py", *workplace.arguments("base", folder / "whole", STEPS))
+    workplace.run_two(__file__, str(folder), *workplace.arguments("base", ""))
+    return folder
+
+
+def test_both_ranks_end_with_the_same_finite_weights(trained):
+    first, second = (load_tensors(trained / f"rank{rank}.safetensors")[0] for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) and torch.isfinite(first[name]).all() for name in first)
+
+
+def test_two_processes_resume_bit_for_bit(trained):
+    whole, parts = (load_tensors(trained / name / "model.safetensors")[0] for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) and torch.isfinite(whole[name]).all() for name in whole)
+    losses = [[(row["step"], row["loss"]) for row in read_metrics(trained / name / "metrics.jsonl") if "loss" in row]
+              for name in ("whole", "parts")]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [4, 8, 10, 12]
+
+
+def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplace):
+    """The gradient and the logged loss are those of the two half batches laid together."""
+    config = load_config(BaseConfig, trained / "first" / "config.yaml")
+    dataset = read_dataset(workplace.folder / "data", ("train",))
+    x = torch.from_numpy(Normalizer.fit(config.normalizer, dataset.train.x).transform(dataset.train.x))
+    denoiser = new_denoiser(config, dataset).train()
+    halves = []
+    for rank in (0, 1):
+        seed_torch(config.seed, "denoiser", 0, rank)
+        halves.append(training_draws(x, torch.from_numpy(dataset.train.y), 16, 200, 0.1, 2))
+    loss = DiffusionProcess(config.diffusion).loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(denoiser.parameters(), config.training.gradient_clip)
+    moments = load_state(trained / "first" / "state-1.pt")["optimizer"]["state"]
+    for number, parameter in enumerate(denoiser.parameters()):
+        torch.testing.assert_close(moments[number]["exp_avg"], 0.1 * parameter.grad, rtol=1e-4, atol=1e-7)
+    (row,) = [row for row in read_metrics(trained / "first" / "metrics.jsonl") if "loss" in row]
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_guided_generation_by_two_processes_equals_that_by_one(workplace, tmp_path):
+    """Each takes half of the guidance set for G, and every other chunk of the samples."""
+    classifier = shutil.copytree(workplace.folder / "classifier", tmp_path / "classifier")
+    (classifier / "guidance_gradient.safetensors").unlink()
+    workplace.run_two("scripts/generate.py", *workplace.arguments("synthetic", tmp_path / "synthetic",
+                                                                  f"classifier={classifier}"))
+    mine, theirs = (load_guidance_gradient(folder / "guidance_gradient.safetensors")
+                    for folder in (classifier, workplace.folder / "classifier"))
+    assert (mine.counts, mine.num_train, mine.key) == (theirs.counts, theirs.num_train, theirs.key)
+    for one, other in zip(mine.sums, theirs.sums, strict=True):
+        assert one.keys() == other.keys() and any(value.abs().max() > 1e-3 for value in one.values())
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+    two, one = (read_dataset(folder / "synthetic", ("train",)).train for folder in (tmp_path, workplace.folder))
+    normalizer = Normalizer.load(workplace.folder / "base" / "normalizer.json")
+    np.testing.assert_array_equal(two.y, one.y)
+    np.testing.assert_allclose(normalizer.transform(two.x), normalizer.transform(one.x), atol=1e-4)
+
+
+def test_a_sum_over_one_process_is_the_value_itself():
+    alone, value = Processes(0, 1, torch.device("cpu")), torch.arange(3.0)
+    assert torch.equal(alone.sum(value), value) and alone.is_main
+    alone.barrier()
+
+
+if __name__ == "__main__":
+    train_as_part_of_a_group(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,125 @@
+"""Any stage killed at any moment and started again ends where an uninterrupted one does, bit for bit."""
+
+import os
+import runpy
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tardiff.config import GenerationConfig, load_config
+from tardiff.data.format import read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.utils.checkpoint import load_tensors, read_json
+from tardiff.utils.logging import read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def kill_when(process, reached, unless):
+    """Send SIGKILL to a stage and all its processes as soon as `reached()`; it must not be done then."""
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "nothing was reached within a minute"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not unless.exists(), "the stage ended before it was killed"
+
+
+def assert_same_weights(first, second):
+    one, other = load_tensors(first / "model.safetensors"), load_tensors(second / "model.safetensors")
+    assert one[1] == other[1] and one[0].keys() == other[0].keys()
+    assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+
+
+def assert_same_metrics(first, second):
+    """Every scalar is logged once per step, with the same value; speed alone may differ."""
+    logged = []
+    for folder in (first, second):
+        rows = read_metrics(folder / "metrics.jsonl")
+        entries = [(row["step"], name, value) for row in rows for name, value in row.items()
+                   if name not in ("step", "series_per_second")]
+        assert len({entry[:2] for entry in entries}) == len(entries)
+        logged.append(entries)
+    assert logged[0] == logged[1]
+
+
+def contents(folder):
+    """The bytes of every file; of safetensors files, whose header has no order, the tensors."""
+    found = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for path in [path for path in found if path.suffix == ".safetensors"]:
+        tensors, metadata = load_tensors(folder / path)
+        found[path] = metadata, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return found
+
+
+def test_the_denoiser_resumes_from_its_last_state(workplace, tmp_path):
+    output = tmp_path / "base"
+    kill_when(workplace.start("base", output), (output / "latest.json").exists, unless=output / "model.safetensors")
+    assert 10 <= read_json(output / "latest.json")["step"] < 60
+    workplace.run("base", output)
+    assert_same_weights(output, workplace.folder / "base")
+    assert_same_metrics(output, workplace.folder / "base")
+    assert [path.name for path in output.glob("state-*")] == ["state-60.pt"]
+
+
+def test_the_classifier_resumes_after_its_last_epoch(workplace, tmp_path):
+    output = tmp_path / "classifier"
+    kill_when(workplace.start("classifier", output), (output / "latest.json").exists, unless=output / "model.safetensors")
+    assert 1 <= read_json(output / "latest.json")["step"] < 10
+    workplace.run("classifier", output)
+    assert_same_weights(output, workplace.folder / "classifier")
+    assert_same_metrics(output, workplace.folder / "classifier")
+
+
+def test_generation_resumes_after_its_last_chunk(workplace, tmp_path):
+    output, chunks = tmp_path / "synthetic", tmp_path / "synthetic" / "chunks"
+    process = workplace.start("synthetic", output)
+    kill_when(process, lambda: len(list(chunks.glob("*.npy"))) >= 2, unless=output / "meta.json")
+    kept = {path: path.stat().st_mtime_ns for path in chunks.glob("*.npy")}
+    (chunks / ".000005.npy.x7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
+    second = workplace.start("synthetic", output)
+    kill_when(second, lambda: len(list(chunks.glob("*.npy"))) > len(kept), unless=output / "meta.json")
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in chunks.glob("*.npy")}.items()
+    workplace.run("synthetic", output)
+    finished, expected = (read_dataset(folder, ("train",)).train for folder in (output, workplace.folder / "synthetic"))
+    assert finished.x.tobytes() == expected.x.tobytes() and np.array_equal(finished.y, expected.y)
+    assert len(finished) == 60 and not chunks.exists()
+
+
+@pytest.mark.parametrize("stage", ["base", "classifier"])
+def test_a_finished_stage_started_again_changes_nothing(workplace, stage):
+    before = contents(workplace.folder / stage)
+    workplace.run(stage, workplace.folder / stage)
+    assert contents(workplace.folder / stage) == before
+
+
+def test_a_finished_generation_started_again_changes_nothing_but_clears_what_a_kill_left(workplace):
+    """The dataset is complete once meta.json is there; a kill right after it leaves the chunks."""
+    output = workplace.folder / "synthetic"
+    before = contents(output)
+    (output / "chunks").mkdir()
+    (output / "chunks" / "000001.npy").write_bytes(b"left by a kill")
+    workplace.run("synthetic", output)
+    assert contents(output) == before and not (output / "chunks").exists()
+
+
+def generated(workplace, output, *overrides):
+    """Generate in this process and return the series in normalised units."""
+    path, *settings = workplace.arguments("synthetic", output, *overrides)
+    runpy.run_path(str(ROOT / "scripts" / "generate.py"))["main"](load_config(GenerationConfig, ROOT / path, settings), False)
+    normalizer = Normalizer.load(workplace.folder / "base" / "normalizer.json")
+    return normalizer.transform(read_dataset(output, ("train",)).train.x)
+
+
+@pytest.mark.parametrize("objective", ["none", "classifier", "anchored"])
+def test_the_batch_size_does_not_change_the_series(workplace, tmp_path, objective):
+    guidance = f"guidance.objective={objective}"
+    small, large = (generated(workplace, tmp_path / f"{size}", guidance, f"batch_size={size}") for size in (7, 64))
+    assert small.shape == (60, 24, 7)
+    np.testing.assert_allclose(small, large, atol=1e-4)

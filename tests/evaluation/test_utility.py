@@ -1,0 +1,234 @@
+"""TSTR, TSRTR and TRTR with a real classifier (logistic regression), intervals against known truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+
+from tardiff.data.format import Split
+from tardiff.data.normalize import Normalizer
+from tardiff.evaluation.metrics import auroc, average_precision
+from tardiff.evaluation.tables import format_table, write_tables
+from tardiff.evaluation.utility import METRICS, Arm, Protocol, score_arms, stratified_rows, subject_weights
+from tardiff.utils.checkpoint import read_json
+from tardiff.utils.errors import UserError
+
+TRTR = Arm("TRTR")
+
+
+def cohort(rows, seed, first_subject=0, shift=1.0):
+    """Series whose class 1 (30 %) has a higher first channel; two rows per subject."""
+    generator = np.random.default_rng(seed)
+    y = (generator.random(rows) < 0.3).astype(np.int64)
+    x = generator.normal(size=(rows, 3, 2))
+    x[..., 0] += shift * y[:, None]
+    return Split(x.astype(np.float32), y, first_subject + np.arange(rows) // 2)
+
+
+class Fits:
+    """A fit for `Protocol` that counts its calls; the seed draws a bootstrap sample, so seeds differ."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, train, selection, x_scored, seed):
+        self.calls += 1
+        x, y = train
+        rows = np.random.default_rng(seed).integers(len(y), size=len(y))
+        model = LogisticRegression().fit(x[rows].reshape(len(rows), -1), y[rows])
+        return tuple(model.predict_proba(part.reshape(len(part), -1)) for part in (selection[0], x_scored))
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    real = cohort(200, 0)
+    return Protocol(real, cohort(60, 1, 1000), cohort(160, 2, 2000),
+                    {"poor": [cohort(220, 3, shift=0.2), cohort(220, 4, shift=0.2)], "copy": [Split(real.x, real.y)]},
+                    Normalizer.fit("zscore", real.x), Fits(), {"penalty": "l2"}, tmp_path)
+
+
+def scores(protocol, arms, seeds=3, reference=None, resamples=200):
+    rows = score_arms(protocol.predictions(arms, seeds), protocol, reference, resamples)
+    return {row["arm"]: row for row in rows}
+
+
+def test_a_synthetic_set_that_equals_the_real_one_scores_exactly_alike(protocol):
+    rows = scores(protocol, [TRTR, Arm("TSTR", "copy"), Arm("TSTR", "poor")])
+    for name in METRICS:
+        assert rows["TSTR copy"][name] == rows["TRTR"][name]
+        difference = rows["TSTR copy"][f"{name}_minus_trtr"]
+        assert difference["values"] == [0, 0, 0] and difference["low"] == difference["high"] == difference["sd"] == 0
+    assert rows["TSTR poor"]["auroc"]["mean"] < rows["TRTR"]["auroc"]["mean"] - 0.02
+    assert rows["TSTR poor"]["auroc_minus_trtr"]["high"] < 0
+
+
+def test_point_values_are_the_metrics_of_the_predictions(protocol):
+    results = protocol.predictions([TRTR], 2)
+    (row,) = score_arms(results, protocol, None, 50)
+    y = protocol.scored.y
+    assert row["auroc"]["values"] == [auroc(y, scored)[0] for _, scored in results[TRTR]]
+    assert row["auprc"]["mean"] == pytest.approx(np.mean([average_precision(y, scored) for _, scored in results[TRTR]]))
+    assert row["auroc"]["sd"] == pytest.approx(np.std(row["auroc"]["values"], ddof=1)) and row["auroc"]["sd"] > 0
+
+
+def test_an_arm_has_no_difference_to_itself(protocol):
+    rows = scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], reference="poor")
+    assert "auroc_minus_trtr" not in rows["TRTR"] and "auroc_minus_reference" not in rows["TRTR"]
+    assert "auroc_minus_reference" not in rows["TSTR poor"] and "auroc_minus_trtr" in rows["TSTR poor"]
+    mirrored = [rows["TSTR copy"]["auprc_minus_reference"][key] for key in ("mean", "low", "high")]
+    expected = [-rows["TSTR poor"]["auprc_minus_trtr"][key] for key in ("mean", "high", "low")]
+    np.testing.assert_allclose(mirrored, expected)
+
+
+def test_the_reference_of_an_augmented_arm_has_the_same_ratio(protocol):
+    arms = [TRTR, *(Arm("TSRTR", name, ratio) for name in ("poor", "copy") for ratio in (0.5, 1.0))]
+    rows = scores(protocol, arms, reference="poor")
+    for ratio in ("0.5", "1"):
+        mine, theirs = rows[f"TSRTR copy {ratio}"]["auroc"]["values"], rows[f"TSRTR poor {ratio}"]["auroc"]["values"]
+        np.testing.assert_allclose(rows[f"TSRTR copy {ratio}"]["auroc_minus_reference"]["values"], np.subtract(mine, theirs))
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.2, 0.333, 1.0, 1.1])
+def test_training_rows_are_real_rows_and_a_share_of_synthetic_ones(protocol, ratio):
+    real, synthetic = protocol.real, protocol.synthetic["poor"][1]
+    rows = protocol.training_rows(Arm("TSRTR", "poor", ratio), seed=1)
+    assert len(rows) == 200 + round(ratio * 200)
+    np.testing.assert_array_equal(rows.x[:200], real.x)
+    np.testing.assert_array_equal(rows.y[:200], real.y)
+    number = {row.tobytes(): index for index, row in enumerate(synthetic.x)}
+    drawn = [number[row.tobytes()] for row in rows.x[200:]]
+    assert len(set(drawn)) == len(drawn)
+    np.testing.assert_array_equal(synthetic.y[drawn], rows.y[200:])
+
+
+def test_training_rows_of_the_other_protocols(protocol):
+    assert protocol.training_rows(TRTR, 0) is protocol.real
+    for seed in range(4):
+        rows = protocol.training_rows(Arm("TSTR", "poor"), seed)
+        np.testing.assert_array_equal(rows.x, protocol.synthetic["poor"][seed % 2].x)
+
+
+def test_stratified_rows_keep_the_class_shares():
+    y = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [160, 32, 8]))
+    for count in (1, 25, 50, 100, 200):
+        rows = stratified_rows(y, count, 0, "toy")
+        assert len(rows) == len(set(rows.tolist())) == count
+        np.testing.assert_allclose(np.bincount(y[rows], minlength=3), count * np.array([0.8, 0.16, 0.04]), atol=1)
+    assert not np.array_equal(stratified_rows(y, 50, 0, "toy"), stratified_rows(y, 50, 1, "toy"))
+    with pytest.raises(UserError, match="synthetic set 'toy' has 200 rows, the ratio needs 201"):
+        stratified_rows(y, 201, 0, "toy")
+
+
+def test_fits_are_reused_until_the_recipe_or_the_data_change(protocol):
+    arms = [TRTR, Arm("TSTR", "copy"), Arm("TSTR", "poor")]
+    first = protocol.predictions(arms, 2)
+    assert protocol.fit.calls == 4  # The copy has the rows of the real set, hence its fits.
+    again = protocol.predictions(arms, 2)
+    assert protocol.fit.calls == 4
+    for arm in arms:
+        for mine, theirs in zip(first[arm], again[arm], strict=True):
+            assert all(np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True))
+    protocol.predictions([TRTR], 3)
+    assert protocol.fit.calls == 5
+    real = protocol.real
+    for other in (replace(protocol, recipe={"penalty": "l1"}), replace(protocol, scored=cohort(10, 9)),
+                  replace(protocol, selection=cohort(10, 9)), replace(protocol, real=real[:150]),
+                  replace(protocol, real=replace(real, y=1 - real.y)),
+                  replace(protocol, normalizer=Normalizer.fit("minmax", real.x))):
+        before = protocol.fit.calls
+        other.predictions([TRTR], 1)
+        assert protocol.fit.calls == before + 1
+
+
+def test_a_killed_evaluation_goes_on_after_its_last_fit(protocol):
+    fits = protocol.fit
+
+    def killed(*arguments):
+        if fits.calls == 2:
+            raise KeyboardInterrupt
+        return fits(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        replace(protocol, fit=killed).predictions([TRTR], 3)
+    protocol.predictions([TRTR], 3)
+    assert fits.calls == 3
+
+
+def test_subjects_are_drawn_whole_and_as_many_as_there_are():
+    subjects = np.array([7, 3, 7, 5, 5, 5, 9])
+    weights = subject_weights(subjects, 2000, seed=0)
+    assert np.array_equal(weights[:, 0], weights[:, 2]) and np.array_equal(weights[:, 3], weights[:, 5])
+    assert np.all(weights[:, [0, 1, 3, 6]].sum(axis=1) == 4)
+    np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.1)
+    assert np.array_equal(weights, subject_weights(subjects, 2000, seed=0))
+
+
+def scored_alone(y, scores_of_1, subject, seeds=1, resamples=200):
+    """Score given predictions as one arm."""
+    p = np.column_stack([1 - scores_of_1, scores_of_1])
+    split = Split(np.zeros((len(y), 1, 1), dtype=np.float32), y, subject)
+    protocol = Protocol(split, split, split, {}, None, None, {}, None)
+    return score_arms({TRTR: [(p, p)] * seeds}, protocol, None, resamples)[0]
+
+
+def test_repeated_rows_of_a_subject_do_not_narrow_its_interval():
+    generator = np.random.default_rng(0)
+    y = (generator.random(60) < 0.4).astype(np.int64)
+    score = norm.cdf(generator.normal(size=60) + y)
+    once = scored_alone(y, score, np.arange(60))
+    clustered = scored_alone(np.repeat(y, 5), np.repeat(score, 5), np.repeat(np.arange(60), 5))
+    apart = scored_alone(np.repeat(y, 5), np.repeat(score, 5), np.arange(300))
+    for name in ("auroc", "auprc", "f1"):
+        np.testing.assert_allclose([clustered[name][key] for key in ("low", "high")], [once[name][key] for key in ("low", "high")])
+        assert apart[name]["high"] - apart[name]["low"] < 0.7 * (once[name]["high"] - once[name]["low"])
+
+
+def test_the_interval_covers_the_known_auroc_as_often_as_it_says():
+    """Scores N(0, 1) and N(1, 1) have AUROC Phi(1 / sqrt 2); 95 % of the intervals should hold it."""
+    truth, covered = norm.cdf(1 / 2**0.5), 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        y = (generator.random(150) < 0.4).astype(np.int64)
+        row = scored_alone(y, norm.cdf(generator.normal(size=150) + y), np.arange(150), resamples=200)
+        covered += row["auroc"]["low"] <= truth <= row["auroc"]["high"]
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    generator = np.random.default_rng(0)
+    y = (generator.random(4000) < 0.5).astype(np.int64)
+    split = Split(np.zeros((4000, 1, 1), dtype=np.float32), y)
+    protocol = Protocol(split, split, split, {}, None, None, {}, None)
+
+    def fits(separations):
+        noise = generator.normal(size=4000)
+        columns = [norm.cdf(noise + separation * y) for separation in separations]
+        return [(np.column_stack([1 - column, column]),) * 2 for column in columns]
+
+    agreed, disagreed = (score_arms({TRTR: fits(values)}, protocol, None, 200)[0]["auroc"] for values in ([1, 1], [0.3, 1.7]))
+    assert disagreed["high"] - disagreed["low"] > 3 * (agreed["high"] - agreed["low"])
+
+
+def test_the_rarest_class_of_the_real_training_split_is_the_minority():
+    y = np.array([0] * 2 + [1] * 8)
+    p = np.column_stack([np.r_[0.9, 0.8, np.full(8, 0.1)], np.r_[0.1, 0.2, np.full(8, 0.9)]])
+    real = Split(np.zeros((10, 1, 1), dtype=np.float32), y)
+    protocol = Protocol(real, real, real[::-1], {}, None, None, {}, None)
+    (row,) = score_arms({TRTR: [(p, p[::-1])]}, protocol, None, 20)
+    assert row["f1"]["mean"] == row["f1_selected"]["mean"] == 1
+
+
+def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
+    rows = list(scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], reference="poor").values())
+    write_tables(tmp_path / "out", "tstr", rows, {"scored on": "test"})
+    written = read_json(tmp_path / "out" / "tstr.json")
+    assert written["scored on"] == "test" and [row["arm"] for row in written["rows"]] == ["TRTR", "TSTR poor", "TSTR copy"]
+    header, *lines = (tmp_path / "out" / "tstr.csv").read_text().splitlines()
+    poor = dict(zip(header.split(","), lines[1].split(","), strict=True))
+    assert float(poor["auroc_mean"]) == rows[1]["auroc"]["mean"] and poor["auprc_minus_reference_mean"] == ""
+    assert float(poor["f1_minus_trtr_low"]) == rows[1]["f1_minus_trtr"]["low"]
+    table = format_table(rows, "poor").splitlines()
+    assert f"{rows[0]['auroc']['mean']:.3f} ({rows[0]['auroc']['sd']:.3f})" in table[1]
+    assert " loss" in table[2] and "no difference" in table[3] and " gain" in table[3]

@@ -1,0 +1,164 @@
+"""Commands run as a user runs them, but in this process; ways to spoil what they read; what holds of every refusal."""
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tardiff.utils.checkpoint import load_tensors, save_tensors
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    "train": ("scripts/train.py", "train.sh", [
+        "data=data", "output=out", "device=cpu", "model.base_channels=8", "model.channel_multipliers=[1,1]",
+        "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2"]),
+    "classifier": ("classifier/train.py", "classifier/train.sh", [
+        "data=data", "output=out", "device=cpu", "model.rnn.hidden_size=8", "training.epochs=1"]),
+    "generate": ("scripts/generate.py", "generation.sh", [
+        "data=data", "base=base", "classifier=classifier", "output=out", "device=cpu", "batch_size=32",
+        "sampler.num_inference_steps=2"]),
+    "tstr": ("scripts/evaluate_tstr.py", None, [
+        "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
+        "model.rnn.hidden_size=8", "training.epochs=1"]),
+    "experiment": ("scripts/run_experiment.py", None, ["data=data", "output=out"]),
+}
+COMMANDS["tsrtr"] = ("scripts/evaluate_tsrtr.py", *COMMANDS["tstr"][1:])
+FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json"}
+USER_MODELS = """
+import torch
+from torch import nn
+
+class Linear(nn.Module):
+    def __init__(self, length, num_channels, num_classes, more=0):
+        super().__init__()
+        self.head = nn.Linear(length * num_channels, num_classes + more)
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+class Coupled(Linear):
+    def forward(self, x):
+        return super().forward(x - x.mean(dim=0))
+
+class NotAModule:
+    def __init__(self, length, num_channels, num_classes):
+        pass
+
+def mean_loss(logits, y):
+    return nn.functional.cross_entropy(logits, y)
+
+def infinite_loss(logits, y):
+    return nn.functional.cross_entropy(logits, y, reduction="none") * float("inf")
+"""
+
+
+def main_path(command: str, *arguments: str) -> int:
+    """Run an entry point in this process as `python SCRIPT ARGUMENTS` does, and return its exit code."""
+    script, _, defaults = COMMANDS[command]
+    argv, sys.argv = sys.argv, [script, *defaults, *arguments]
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        sys.argv = argv
+    return 0
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the content of every file below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def assert_refused(code: int, stderr: str, expected: tuple[str, ...], began: bool = False) -> None:
+    """Check the exit code and the message; only a command that `began` its work may have shown progress before it."""
+    assert code == 2, stderr
+    assert "Traceback" not in stderr
+    lines = [line.rpartition("\r")[2] for line in stderr.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("error: "))
+    assert began or first == 0, stderr
+    assert all(not line or "%|" in line for line in lines[:first]), stderr
+    message = "\n".join(lines[first:])
+    assert "%|" not in message, "a progress bar stands after the message"
+    for text in expected:
+        assert text in message, message
+
+
+def assert_clean(folder: Path, before: dict[Path, bytes], began: bool = False) -> None:
+    """Check that nothing changed, or, for a command that `began`, that nothing looks finished."""
+    after = contents(folder)
+    assert not [path for path in after if path.suffix == ".tmp"]
+    changed = {path for path in after.keys() | before.keys() if after.get(path) != before.get(path)}
+    if began:
+        changed = {path for path in changed if path.name in FINISHED}
+    assert not changed
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command, what is spoilt before it runs, and what its message must contain."""
+
+    name: str
+    command: str
+    expected: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    spoil: Callable[[], object] = lambda: None
+    began: bool = False
+
+
+def arrays(change: Callable[[dict], dict], split: str = "train") -> Callable[[], None]:
+    """Return a function that replaces arrays of a split by those that `change(arrays)` gives; None removes one."""
+    def spoil() -> None:
+        path = Path("data", f"{split}.npz")
+        with np.load(path) as archive:
+            content = dict(archive)
+        content |= change(content)
+        np.savez(path, **{name: array for name, array in content.items() if array is not None})
+    return spoil
+
+
+def placed(array: np.ndarray, index: tuple | int, value: float) -> np.ndarray:
+    """Return a copy of an array with one entry changed."""
+    result = array.copy()
+    result[index] = value
+    return result
+
+
+def meta(change: dict, path: str = "data/meta.json") -> Callable[[], object]:
+    """Return a function that changes entries of a JSON file; None removes one."""
+    def spoil() -> None:
+        content = json.loads(Path(path).read_text()) | change
+        Path(path).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return spoil
+
+
+def text(path: str, content: str) -> Callable[[], object]:
+    """Return a function that writes a text file."""
+    return lambda: Path(path).write_text(content)
+
+
+def cut(path: str, share: float = 0.5) -> Callable[[], None]:
+    """Return a function that keeps the first part of the file that matches `path`."""
+    def spoil() -> None:
+        (found,) = Path().glob(path)
+        os.truncate(found, int(found.stat().st_size * share))
+    return spoil
+
+
+def flip(path: str) -> Callable[[], None]:
+    """Return a function that overwrites bytes in the middle of a file."""
+    def spoil() -> None:
+        content = bytearray(Path(path).read_bytes())
+        middle = len(content) // 2
+        content[middle:middle + 64] = bytes(byte ^ 255 for byte in content[middle:middle + 64])
+        Path(path).write_bytes(content)
+    return spoil
+
+
+def without_metadata(path: str) -> Callable[[], None]:
+    """Return a function that drops the metadata of a safetensors file."""
+    return lambda: save_tensors(path, load_tensors(path)[0])

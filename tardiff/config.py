@@ -84,7 +84,7 @@ class BaseConfig:
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
     output: str = setting("runs/simulated/base", "Run folder.", semantic=False)
-    seed: int = setting(0, "Seed of initialisation and training.", low=0)
+    seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     expect: ExpectConfig = setting(ExpectConfig, "", semantic=False)
@@ -158,7 +158,7 @@ class ClassifierConfig:
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
     output: str = setting("runs/simulated/classifier", "Run folder.", semantic=False)
-    seed: int = setting(0, "Seed of initialisation and training.", low=0)
+    seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
@@ -215,7 +215,8 @@ class GenerationConfig:
     data: str = setting("data/simulated", "Dataset that both were trained on: its labels and its guidance half are "
                                           "used.", semantic=False)
     output: str = setting("runs/simulated/synthetic/guided", "Folder of the synthetic dataset.", semantic=False)
-    seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0)
+    seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0,
+                        high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     labels: str | list[int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
                                                "counts per class.", low=0)
@@ -237,8 +238,8 @@ class EvaluationConfig:
         {"unguided": ["runs/simulated/synthetic/unguided"], "guided": ["runs/simulated/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}, one folder per generation seed.", semantic=False)
     output: str = setting("runs/simulated/evaluation", "Folder of the tables and the cached fits.", semantic=False)
-    reference: str | None = setting("unguided", "Synthetic set that the others are compared with, beside TRTR; null for "
-                                                "none.", semantic=False)
+    reference: str | None = setting("unguided", "Synthetic set that the others are compared with, where it is among them.",
+                                    semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
                                   low=0.01, semantic=False)
     seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,

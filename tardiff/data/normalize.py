@@ -83,7 +83,7 @@ class Normalizer:
 
     def fingerprint(self) -> str:
         """Return a hash that two normalisers share only if they map alike."""
-        return fingerprint(self.kind, *self.raw, *self.normalized, self.fill)
+        return fingerprint(self.kind, *self.raw, *self.normalized, self.fill, self.low, self.high)
 
     def save(self, path: str | Path) -> None:
         """Write the normaliser as JSON."""

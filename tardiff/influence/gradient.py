@@ -62,7 +62,9 @@ class GuidanceGradient:
     def _class_weights(self, classes: str | list[int] | dict) -> dict[int, float]:
         present = [label for label, count in enumerate(self.counts) if count]
         if isinstance(classes, dict):
-            weights = {int(label): float(weight) for label, weight in classes.items()}
+            numeric = all(isinstance(label, int) and isinstance(weight, (int, float)) and weight >= 0
+                          for label, weight in classes.items())
+            weights = {label: float(weight) for label, weight in classes.items()} if numeric else {}
         elif isinstance(classes, list):
             weights = {label: float(self.counts[label]) for label in classes if 0 <= label < len(self.counts)}
             weights |= {label: 1.0 for label in classes if not 0 <= label < len(self.counts)}

@@ -105,7 +105,8 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors and string metadata to a safetensors file, atomically."""
-    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+              for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             safetensors.torch.save_file(copies, temporary, metadata=dict(metadata or {}))
@@ -155,7 +156,8 @@ def load_state(path: str | Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error):
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
+            zlib.error):
         raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it, and the run starts again."
                         ) from None
 

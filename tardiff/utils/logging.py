@@ -61,7 +61,7 @@ class Run:
                             "start again.") from None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left of one."""
+        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left."""
         name = f"state-{step}.pt"
         save_state(self.folder / name, state)
         write_json(self.folder / "latest.json", {"state": name, "step": step})

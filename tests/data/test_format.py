@@ -137,7 +137,8 @@ def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
      ["array x, row 2, step 1, channel 0: nan is not a finite number (1 such rows)"]),
     (lambda s: with_value(with_value(s, "mask", (5, 3, 1), False), "x", (5, 3, 1), np.inf),
      ["array x, row 5, step 3, channel 1: inf"]),
-    (lambda s: with_value(replace(s, subject=s.subject[:5]), "y", 0, 7), ["array subject has 5 rows", "row 0: label 7"])])
+    (lambda s: with_value(replace(s, subject=s.subject[:5]), "y", 0, 7),
+     ["array subject has 5 rows", "row 0: label 7"])])
 def test_every_fault_of_a_split_is_named_with_its_array_and_row(tmp_path, change, faults):
     split = change(toy_split())
     found = split_faults(split, META)

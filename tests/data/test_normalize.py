@@ -94,7 +94,8 @@ def test_the_ecdf_is_the_rescaled_mid_rank_or_its_normal_quantile(values):
 
 def test_the_global_ecdf_ranks_all_channels_together():
     x = vitals()[..., :3]
-    np.testing.assert_allclose(Normalizer.fit("global_ecdf", x).transform(x).ravel(), rescaled_ranks(x.ravel()), atol=1e-6)
+    scaled = Normalizer.fit("global_ecdf", x).transform(x)
+    np.testing.assert_allclose(scaled.ravel(), rescaled_ranks(x.ravel()), atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [
@@ -151,8 +152,9 @@ def test_a_constant_channel_is_kept(kind, constant):
 def test_only_the_training_split_is_fitted(kind):
     train, y = vitals(), np.arange(60) % 2
     meta = Metadata("toy", list("abcd"), list("abcd"), ["0", "1"])
-    fitted = [normalized_splits(Dataset(Path("toy"), meta, {"train": Split(train, y), "val": Split(held_out, y)}), kind)[0]
-              for held_out in (vitals(seed=1), 1000 * vitals(seed=2))]
+    datasets = [Dataset(Path("toy"), meta, {"train": Split(train, y), "val": Split(held_out, y)})
+                for held_out in (vitals(seed=1), 1000 * vitals(seed=2))]
+    fitted = [normalized_splits(dataset, kind)[0] for dataset in datasets]
     assert fitted[0].fingerprint() == fitted[1].fingerprint() == Normalizer.fit(kind, train).fingerprint()
     assert fitted[0].fingerprint() != Normalizer.fit(kind, vitals(seed=1)).fingerprint()
 

@@ -16,8 +16,8 @@ ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), 
 STAGES = {
     "base": ("train.sh", [
         "configs/base/simulated.yaml", "model.base_channels=8", "model.channel_multipliers=[1,1]",
-        "model.num_res_blocks=1", "model.num_heads=2", "model.dropout=0.1", "training.steps=60", "training.batch_size=32",
-        "training.checkpoint_every=10", "training.log_every=4", "training.validate_every=15",
+        "model.num_res_blocks=1", "model.num_heads=2", "model.dropout=0.1", "training.steps=60",
+        "training.batch_size=32", "training.checkpoint_every=10", "training.log_every=4", "training.validate_every=15",
         "training.preview_every=0"]),
     "classifier": ("classifier/train.sh", [
         "configs/classifier/gru.yaml", "model.rnn.hidden_size=16", "training.batch_size=8", "training.epochs=10",
@@ -36,8 +36,8 @@ class Workplace:
     def arguments(self, stage: str, output: str | Path, *overrides: str) -> list[str]:
         """Return the configuration file and the settings of a stage."""
         inputs = ["data", *(["base", "classifier"] if stage == "synthetic" else [])]
-        return [*STAGES[stage][1], *(f"{name}={self.folder / name}" for name in inputs), f"output={output}", "device=cpu",
-                *overrides]
+        return [*STAGES[stage][1], *(f"{name}={self.folder / name}" for name in inputs), f"output={output}",
+                "device=cpu", *overrides]
 
     def start(self, stage: str, output: str | Path, *overrides: str) -> subprocess.Popen:
         """Start a stage by its shell script."""

@@ -70,7 +70,8 @@ def test_the_denoiser_resumes_from_its_last_state(workplace, tmp_path):
 
 def test_the_classifier_resumes_after_its_last_epoch(workplace, tmp_path):
     output = tmp_path / "classifier"
-    kill_when(workplace.start("classifier", output), (output / "latest.json").exists, unless=output / "model.safetensors")
+    process = workplace.start("classifier", output)
+    kill_when(process, (output / "latest.json").exists, unless=output / "model.safetensors")
     assert 1 <= read_json(output / "latest.json")["step"] < 10
     workplace.run("classifier", output)
     assert_same_weights(output, workplace.folder / "classifier")
@@ -112,7 +113,8 @@ def test_a_finished_generation_started_again_changes_nothing_but_clears_what_a_k
 def generated(workplace, output, *overrides):
     """Generate in this process and return the series in normalised units."""
     path, *settings = workplace.arguments("synthetic", output, *overrides)
-    runpy.run_path(str(ROOT / "scripts" / "generate.py"))["main"](load_config(GenerationConfig, ROOT / path, settings), False)
+    config = load_config(GenerationConfig, ROOT / path, settings)
+    runpy.run_path(str(ROOT / "scripts" / "generate.py"))["main"](config, False)
     normalizer = Normalizer.load(workplace.folder / "base" / "normalizer.json")
     return normalizer.transform(read_dataset(output, ("train",)).train.x)
 

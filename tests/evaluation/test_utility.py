@@ -86,8 +86,9 @@ def test_the_reference_of_an_augmented_arm_has_the_same_ratio(protocol):
     arms = [TRTR, *(Arm("TSRTR", name, ratio) for name in ("poor", "copy") for ratio in (0.5, 1.0))]
     rows = scores(protocol, arms, reference="poor")
     for ratio in ("0.5", "1"):
-        mine, theirs = rows[f"TSRTR copy {ratio}"]["auroc"]["values"], rows[f"TSRTR poor {ratio}"]["auroc"]["values"]
-        np.testing.assert_allclose(rows[f"TSRTR copy {ratio}"]["auroc_minus_reference"]["values"], np.subtract(mine, theirs))
+        mine, theirs = rows[f"TSRTR copy {ratio}"], rows[f"TSRTR poor {ratio}"]
+        expected = np.subtract(mine["auroc"]["values"], theirs["auroc"]["values"])
+        np.testing.assert_allclose(mine["auroc_minus_reference"]["values"], expected)
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.2, 0.333, 1.0, 1.1])
@@ -181,7 +182,8 @@ def test_repeated_rows_of_a_subject_do_not_narrow_its_interval():
     clustered = scored_alone(np.repeat(y, 5), np.repeat(score, 5), np.repeat(np.arange(60), 5))
     apart = scored_alone(np.repeat(y, 5), np.repeat(score, 5), np.arange(300))
     for name in ("auroc", "auprc", "f1"):
-        np.testing.assert_allclose([clustered[name][key] for key in ("low", "high")], [once[name][key] for key in ("low", "high")])
+        for end in ("low", "high"):
+            assert clustered[name][end] == pytest.approx(once[name][end])
         assert apart[name]["high"] - apart[name]["low"] < 0.7 * (once[name]["high"] - once[name]["low"])
 
 
@@ -207,7 +209,8 @@ def test_seeds_that_disagree_widen_the_interval():
         columns = [norm.cdf(noise + separation * y) for separation in separations]
         return [(np.column_stack([1 - column, column]),) * 2 for column in columns]
 
-    agreed, disagreed = (score_arms({TRTR: fits(values)}, protocol, None, 200)[0]["auroc"] for values in ([1, 1], [0.3, 1.7]))
+    agreed, disagreed = (score_arms({TRTR: fits(separations)}, protocol, None, 200)[0]["auroc"]
+                         for separations in ([1, 1], [0.3, 1.7]))
     assert disagreed["high"] - disagreed["low"] > 3 * (agreed["high"] - agreed["low"])
 
 
@@ -224,7 +227,8 @@ def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     rows = list(scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], reference="poor").values())
     write_tables(tmp_path / "out", "tstr", rows, {"scored on": "test"})
     written = read_json(tmp_path / "out" / "tstr.json")
-    assert written["scored on"] == "test" and [row["arm"] for row in written["rows"]] == ["TRTR", "TSTR poor", "TSTR copy"]
+    assert written["scored on"] == "test"
+    assert [row["arm"] for row in written["rows"]] == ["TRTR", "TSTR poor", "TSTR copy"]
     header, *lines = (tmp_path / "out" / "tstr.csv").read_text().splitlines()
     poor = dict(zip(header.split(","), lines[1].split(","), strict=True))
     assert float(poor["auroc_mean"]) == rows[1]["auroc"]["mean"] and poor["auprc_minus_reference_mean"] == ""

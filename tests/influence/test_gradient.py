@@ -59,7 +59,7 @@ def test_class_weightings_and_normalisations():
     assert all(math.isclose(found, norm(means[label]), rel_tol=1e-5) for label, found in enumerate(gradient.norms()))
 
 
-@pytest.mark.parametrize("classes", ["rare", [2], {5: 1.0}, {0: 0.0}, []])
+@pytest.mark.parametrize("classes", ["rare", [2], {5: 1.0}, {0: 0.0}, [], {"died": 1.0}, {0: -1.0, 1: 3.0}])
 def test_unknown_classes_are_refused(classes):
     gradient = compute_guidance_gradient(fitted_task("gru", 1), X, Y, 2, 200, ALONE)
     with pytest.raises(UserError, match="guidance.classes"):

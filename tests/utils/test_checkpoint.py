@@ -80,11 +80,12 @@ def test_json_comes_back_and_a_broken_file_is_named(tmp_path):
 
 
 def test_tensors_come_back_with_their_metadata(tmp_path):
-    tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.tensor(3, dtype=torch.int64), "c": torch.randn(2).bfloat16()}
+    tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.tensor(3), "c": torch.randn(2).bfloat16()}
     save_tensors(tmp_path / "a.safetensors", tensors, {"key": "value"})
     loaded, metadata = load_tensors(tmp_path / "a.safetensors")
     assert metadata == {"key": "value"} and loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor) and loaded[name].dtype == tensor.dtype
 
 
 def test_tied_weights_are_saved_and_loaded(tmp_path):
@@ -101,7 +102,8 @@ def test_a_state_comes_back(tmp_path):
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    save_state(tmp_path / "a.pt", {"step": 3, "best": 0.5, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    save_state(tmp_path / "a.pt", {"step": 3, "best": 0.5, "model": model.state_dict(),
+                                   "optimizer": optimizer.state_dict()})
     state = load_state(tmp_path / "a.pt")
     assert state["step"] == 3 and state["best"] == 0.5
     assert torch.equal(state["model"]["weight"], model.weight)
@@ -175,7 +177,8 @@ def test_a_state_is_a_zip_archive_without_foreign_names(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda tensors: tensors.pop("bias"), "'bias' is missing"),
     (lambda tensors: tensors.update(extra=torch.ones(1)), "'extra' is unexpected"),
-    (lambda tensors: tensors.update(weight=torch.ones(3, 2)), r"'weight' has shape \(3, 2\), the model needs \(2, 3\)")])
+    (lambda tensors: tensors.update(weight=torch.ones(3, 2)),
+     r"'weight' has shape \(3, 2\), the model needs \(2, 3\)")])
 def test_weights_of_another_model_are_refused(change, message):
     model = torch.nn.Linear(3, 2)
     tensors = dict(model.state_dict())
@@ -186,9 +189,10 @@ def test_weights_of_another_model_are_refused(change, message):
 
 def test_the_fingerprint_tells_apart_type_shape_order_and_value():
     ones = np.ones((2, 3), dtype=np.float32)
-    values = [(ones,), (ones.T,), (ones.astype(np.float64),), (ones, 1), (1, ones), (0 * ones,), ({"a": 1},), ({"a": 2},),
-              ("a", "b"), ("ab",), ({"w": torch.ones(2)},), ({"v": torch.ones(2)},)]
+    values = [(ones,), (ones.T,), (ones.astype(np.float64),), (ones, 1), (1, ones), (0 * ones,), ({"a": 1},),
+              ({"a": 2},), ("a", "b"), ("ab",), ({"w": torch.ones(2)},), ({"v": torch.ones(2)},)]
     assert len({fingerprint(*value) for value in values}) == len(values)
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint(torch.ones(2, 3)) == fingerprint(np.asfortranarray(ones))
-    assert fingerprint({"w": torch.ones(2), "v": torch.zeros(1)}) == fingerprint({"v": torch.zeros(1), "w": torch.ones(2)})
+    first, second = torch.ones(2), torch.zeros(1)
+    assert fingerprint({"w": first, "v": second}) == fingerprint({"v": second, "w": first})

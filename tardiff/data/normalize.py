@@ -21,8 +21,9 @@ class Normalizer:
 
     `kind` is `zscore` (mean 0, standard deviation 1), `minmax` (training range to [-1, 1]), `ecdf` (mid-rank of the
     training values of the channel, to [-1, 1]), `normal_ecdf` (the standard normal quantile of the mid-rank, so that
-    tails keep their room) or `global_ecdf` (one ECDF over all channels, as in the original release). `raw[c]` and `normalized[c]` are the knots of channel c; between knots the map is linear. z-score and
-    min-max extend beyond the outer knots; an ECDF saturates there, because beyond the training range it is flat.
+    tails keep their room) or `global_ecdf` (one ECDF over all channels, as in the original release). `raw[c]` and
+    `normalized[c]` are the knots of channel c; between knots the map is linear. z-score and min-max extend beyond the
+    outer knots; an ECDF saturates there, because beyond the training range it is flat.
     `fill (C,)`, the training median, replaces unobserved NaN; `low`, `high (C,)` are the normalised training range.
     """
 
@@ -39,7 +40,8 @@ class Normalizer:
         never observed."""
         if kind not in KINDS:
             raise UserError(f"normaliser '{kind}' is not one of {', '.join(KINDS)}.")
-        channels = [values[np.isfinite(values)].astype(np.float64) for values in np.moveaxis(x, 2, 0).reshape(x.shape[2], -1)]
+        by_channel = np.moveaxis(x, 2, 0).reshape(x.shape[2], -1)
+        channels = [values[np.isfinite(values)].astype(np.float64) for values in by_channel]
         for number, values in enumerate(channels):
             if len(values) == 0:
                 raise UserError(f"channel {number} has no observed value in the training split.")

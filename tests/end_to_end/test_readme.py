@@ -85,8 +85,8 @@ def test_run_experiment_goes_through_all_stages_and_skips_what_is_done(clone):
                                      "num_heads: 2}\ntraining: {steps: 2, batch_size: 16}\n")
     (clone / "tiny_classifier.yaml").write_text("training: {epochs: 1}\n")
     (clone / "tiny_evaluation.yaml").write_text("training: {epochs: 1}\nseeds: 2\nbootstrap: 20\n")
-    command = ("python scripts/simulate.py --output data/tiny --stays 200 && python scripts/run_experiment.py data=data/tiny "
-               "output=runs/tiny base=tiny.yaml classifier=tiny_classifier.yaml evaluation=tiny_evaluation.yaml "
+    command = ("python scripts/simulate.py --output data/tiny --stays 200 && python scripts/run_experiment.py "
+               "data=data/tiny output=runs/tiny base=tiny.yaml classifier=tiny_classifier.yaml evaluation=tiny_evaluation.yaml "
                "tsrtr=false generation_seeds=2 'guidance={unguided: [configs/guidance/none.yaml, "
                "sampler.num_inference_steps=2], guided: [configs/guidance/anchored.yaml, sampler.num_inference_steps=2]}'")
     first = run(command, clone)

@@ -90,8 +90,9 @@ def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, schedule):
 @pytest.mark.parametrize("sampler", [ddpm, ddim])
 def test_a_positive_scale_climbs_and_a_negative_one_descends(sampler):
     predict, target = prediction(50, 0.3, 256), torch.full((3, 2), 2.0)
-    distance = {scale: (run(sampler, predict, None, Conditioning(lambda x_t, x0, t: target - x0, scale)) - target).pow(2).mean()
-                for scale in (-0.5, 0.0, 0.5)}
+    series = {scale: run(sampler, predict, None, Conditioning(lambda x_t, x0, t: target - x0, scale))
+              for scale in (-0.5, 0.0, 0.5)}
+    distance = {scale: (x - target).pow(2).mean() for scale, x in series.items()}
     assert distance[0.5] < distance[0.0] < distance[-0.5]
 
 

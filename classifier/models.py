@@ -14,6 +14,7 @@ from classifier.rnn import RNNClassifier
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierModelConfig
 from tardiff.influence.task import LossFunction, cross_entropy
+from tardiff.utils.checkpoint import source_fingerprint
 from tardiff.utils.errors import UserError
 
 
@@ -41,6 +42,16 @@ def build_loss(config: ClassifierModelConfig) -> LossFunction:
     if config.name == "custom" and config.custom.loss_path is not None:
         return import_object(config.custom.loss_path, "model.custom.loss_path")
     return cross_entropy
+
+
+def custom_source(config: ClassifierModelConfig) -> dict[str, str]:
+    """Return hashes of the source of a model and loss of the user's own, so that an edit counts as another recipe."""
+    if config.name != "custom":
+        return {}
+    paths = {"model": ("model.custom.import_path", config.custom.import_path),
+             "loss": ("model.custom.loss_path", config.custom.loss_path)}
+    return {f"code of the {what}": source_fingerprint(import_object(path, key))
+            for what, (key, path) in paths.items() if path is not None}
 
 
 def probabilities(logits: Tensor) -> Tensor:

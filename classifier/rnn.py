@@ -15,7 +15,7 @@ class RNNClassifier(nn.Module):
 
     The forward direction ends at the last time step and the backward direction at the first, so each half of the
     readout has seen the whole series. The released TarDiff code reads the last time step of both directions, where
-    the backward half has seen a single step; the sizes and dropout here are those of its GRU (its LSTM: 128 hidden).
+    the backward half has seen a single step; the defaults of this class are those of its GRU (its LSTM: 128 hidden).
 
     Raises UserError if `cell` is neither 'gru' nor 'lstm'.
     """

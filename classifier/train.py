@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from classifier.models import build_classifier, build_loss, probabilities
+from classifier.models import build_classifier, build_loss, custom_source, probabilities
 from classifier.timesnet import TimesNet
 from tardiff.cli import repository_path, run_stage
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
@@ -168,7 +168,8 @@ def train_guide(config: ClassifierConfig, dry_run: bool) -> None:
           f"{len(parts['selection'][1]):,} selection series of shape {dataset.shape}; on {device}")
     if dry_run:
         return
-    run = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()})
+    run = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(),
+                                           **custom_source(config.model)})
     fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                             config.seed, device, run)
     save_classifier(run.folder, fitted, normalizer, dataset)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from classifier.models import build_classifier
-from tardiff.cli import repository_path
+from tardiff.cli import exit_on_user_error, repository_path
 from tardiff.config import BaseConfig, ClassifierModelConfig, SamplerConfig, load_config
 from tardiff.data.format import Metadata
 from tardiff.data.normalize import Normalizer
@@ -113,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

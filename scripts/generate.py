@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from classifier.train import load_task
 from tardiff.cli import repository_path, run_stage
-from tardiff.config import GenerationConfig
-from tardiff.data.format import Dataset, read_dataset
+from tardiff.config import BaseConfig, GenerationConfig
+from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
-from tardiff.influence.gradient import cached_guidance_gradient
+from tardiff.influence.gradient import cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import GuidanceFunction
 from tardiff.influence.task import DownstreamTask
 from tardiff.sampling.generate import generate_dataset, label_plan
 from tardiff.sampling.samplers import Conditioning
 from tardiff.utils.distributed import Processes, processes, resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import open_run
+from tardiff.utils.logging import open_run, read_run_config
 
 
 def main(config: GenerationConfig, dry_run: bool) -> None:
@@ -37,6 +38,9 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
         fitted = FittedDenoiser.load(config.base, workers.device)
         task = load_guide(config, fitted, workers) if guided else None
         check_shapes(config, fitted, dataset)
+        guidance_half, _ = halve_validation(dataset.val)
+        if task is not None:
+            check_guidance(config, task, fitted, guidance_half, workers)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, config.seed)
         if workers.is_main:
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}"
@@ -46,8 +50,9 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
         inputs = {"denoiser": fitted.fingerprint(), "labels": dataset.train.fingerprint()}
         if task is not None:
             inputs |= {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()}
-        condition = guidance(config, task, fitted, dataset, workers) if task is not None else lambda labels: None
         open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
+        condition = (lambda labels: None) if task is None else guidance(config, task, fitted, dataset, guidance_half,
+                                                                        workers)
         if config.compile and workers.device.type == "cuda":
             fitted.denoiser.compile()
         generate_dataset(fitted, labels, config.seed, config.sampler, config.batch_size, condition, config.output,
@@ -70,7 +75,10 @@ def load_guide(config: GenerationConfig, fitted: FittedDenoiser, workers: Proces
 
 
 def check_shapes(config: GenerationConfig, fitted: FittedDenoiser, dataset: Dataset) -> None:
-    """Raise UserError if the dataset is not the one the denoiser was trained on."""
+    """Raise UserError if the dataset is not the one the denoiser was trained on, or if cfg_scale needs what it lacks."""
+    if config.sampler.cfg_scale != 1 and read_run_config(config.base, BaseConfig).training.label_dropout == 0:
+        raise UserError(f"sampler.cfg_scale={config.sampler.cfg_scale:g}: {config.base} was trained with label_dropout=0, so "
+                        "it has no unconditional prediction. Use cfg_scale=1, or train with label_dropout above 0.")
     expected = Normalizer.fit(fitted.normalizer.kind, dataset.train.x).fingerprint()
     if (dataset.shape, dataset.num_classes) != (fitted.shape, fitted.num_classes) or (
             expected != fitted.normalizer.fingerprint()):
@@ -78,16 +86,25 @@ def check_shapes(config: GenerationConfig, fitted: FittedDenoiser, dataset: Data
                         f"{fitted.num_classes} classes). Give that dataset as data=...")
 
 
-def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoiser, dataset: Dataset,
+def check_guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoiser, half: Split,
+                   workers: Processes) -> None:
+    """Raise UserError if the classifier couples the samples of a batch, or if the choice of guidance rows is empty."""
+    task.check_independence(torch.from_numpy(fitted.normalizer.transform(half.x[:8])).to(workers.device))
+    if config.guidance.objective != "classifier":
+        class_weights(config.guidance.classes, np.bincount(half.y, minlength=fitted.num_classes).tolist())
+
+
+def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoiser, dataset: Dataset, half: Split,
              workers: Processes):
     """Return condition(labels): the conditioning of a chunk, with G computed or read from the classifier's folder."""
     options, direction = config.guidance, None
-    half, _ = halve_validation(dataset.val)
     x, y = torch.from_numpy(fitted.normalizer.transform(half.x)), torch.from_numpy(half.y)
-    task.check_independence(x[:8].to(workers.device))
     if options.objective != "classifier":
         gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
                                             dataset.num_classes, len(dataset.train), workers)
+        if workers.is_main:
+            norms = ", ".join(f"{name} {norm:.3g}" for name, norm in zip(dataset.meta.classes, gradient.norms(), strict=True))
+            print(f"norm of the mean guidance gradient: {norms}")
         direction = {name: value.to(workers.device)
                      for name, value in gradient.direction(options.classes, options.normalization).items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from classifier.models import build_classifier
+from classifier.models import build_classifier, custom_source
 from classifier.train import fit_classifier
 from tardiff.config import EvaluationConfig
 from tardiff.data.format import Dataset, absent_classes, read_dataset
@@ -41,6 +41,8 @@ def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]
     write_tables(config.output, name, rows, context)
     print(f"\n{name.upper()}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, config.reference if config.reference in folders else None))
+    if min((len(paths) for paths in folders.values()), default=2) < 2:
+        print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
 
 
@@ -62,7 +64,8 @@ def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> P
         fitted = fit_classifier(train, chosen_on, real.num_classes, config.model, config.training, seed, device)
         return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
 
-    recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training)}
+    recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
+              **custom_source(config.model)}
     return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, synthetic,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output))
 
@@ -79,7 +82,7 @@ def synthetic_folders(config: EvaluationConfig) -> dict[str, list[str]]:
 
 def read_matching(path: str, real: Dataset) -> Dataset:
     """Read a synthetic dataset. Raises UserError if its shape, channels or classes are not those of the real one."""
-    synthetic = read_dataset(path, ("train",))
+    synthetic = read_dataset(path, ("train",), every_class=False)
     for what, mine, theirs in (("shape (L, C)", synthetic.shape, real.shape),
                                ("channels", synthetic.meta.channels, real.meta.channels),
                                ("classes", synthetic.meta.classes, real.meta.classes)):

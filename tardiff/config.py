@@ -10,7 +10,7 @@ from tardiff.utils.settings import load_settings, setting
 
 T = TypeVar("T")
 
-NORMALIZER_TEXT = "Map from raw to normalised units, fitted on train; generator, guide and evaluation must share it."
+NORMALIZER_TEXT = "Map from raw to normalised units, fitted on train; generator and guide must share it."
 NORMALIZERS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."
 
@@ -186,7 +186,8 @@ class GuidanceConfig:
         choices=("none", "influence", "classifier", "anchored"))
     scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     schedule: str = setting(
-        "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form; for DDIM its score form) or "
+        "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
+                              "variance, for DDIM the score form, about twice as strong at eta 1) or "
                               "constant (the paper: scale times the gradient is added to the mean).",
         choices=("posterior_variance", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
@@ -244,7 +245,8 @@ class EvaluationConfig:
                                   low=0.01, semantic=False)
     seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
-    score_on: str = setting("test", "test for results; selection to choose settings without touching test.",
+    score_on: str = setting("test", "test for results; selection to choose settings without touching test (its scores "
+                                     "are optimistic: the same rows choose epoch and threshold).",
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)

@@ -84,9 +84,10 @@ class Dataset:
         return next(iter(self.splits.values())).x.shape[1:]
 
 
-def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES) -> Dataset:
+def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, every_class: bool = True) -> Dataset:
     """Read `meta.json` and the named splits of a dataset folder and validate them together.
 
+    `every_class=False` accepts a training split that lacks classes, such as a synthetic set of the minority alone.
     Raises UserError that lists every fault found: file, array, row. A subject that stands in two splits, a training
     split without one of the classes, and splits that differ in length or channels are faults too.
     """
@@ -102,7 +103,9 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES) -> D
             read[name] = read_split(folder / f"{name}.npz", meta)
         except UserError as error:
             faults.append(str(error))
-    faults += _faults_between(folder, read, meta)
+    faults += _faults_between(folder, read)
+    if every_class and "train" in read:
+        faults += absent_classes(read["train"], meta, f"{folder / 'train.npz'}")
     if faults:
         raise UserError("\n".join(faults))
     return Dataset(folder, meta, read)
@@ -189,7 +192,9 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) 
     """
     folder = Path(folder)
     faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
-    faults += _faults_between(folder, splits, meta)
+    faults += _faults_between(folder, splits)
+    if "train" in splits:
+        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
     if faults:
         raise UserError("\n".join(faults))
     require_folder(folder)
@@ -233,8 +238,8 @@ def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
         return []
     row, step, channel = np.argwhere(bad)[0]
     where = "" if mask is not None else " and there is no mask"
-    return [f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
-            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False."]
+    return [(f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
+            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False.")]
 
 
 def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:
@@ -244,13 +249,11 @@ def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:
     return [f"{what}: no row of class {names}; every class of meta.json must be there."] if absent else []
 
 
-def _faults_between(folder: Path, splits: dict[str, Split], meta: Metadata) -> list[str]:
+def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
     faults = []
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
         faults.append(f"{folder}: splits differ in (length, channels): {shapes}.")
-    if "train" in splits:
-        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
     known = [name for name in SPLIT_NAMES if name in splits and splits[name].subject is not None]
     for position, first in enumerate(known):
         for second in known[position + 1:]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
+from tardiff.config import NORMALIZERS
 from tardiff.utils.checkpoint import fingerprint, read_json, write_json
 from tardiff.utils.errors import UserError
 
-KINDS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 _MAX_KNOTS = 2049
 
 
@@ -38,8 +38,8 @@ class Normalizer:
     def fit(kind: str, x: np.ndarray) -> Normalizer:
         """Fit on the training values x (N, L, C) in raw units; NaN is ignored. Raises UserError on a channel that is
         never observed."""
-        if kind not in KINDS:
-            raise UserError(f"normaliser '{kind}' is not one of {', '.join(KINDS)}.")
+        if kind not in NORMALIZERS:
+            raise UserError(f"normaliser '{kind}' is not one of {', '.join(NORMALIZERS)}.")
         by_channel = np.moveaxis(x, 2, 0).reshape(x.shape[2], -1)
         channels = [values[np.isfinite(values)].astype(np.float64) for values in by_channel]
         for number, values in enumerate(channels):

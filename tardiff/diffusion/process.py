@@ -18,6 +18,7 @@ class DiffusionProcess:
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.schedule = NoiseSchedule.from_config(config)
+        self._alphas_cumprod = self.schedule.alphas_cumprod
         self.prediction_type = config.prediction_type
         self.loss_type = config.loss
 
@@ -52,7 +53,9 @@ class DiffusionProcess:
         return distance(output.float(), self.target(x_start, t, noise))
 
     def _signal_and_spread(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        remaining = self.schedule.alphas_cumprod.to(t.device)[t][:, None, None]
+        if self._alphas_cumprod.device != t.device:  # Copied once; a copy in every step would stall the device.
+            self._alphas_cumprod = self.schedule.alphas_cumprod.to(t.device)
+        remaining = self._alphas_cumprod[t][:, None, None]
         return remaining.sqrt().to(like.dtype), (1 - remaining).sqrt().to(like.dtype)
 
 

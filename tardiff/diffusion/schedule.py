@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class NoiseSchedule:
     def num_train_timesteps(self) -> int:
         return len(self.betas)
 
-    @property
+    @cached_property
     def alphas_cumprod(self) -> Tensor:
         return torch.cumprod(1 - self.betas, dim=0)
 

@@ -36,13 +36,20 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
     """
     device, rank = workers.device, workers.rank
     x_train, y_train = (tensor.to(device) for tensor in train)
-    batch_size = max(config.batch_size // workers.world_size, 1)
+    if config.batch_size % workers.world_size:
+        raise UserError(f"training.batch_size={config.batch_size} cannot be shared by {workers.world_size} processes; use "
+                        "a multiple.")
+    batch_size = config.batch_size // workers.world_size
     denoiser.to(device).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     ema = EMA(denoiser, config.ema_decay)
-    start = _restore(run, denoiser, ema, optimizer)
+    start = _restore(run, denoiser, ema, optimizer, workers.world_size)
+    if start > config.steps:
+        raise UserError(f"{run.folder}: trained for {start} steps already, training.steps={config.steps} asks for fewer. "
+                        "Give another output folder.")
     if start < config.steps and workers.is_main:
         run.rewind(start)
+        (run.folder / "model.safetensors").unlink(missing_ok=True)  # A run with weights is a finished one.
     network = DistributedDataParallel(denoiser) if workers.world_size > 1 else denoiser
     if config.compile and device.type == "cuda":
         network = torch.compile(network)
@@ -74,16 +81,16 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
             progress.set_postfix(loss=f"{mean:.4f}", series_per_s=f"{speed:.0f}")
             if workers.is_main:
                 run.log(done, loss=mean, series_per_second=speed, learning_rate=group["lr"])
-            losses, clock = [], time.perf_counter()
-        if not workers.is_main:
-            continue
-        if done % config.validate_every == 0 or done == config.steps:
+            losses = []
+        if workers.is_main and done % config.validate_every == 0 or done == config.steps:
             run.log(done, validation_loss=validation_loss(ema.module, process, *validation, device, seed))
-        if preview is not None and config.preview_every and done % config.preview_every == 0:
+        if workers.is_main and preview is not None and config.preview_every and done % config.preview_every == 0:
             run.figure("preview", preview(ema.module), done)
-        if saves:
+        if workers.is_main and saves:
             run.save_state(done, {"step": done, "denoiser": denoiser.state_dict(), "ema": ema.module.state_dict(),
-                                  "optimizer": optimizer.state_dict()})
+                                  "optimizer": optimizer.state_dict(), "world_size": workers.world_size})
+        if not losses:  # The clock stands still during validation, previews and saving.
+            clock = time.perf_counter()
     if workers.is_main:
         run.close()
     workers.barrier()
@@ -115,11 +122,17 @@ def _require_finite(loss: float, step: int) -> None:
                         "extreme values in the training data.")
 
 
-def _restore(run: Run, denoiser: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest state of the run, if any, and return the number of steps done."""
+def _restore(run: Run, denoiser: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, world_size: int) -> int:
+    """Load the newest state of the run, if any, and return the number of steps done.
+
+    Raises UserError if it was made by another number of processes: they draw other batches.
+    """
     state = run.latest_state()
     if state is None:
         return 0
+    if state.get("world_size", world_size) != world_size:
+        raise UserError(f"{run.folder}: begun with {state['world_size']} processes, now there are {world_size}. Resume with "
+                        "as many, or give another output folder.")
     with run.restoring():
         denoiser.load_state_dict(state["denoiser"])
         ema.module.load_state_dict(state["ema"])

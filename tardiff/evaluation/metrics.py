@@ -33,6 +33,7 @@ def minority_f1(y: np.ndarray, p: np.ndarray, minority: int, threshold: float | 
     weights = np.ones((1, len(y))) if weights is None else weights
     predicted = p.argmax(axis=1) == minority if threshold is None else p[:, minority] >= threshold
     actual = y == minority
+    weights = weights.astype(float)
     hits = weights @ (predicted & actual)
     total = weights @ predicted.astype(float) + weights @ actual.astype(float)
     return np.divide(2 * hits, total, out=np.zeros(len(weights)), where=total > 0)

@@ -18,7 +18,7 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", "", *([f"AUPRC - {reference} [95 %]", ""] if reference else [])]
     lines = [heads]
     for row in rows:
-        cells = [row["arm"], *(f"{row[name]['mean']:.3f} ({row[name]['sd']:.3f})" for name in METRICS)]
+        cells = [row["arm"], *(_mean_and_sd(row[name]) for name in METRICS)]
         for key in ["trtr", *(["reference"] if reference else [])]:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)
@@ -40,6 +40,10 @@ def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], cont
                          *cells])
     write_text(Path(folder) / f"{name}.csv", buffer.getvalue())
     write_json(Path(folder) / f"{name}.json", {**context, "rows": rows})
+
+
+def _mean_and_sd(summary: dict[str, Any]) -> str:
+    return f"{summary['mean']:.3f} ({'-' if summary['sd'] is None else format(summary['sd'], '.3f')})"
 
 
 def _difference_cells(difference: dict[str, Any] | None) -> list[str]:

@@ -83,6 +83,9 @@ class Protocol:
         datasets = self.synthetic[arm.synthetic]
         synthetic = datasets[seed % len(datasets)]
         if arm.ratio is None:
+            if len(np.unique(synthetic.y)) < len(np.unique(self.real.y)):
+                raise UserError(f"synthetic set '{arm.synthetic}' lacks a class, so no classifier can be trained on it "
+                                "alone. Evaluate it by TSRTR.")
             return Split(synthetic.x, synthetic.y)
         rows = stratified_rows(synthetic.y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
         return Split(np.concatenate([self.real.x, synthetic.x[rows]]), np.concatenate([self.real.y, synthetic.y[rows]]))
@@ -150,7 +153,7 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     unique, inverse = np.unique(subjects, return_inverse=True)
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=resamples)
-    return drawn[:, inverse].astype(np.float64)
+    return drawn.astype(np.uint16)[:, inverse]
 
 
 def _read_fit(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -165,16 +168,21 @@ def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol,
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
     y = protocol.scored.y
+    blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
         threshold = metrics.best_f1_threshold(protocol.selection.y, selection, minority)
-        for values, w in ((points, None), (resampled, weights)):
-            values["auroc"].append(metrics.auroc(y, scored, w))
-            values["auprc"].append(metrics.average_precision(y, scored, w))
-            values["f1"].append(metrics.minority_f1(y, scored, minority, None, w))
-            values["f1_selected"].append(metrics.minority_f1(y, scored, minority, threshold, w))
+        for values, parts in ((points, [None]), (resampled, blocks)):
+            values["auroc"].append(_over(parts, metrics.auroc, y, scored))
+            values["auprc"].append(_over(parts, metrics.average_precision, y, scored))
+            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, minority, None))
+            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, minority, threshold))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
+
+
+def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
+    return np.concatenate([metric(*arguments, weights=block) for block in blocks])
 
 
 def _summary(values: np.ndarray, resampled: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
@@ -182,4 +190,4 @@ def _summary(values: np.ndarray, resampled: np.ndarray, draws: np.ndarray) -> di
     means = np.take_along_axis(resampled.T, draws, axis=1).mean(axis=1)
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return {"values": values.tolist(), "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0, "low": float(low), "high": float(high)}
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else None, "low": float(low), "high": float(high)}

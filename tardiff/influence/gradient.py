@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tardiff.influence.task import DownstreamTask, norm
-from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors
+from tardiff.influence.task import DownstreamTask, full_precision, norm
+from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors, source_fingerprint
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 
@@ -41,7 +41,7 @@ class GuidanceGradient:
         `train_size`, their sum over the number of training rows (paper); `l2`, unit Euclidean norm.
         Raises UserError on an unknown class, one without guidance rows, or a gradient that vanishes.
         """
-        weights = self._class_weights(classes)
+        weights = class_weights(classes, self.counts)
         rows = sum(self.counts[label] for label in weights)
         total = sum(weights.values())
         mean = {name: sum(weight / total / self.counts[label] * self.sums[label][name]
@@ -59,25 +59,30 @@ class GuidanceGradient:
         """Return the Euclidean norm of the mean gradient of each class; 0 for a class without rows."""
         return [norm(total) / max(count, 1) for total, count in zip(self.sums, self.counts, strict=True)]
 
-    def _class_weights(self, classes: str | list[int] | dict) -> dict[int, float]:
-        present = [label for label, count in enumerate(self.counts) if count]
-        if isinstance(classes, dict):
-            numeric = all(isinstance(label, int) and isinstance(weight, (int, float)) and weight >= 0
-                          for label, weight in classes.items())
-            weights = {label: float(weight) for label, weight in classes.items()} if numeric else {}
-        elif isinstance(classes, list):
-            weights = {label: float(self.counts[label]) for label in classes if 0 <= label < len(self.counts)}
-            weights |= {label: 1.0 for label in classes if not 0 <= label < len(self.counts)}
-        else:
-            weights = {"all": {label: float(self.counts[label]) for label in present},
-                       "minority": {min(present, key=self.counts.__getitem__): 1.0},
-                       "majority": {max(present, key=self.counts.__getitem__): 1.0},
-                       "balanced": dict.fromkeys(present, 1.0)}.get(classes, {})
-        absent = [label for label in weights if label not in present]
-        if absent or not weights or sum(weights.values()) <= 0:
-            raise UserError(f"guidance.classes={classes!r}: use all, minority, majority, balanced, or classes with "
-                            f"guidance rows {present} and positive weights.")
-        return weights
+
+def class_weights(classes: str | list[int] | dict, counts: list[int]) -> dict[int, float]:
+    """Return the weight of each class that `classes` chooses, given the guidance rows `counts` of each class.
+
+    Raises UserError on an unknown choice, or on a class without guidance rows.
+    """
+    present = [label for label, count in enumerate(counts) if count]
+    if isinstance(classes, dict):
+        numeric = all(isinstance(label, int) and isinstance(weight, (int, float)) and weight >= 0
+                      for label, weight in classes.items())
+        weights = {label: float(weight) for label, weight in classes.items()} if numeric else {}
+    elif isinstance(classes, list):
+        weights = {label: float(counts[label]) for label in classes if 0 <= label < len(counts)}
+        weights |= {label: 1.0 for label in classes if not 0 <= label < len(counts)}
+    else:
+        weights = {"all": {label: float(counts[label]) for label in present},
+                   "minority": {min(present, key=counts.__getitem__): 1.0},
+                   "majority": {max(present, key=counts.__getitem__): 1.0},
+                   "balanced": dict.fromkeys(present, 1.0)}.get(classes, {})
+    absent = [label for label in weights if label not in present]
+    if absent or not weights or sum(weights.values()) <= 0:
+        raise UserError(f"guidance.classes={classes!r}: use all, minority, majority, balanced, or classes with "
+                        f"guidance rows {present} and positive weights.")
+    return weights
 
 
 def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int,
@@ -94,20 +99,21 @@ def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_cl
                for rows in torch.split(torch.nonzero(y == label)[:, 0], batch_size) if len(rows)]
     for label, rows in tqdm(batches[workers.rank::workers.world_size], desc="guidance gradient", unit="batch",
                             disable=not workers.is_main):
-        loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        with full_precision():
+            loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 sums[label][name] += gradient.double()
     reduced = [{name: workers.sum(value).float().cpu() for name, value in total.items()} for total in sums]
     counts = [int((y == label).sum()) for label in range(num_classes)]
-    return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_train))
+    return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_classes, num_train))
 
 
-def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_train: int) -> str:
-    """Return the fingerprint of everything that G depends on."""
-    loss = task.loss_function
-    return fingerprint(task.fingerprint(), x, y, num_train, f"{loss.__module__}.{loss.__qualname__}")
+def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int) -> str:
+    """Return the fingerprint of everything that G depends on: weights, code of model and loss, rows and counts."""
+    return fingerprint(task.fingerprint(), source_fingerprint(task.model), source_fingerprint(task.loss_function), x, y,
+                       num_classes, num_train)
 
 
 def cached_guidance_gradient(path: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
@@ -116,7 +122,7 @@ def cached_guidance_gradient(path: str | Path, task: DownstreamTask, x: Tensor, 
     path = Path(path)
     if path.exists():
         cached = load_guidance_gradient(path)
-        if cached.key == guidance_key(task, x, y, num_train):
+        if cached.key == guidance_key(task, x, y, num_classes, num_train):
             return cached
     gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, workers)
     if workers.is_main:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tardiff.influence.task import DownstreamTask, dot, norm
+from tardiff.influence.task import DownstreamTask, dot, full_precision, norm
 from tardiff.utils.errors import UserError
 
 # Truncation grows with the square of the step, rounding with its inverse; in float32 the two meet near this share of
@@ -23,7 +23,7 @@ def exact_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Te
     own sample, so row i of J is the influence gradient of sample i alone (paper, Algorithm 1, step 3b).
     Raises UserError where a layer has no second derivative (cuDNN recurrent layers).
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), full_precision():
         x = x.detach().requires_grad_()
         parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
         loss = task.losses(x, y, parameters).sum()
@@ -46,11 +46,15 @@ def central_difference_gradients(task: DownstreamTask, direction: Mapping[str, T
     J is the derivative of grad_x loss(x; phi + e G) in e at 0, taken between phi + e G and phi - e G; the mean of the
     two passes is grad_x loss up to O(e^2). Arguments as in `exact_gradients`.
     """
-    step = RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
-    # TF32, cuDNN's default, rounds at 1e-3: the difference of the two passes would be lost.
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    step = difference_step(task, direction)
+    with full_precision():
         above, below = (input_gradient(task, x, y, task.shifted(direction, sign * step)) for sign in (1, -1))
     return (above - below) / (2 * step), (above + below) / 2
+
+
+def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> float:
+    """Return the e at which derivatives along phi + e G are taken, RELATIVE_STEP of the parameter norm."""
+    return RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
 
 
 def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tardiff.influence.guidance import RELATIVE_STEP
-from tardiff.influence.task import DownstreamTask, norm
+from tardiff.influence.guidance import difference_step
+from tardiff.influence.task import DownstreamTask, full_precision
 
 
 @torch.no_grad()
@@ -20,10 +20,12 @@ def influence_scores(task: DownstreamTask, direction: Mapping[str, Tensor], x: T
     means that training on the sample lowers the guidance loss (paper, section 'Estimates of Influence').
     """
     device = next(iter(task.parameters.values())).device
-    step = RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
+    step = difference_step(task, direction)
     above, below = (task.shifted(direction, sign * step) for sign in (1, -1))
     scores = []
     for start in range(0, len(x), batch_size):
         part = x[start:start + batch_size].to(device), y[start:start + batch_size].to(device)
-        scores.append(((task.losses(*part, above).double() - task.losses(*part, below).double()) / (2 * step)).cpu())
+        with full_precision():
+            difference = task.losses(*part, above).double() - task.losses(*part, below).double()
+        scores.append((difference / (2 * step)).cpu())
     return torch.cat(scores).float()

@@ -121,8 +121,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, L) -> (B, channels, L)."""
+        # Fused attention kernels need the last axis contiguous.
         query, key, value = rearrange(self.project_in(self.norm(x)), "b (three h d) l -> three b h l d", three=3,
-                                      h=self.num_heads)
+                                      h=self.num_heads).contiguous()
         attended = F.scaled_dot_product_attention(query, key, value)
         return x + self.project_out(rearrange(attended, "b h l d -> b (h d) l"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -122,7 +123,7 @@ def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
@@ -173,6 +174,16 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
             raise UserError(f"{source}: tensor '{name}' has shape {tuple(tensors[name].shape)}, "
                             f"the model needs {tuple(expected[name].shape)}.")
     module.load_state_dict(tensors)
+
+
+def source_fingerprint(thing: Any) -> str:
+    """Return a hash of the source file in which a class, function or instance is defined; of its type's name where there
+    is no source."""
+    defined = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
+    try:
+        return fingerprint(Path(inspect.getsourcefile(defined)).read_text(encoding="utf-8"))
+    except (OSError, TypeError):
+        return fingerprint(f"{defined.__module__}.{defined.__qualname__}")
 
 
 def fingerprint(*values: Any) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed
@@ -52,7 +53,8 @@ def processes(device: str) -> Iterator[Processes]:
         return
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
-    torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo")
+    # One process may wait for hours where another has more chunks left or writes the dataset.
+    torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(torch.distributed.get_rank(), world_size, resolved)
     finally:

@@ -157,10 +157,21 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 def provenance() -> dict[str, Any]:
     """Return the command, the versions and the commit that produce a result."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(tardiff.__file__).parent, capture_output=True,
-                            text=True, check=False)
-    return {"argv": sys.argv, "tardiff": tardiff.__version__, "commit": commit.stdout.strip() or None,
+    return {"argv": sys.argv, "tardiff": tardiff.__version__, "commit": _commit(),
             "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+
+
+def _commit() -> str | None:
+    """Return the commit of this repository, marked -dirty where files were changed; None outside of a repository."""
+    root = Path(tardiff.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, text=True,
+                                   capture_output=True, check=False)
+    except OSError:  # No git on this machine.
+        return None
+    return described.stdout.strip() or None
 
 
 def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], record: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from pathlib import Path
@@ -166,7 +167,7 @@ def _range_faults(name: str, value: Any, bounds: typing.Mapping) -> list[str]:
             hint = f" Did you mean '{close[0]}'?" if close else ""
             faults.append(f"'{name}' must be one of {', '.join(map(str, bounds['choices']))}, got {item!r}.{hint}")
         if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if not (item == item and abs(item) != float("inf")):
+            if not math.isfinite(item):
                 faults.append(f"'{name}' must be a finite number, got {item}.")
             elif bounds["low"] is not None and item < bounds["low"]:
                 faults.append(f"'{name}' must be at least {bounds['low']}, got {item}.")

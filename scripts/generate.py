@@ -38,9 +38,9 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
         fitted = FittedDenoiser.load(config.base, workers.device)
         task = load_guide(config, fitted, workers) if guided else None
         check_shapes(config, fitted, dataset)
-        guidance_half, _ = halve_validation(dataset.val)
+        half, _ = halve_validation(dataset.val)
         if task is not None:
-            check_guidance(config, task, fitted, guidance_half, workers)
+            check_guidance(config, task, fitted, half, workers)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, config.seed)
         if workers.is_main:
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}"
@@ -51,8 +51,7 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
         if task is not None:
             inputs |= {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()}
         open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
-        condition = (lambda labels: None) if task is None else guidance(config, task, fitted, dataset, guidance_half,
-                                                                        workers)
+        condition = guidance(config, task, fitted, dataset, half, workers) if task is not None else lambda labels: None
         if config.compile and workers.device.type == "cuda":
             fitted.denoiser.compile()
         generate_dataset(fitted, labels, config.seed, config.sampler, config.batch_size, condition, config.output,
@@ -103,8 +102,7 @@ def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoi
         gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
                                             dataset.num_classes, len(dataset.train), workers)
         if workers.is_main:
-            norms = ", ".join(f"{name} {norm:.3g}" for name, norm in zip(dataset.meta.classes, gradient.norms(), strict=True))
-            print(f"norm of the mean guidance gradient: {norms}")
+            print("norm of the mean guidance gradient of each class:", [f"{norm:.3g}" for norm in gradient.norms()])
         direction = {name: value.to(workers.device)
                      for name, value in gradient.direction(options.classes, options.normalization).items()}
 

@@ -12,8 +12,9 @@ from scipy.stats import norm, rankdata
 
 from classifier.train import normalized_splits
 from tardiff.config import NORMALIZERS
+from tardiff.config import NORMALIZERS as KINDS
 from tardiff.data.format import Dataset, Metadata, Split
-from tardiff.data.normalize import KINDS, Normalizer
+from tardiff.data.normalize import Normalizer
 from tardiff.utils.errors import UserError
 
 

@@ -20,7 +20,7 @@ from tardiff.sampling.generate import sample_series
 from tardiff.utils.distributed import Processes, processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.figures import channel_bands
-from tardiff.utils.logging import open_run
+from tardiff.utils.logging import open_run, saved_step
 from tardiff.utils.seeding import seed_torch
 
 
@@ -43,6 +43,10 @@ def main(config: BaseConfig, dry_run: bool) -> None:
 def train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Processes) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
     _, selection = halve_validation(dataset.val)
+    done = saved_step(config.output)
+    if done > config.training.steps:
+        raise UserError(f"{config.output}: trained for {done} steps already, training.steps={config.training.steps} asks for "
+                        "fewer. Give another output folder.")
     run = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()},
                    workers.is_main)
     process = DiffusionProcess(config.diffusion)

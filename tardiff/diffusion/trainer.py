@@ -44,9 +44,6 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     ema = EMA(denoiser, config.ema_decay)
     start = _restore(run, denoiser, ema, optimizer, workers.world_size)
-    if start > config.steps:
-        raise UserError(f"{run.folder}: trained for {start} steps already, training.steps={config.steps} asks for fewer. "
-                        "Give another output folder.")
     if start < config.steps and workers.is_main:
         run.rewind(start)
         (run.folder / "model.safetensors").unlink(missing_ok=True)  # A run with weights is a finished one.

@@ -133,6 +133,12 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
     return Run(folder)
 
 
+def saved_step(folder: str | Path) -> int:
+    """Return the step of the newest state of a run folder; 0 where there is none."""
+    pointer = Path(folder) / "latest.json"
+    return read_json(pointer, "state", "step")["step"] if pointer.exists() else 0
+
+
 def read_run_config(folder: str | Path, schema: type) -> Any:
     """Return the settings of a run folder. Raises UserError if it holds none."""
     path = Path(folder) / "config.yaml"

@@ -7,6 +7,7 @@ Every case works in its own copy of a folder that holds a tiny dataset `data` an
 import errno
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from user_errors import (
 from tardiff.data.format import write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.process import DiffusionProcess
-from tardiff.utils.checkpoint import load_tensors
+from tardiff.utils.checkpoint import load_state, load_tensors, save_state
 
 
 def npz_cases() -> list[Case]:
@@ -195,6 +196,16 @@ RUNS = [
          ("output=classifier",), lambda: shutil.copy("base/state-2.pt", "classifier/state-1.pt")),
     Case("pointer_malformed", "train", ("base/latest.json: missing state",), ("output=base",),
          text("base/latest.json", "{}")),
+    Case("fewer_steps", "train", ("base: trained for 2 steps already, training.steps=1",),
+         ("output=base", "training.steps=1")),
+    Case("other_world_size", "train", ("base: begun with 2 processes, now there are 1",),
+         ("output=base", "training.steps=4"), began=True, spoil=lambda: save_state(
+             "base/state-2.pt", {**load_state("base/state-2.pt"), "world_size": 2})),
+    Case("cfg_without_null_label", "generate", ("sampler.cfg_scale=2", "label_dropout=0"), ("sampler.cfg_scale=2",),
+         spoil=lambda: Path("base/config.yaml").write_text(re.sub(
+             "label_dropout: .*", "label_dropout: 0.0", Path("base/config.yaml").read_text()))),
+    Case("tstr_of_one_class", "tstr", ("synthetic set 'guided' lacks a class", "TSRTR"),
+         spoil=lambda: np.savez("synthetic/train.npz", x=np.zeros((9, 24, 7), np.float32), y=np.ones(9, np.int64))),
     Case("setting_changed", "train", ("base: begun with other settings", "seed: the run has 0, now 7",
                                       "model.dropout: the run has 0.0, now 0.5"),
          ("output=base", "seed=7", "model.dropout=0.5")),

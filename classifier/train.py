@@ -174,7 +174,10 @@ def train_guide(config: ClassifierConfig, dry_run: bool) -> None:
                             config.seed, device, run)
     save_classifier(run.folder, fitted, normalizer, dataset)
     run.close()
-    print(f"selection AUPRC {fitted.selection_auprc:.4f} at epoch {fitted.epoch}; written to {config.output}")
+    y = parts["selection"][1]
+    chance = np.mean(y == 1) if dataset.num_classes == 2 else 1 / dataset.num_classes
+    print(f"selection AUPRC {fitted.selection_auprc:.4f} at epoch {fitted.epoch} (chance: {chance:.4f}); written to "
+          f"{config.output}")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoi
         gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
                                             dataset.num_classes, len(dataset.train), workers)
         if workers.is_main:
-            print("norm of the mean guidance gradient of each class:", [f"{norm:.3g}" for norm in gradient.norms()])
+            norms = map("{} {:.3g}".format, dataset.meta.classes, gradient.norms())
+            print(f"norm of the mean guidance gradient: {', '.join(norms)}")
         direction = {name: value.to(workers.device)
                      for name, value in gradient.direction(options.classes, options.normalization).items()}
 

@@ -54,7 +54,7 @@ def stage_commands(config: ExperimentConfig):
                             f"arguments, got {arguments!r}.")
         preset, *overrides = arguments
         for seed in range(config.generation_seeds):
-            folder = str(output / "synthetic" / f"{name}-seed{seed}")
+            folder = str(output / "synthetic" / name if config.generation_seeds == 1 else f"{name}-seed{seed}")
             synthetic.setdefault(name, []).append(folder)
             yield GenerationConfig, [script("generate.py")], [find(preset), data, base, classifier, f"output={folder}",
                                                               f"seed={seed}", *overrides]

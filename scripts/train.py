@@ -68,7 +68,8 @@ def train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Proce
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run, workers, preview)
     if workers.is_main:
         fitted(average).save(run.folder)
-        print(f"trained for {config.training.steps:,} steps; written to {config.output}")
+        what = "already trained" if done == config.training.steps else "trained"
+        print(f"{what} for {config.training.steps:,} steps; written to {config.output}")
 
 
 def check_expectations(config: BaseConfig, dataset: Dataset) -> None:

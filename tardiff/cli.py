@@ -30,7 +30,7 @@ def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str
     parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [CONFIG] [key=value ...] [--print-config] [--dry-run]",
-        epilog="settings (key=default):\n" + "\n".join(describe(schema)))
+        epilog="settings (key=default), which CONFIG and key=value override; --print-config shows the result:\n" + "\n".join(describe(schema)))
     parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value",
                         help=f"a YAML file (default: {default or 'the built-in defaults'}), then overrides")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
@@ -65,7 +65,8 @@ def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, 
     files = [argument for argument in options.arguments if "=" not in argument]
     missing = [path for path in files if not Path(path).exists()]
     if missing:
-        raise UserError(f"{missing[0]}: configuration file not found. A setting is written key=value.")
+        raise UserError(f"{missing[0]}: configuration file not found. A setting is written key=value, in quotes where it "
+                        "holds spaces or brackets: 'labels=[0, 100]'.")
     if len(files) > 1:
         raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
     path = files[0] if files else default

@@ -266,6 +266,7 @@ class ExperimentConfig:
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
                              "Synthetic sets to make: {name: configuration of stage 3}, or {name: [configuration, "
                              "key=value, ...]}.")
-    generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ...", low=1)
+    generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
+                                       "alone in folder NAME.", low=1)
     evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
     tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")

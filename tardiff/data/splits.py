@@ -15,6 +15,8 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     on the set of subjects, their labels and the seed, not on the order of rows.
     Raises UserError if a part would stay empty.
     """
+    if len(subject) != len(y):
+        raise UserError(f"{len(subject)} subjects but {len(y)} labels; expected one of each per row.")
     if not (abs(sum(ratios.values()) - 1) <= 1e-6 and min(ratios.values()) >= 0):
         raise UserError(f"split ratios must be positive and sum to 1, got {ratios}.")
     if seed < 0:

@@ -81,7 +81,8 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
             losses = []
         if workers.is_main and done % config.validate_every == 0 or done == config.steps:
             run.log(done, validation_loss=validation_loss(ema.module, process, *validation, device, seed))
-        if workers.is_main and preview is not None and config.preview_every and done % config.preview_every == 0:
+        if workers.is_main and preview is not None and config.preview_every and (
+                done % config.preview_every == 0 or done == config.steps):
             run.figure("preview", preview(ema.module), done)
         if workers.is_main and saves:
             run.save_state(done, {"step": done, "denoiser": denoiser.state_dict(), "ema": ema.module.state_dict(),

@@ -109,8 +109,8 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     Raises UserError if y has fewer rows, naming the synthetic set `name`.
     """
     if count > len(y):
-        raise UserError(f"synthetic set '{name}' has {len(y)} rows, the ratio needs {count}. Generate more "
-                        "(num_samples) or lower ratios.")
+        raise UserError(f"synthetic set '{name}' has {len(y)} rows, the ratio needs {count}. Generate more series or "
+                        "lower ratios.")
     order = np.random.default_rng(seed).permutation(len(y))
     labels, inverse, counts = np.unique(y[order], return_inverse=True, return_counts=True)
     rank = np.empty(len(y))

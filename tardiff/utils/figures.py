@@ -31,7 +31,7 @@ def channel_bands(sets: dict[str, tuple[np.ndarray, np.ndarray]], channels: list
             if column == 0:
                 axis.set_ylabel(label, fontsize=9)
             axis.tick_params(labelsize=7)
-    figure.supxlabel("time step", fontsize=9)
+    figure.supxlabel("time step (line: median, band: 10th to 90th percentile)", fontsize=9)
     handles = [axes[0, 0].plot([], [], color=colour, label=name)[0]
                for colour, name in zip(COLOURS, sets, strict=False)]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)

@@ -102,8 +102,7 @@ def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoi
         gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
                                             dataset.num_classes, len(dataset.train), workers)
         if workers.is_main:
-            norms = map("{} {:.3g}".format, dataset.meta.classes, gradient.norms())
-            print(f"norm of the mean guidance gradient: {', '.join(norms)}")
+            print("norm of the mean guidance gradient:", dict(zip(dataset.meta.classes, gradient.norms(), strict=True)))
         direction = {name: value.to(workers.device)
                      for name, value in gradient.direction(options.classes, options.normalization).items()}
 

@@ -54,7 +54,8 @@ def stage_commands(config: ExperimentConfig):
                             f"arguments, got {arguments!r}.")
         preset, *overrides = arguments
         for seed in range(config.generation_seeds):
-            folder = str(output / "synthetic" / name if config.generation_seeds == 1 else f"{name}-seed{seed}")
+            leaf = name if config.generation_seeds == 1 else f"{name}-seed{seed}"
+            folder = str(output / "synthetic" / leaf)
             synthetic.setdefault(name, []).append(folder)
             yield GenerationConfig, [script("generate.py")], [find(preset), data, base, classifier, f"output={folder}",
                                                               f"seed={seed}", *overrides]

@@ -17,7 +17,6 @@ Decisions:
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import io
@@ -32,7 +31,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data_preprocess import grid
+from data_preprocess import command, grid, report
 from tardiff.data.format import Metadata, write_dataset
 from tardiff.utils.errors import UserError
 
@@ -89,13 +88,12 @@ def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: S
 
     names: sets to read, or None for those found in `folder`. Raises UserError before anything is written.
     """
-    grid.check_options(output, ratios, seed)
     label = LABELS[label_name]
     sets = {f"set-{name}": read_set(source, hours, label) for name, source in find_sets(folder, names).items()}
     attrition = {name: stays.attrition for name, stays in sets.items()}
-    grid.print_attrition(attrition)
+    report.print_attrition(attrition)
     observed = {f"{name} {item}": stays.attrition[item] for name, stays in sets.items() for item in stays.attrition}
-    grid.compare_with_published(PUBLISHED, observed)
+    report.compare_with_published(PUBLISHED, observed)
 
     x, y, subject = (np.concatenate([getattr(part, name) for part in sets.values()]) for name in ("x", "y", "subject"))
     if len(subject) == 0:
@@ -107,7 +105,8 @@ def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: S
     cohort = {
         "label": f"{label.column} > {label.threshold}", "hours": hours, "ratios": list(ratios), "seed": seed,
         "imputation": "forward fill within the stay, then the median of the observed training cells",
-        "attrition": attrition, **grid.summarize_splits(splits, medians, label.classes),
+        "attrition": attrition, "channels": grid.summarize_channels(splits, medians),
+        "splits": report.summarize_splits(splits, label.classes, "stays"),
     }
     write_dataset(output, splits, Metadata(
         name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
@@ -277,22 +276,14 @@ def minutes(times: pd.Index) -> pd.Series:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. A user's mistake is printed as one message, exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m data_preprocess.cinc2012", description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, required=True, help="folder with the files of the challenge")
-    parser.add_argument("--output", type=Path, help="dataset folder to write (default: data/cinc2012_<label>)")
+    """Run the command line."""
+    parser = command.source_parser("cinc2012", __doc__, "folder with the files of the challenge", "data/cinc2012_<label>")
     parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
     parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")
-    parser.add_argument("--ratios", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VAL", "TEST"),
-                        help="shares of the splits (default: 0.6 0.2 0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
-    options = parser.parse_args(arguments)
-    output = options.output or Path("data", f"cinc2012_{options.label}")
-    try:
-        preprocess(options.input, output, options.label, options.hours, options.sets, options.ratios, options.seed)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
+    command.add_split_options(parser)
+    command.run(parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"), lambda options: preprocess(
+        options.input, options.output, options.label, options.hours, options.sets, options.ratios, options.seed))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """From long charted values (stay, hour, channel, value) to the splits of a dataset, for every ICU source alike.
 
 The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
-one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), and account for what
-was kept and what was left out (`summarize_splits`, `print_attrition`, `compare_with_published`).
+one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), and tell what each
+channel holds (`summarize_channels`).
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from data_preprocess.report import print_table
 from tardiff.data.format import SPLIT_NAMES, Split
+from tardiff.data.imputation import forward_fill
 from tardiff.data.splits import split_subjects
 from tardiff.utils.errors import UserError
 
@@ -45,21 +45,6 @@ VITALS = (
     Vital("Temp", "degrees Celsius", 10, 50),
     Vital("SpO2", "%", 0, 100, includes_high=True),
 )
-
-
-def check_options(output: Path, ratios: Sequence[float], seed: int) -> None:
-    """Raise UserError if the output is a file, the ratios (train, val, test) are no shares, or the seed is negative.
-
-    Called before any reading, which may take long.
-    """
-    nearest = next(path for path in (output, *output.parents) if path.exists())
-    if not nearest.is_dir():
-        raise UserError(f"{nearest}: is a file, expected a folder for the dataset. Give another --output.")
-    if not min(ratios) > 0 or not abs(sum(ratios) - 1) < 1e-6:
-        raise UserError(f"--ratios {' '.join(map(str, ratios))}: expected three positive shares that sum to 1, "
-                        "for example 0.7 0.15 0.15.")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: expected 0 or more.")
 
 
 def in_range(channel: np.ndarray, value: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
@@ -105,16 +90,6 @@ def first_observed(grids: Sequence[np.ndarray]) -> np.ndarray:
     return chosen
 
 
-def forward_fill(x: np.ndarray) -> np.ndarray:
-    """Carry the last observed value of each stay and channel forward in time; gaps before the first one stay NaN.
-
-    x (N, L, C) float -> (N, L, C) of the same type. No value passes from one stay to another or back in time.
-    """
-    steps = np.arange(x.shape[1])[None, :, None]
-    last_observed = np.maximum.accumulate(np.where(np.isnan(x), 0, steps), axis=1)
-    return np.take_along_axis(x, last_observed, axis=1)
-
-
 def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
     """Return the median of the observed cells of each channel: x (N, L, C) with NaN -> (C,) float32.
 
@@ -143,49 +118,13 @@ def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: 
     return {name: imputed[part] for name, part in rows.items()}, medians
 
 
-def summarize_splits(splits: Mapping[str, Split], medians: np.ndarray, classes: Sequence[str],
-                     vitals: Sequence[Vital] = VITALS) -> dict:
-    """Print what the splits hold and return it for `meta.json`.
-
-    Per channel: the valid range, the share of observed cells over all splits and the training median. Per split: the
-    rows of each class.
-    """
+def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals: Sequence[Vital] = VITALS) -> dict:
+    """Print each channel's valid range, share of observed cells over all splits and training median (C,), and return
+    them for `meta.json`."""
     observed = np.concatenate([split.mask for split in splits.values()]).mean(axis=(0, 1)).tolist()
     channels = {vital.name: {"valid_range": vital.valid_range, "observed": share, "train_median": median}
                 for vital, share, median in zip(vitals, observed, medians.tolist(), strict=True)}
-    counts = {name: {label: int((split.y == number).sum()) for number, label in enumerate(classes)}
-              for name, split in splits.items()}
     print_table([["channel", "valid range", "observed cells", "training median"],
                  *([name, entry["valid_range"], f"{entry['observed']:.1%}", f"{entry['train_median']:.1f}"]
                    for name, entry in channels.items())])
-    print_table([["split", "stays", *classes, f"share {classes[-1]}"],
-                 *([name, len(splits[name]), *labels.values(), f"{labels[classes[-1]] / len(splits[name]):.1%}"]
-                   for name, labels in counts.items())])
-    return {"channels": channels, "splits": counts}
-
-
-def print_attrition(attrition: Mapping[str, Mapping[str, int]]) -> None:
-    """Print counts `{source: {step: count}}`: one row a step, one column a source, and the total of the sources."""
-    steps = next(iter(attrition.values()))
-    counts = [[source[step] for source in attrition.values()] for step in steps]
-    print_table([["cohort", *attrition, "total"],
-                 *([step, *row, sum(row)] for step, row in zip(steps, counts, strict=True))])
-
-
-def compare_with_published(published: Mapping[str, int], observed: Mapping[str, int]) -> None:
-    """Print the published count of each observed item beside it, and warn on stderr of each difference."""
-    checks = [(item, count, observed[item]) for item, count in published.items() if item in observed]
-    print_table([("check", "published", "observed"), *checks])
-    for item, expected, found in checks:
-        if found != expected:
-            print(f"warning: {item}: {found:,} observed, {expected:,} published. The download may be incomplete.",
-                  file=sys.stderr)
-
-
-def print_table(rows: Sequence[Sequence[str | int]]) -> None:
-    """Print rows of text and counts in aligned columns, the first to the left and the others to the right."""
-    text = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
-    for row in text:
-        print("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
-    print()
+    return channels

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from classifier.models import build_classifier
-from tardiff.cli import exit_on_user_error, repository_path
+from tardiff.cli import repository_path
 from tardiff.config import BaseConfig, ClassifierModelConfig, SamplerConfig, load_config
 from tardiff.data.format import Metadata
 from tardiff.data.normalize import Normalizer
@@ -27,6 +27,7 @@ from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import generate_dataset, sample_series
 from tardiff.sampling.samplers import Conditioning
 from tardiff.utils.distributed import Processes, resolve_device
+from tardiff.utils.errors import exit_on_user_error
 
 META = Metadata("benchmark", ["channel"] * 7, [""] * 7, ["0", "1"])
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tardiff.config import load_config
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.settings import describe, to_yaml
 
 
@@ -36,29 +33,6 @@ def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
     exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args()))
-
-
-def exit_on_user_error(work: Callable[[], None]) -> None:
-    """Run `work`; print a UserError, or what the system says of a file, without a traceback and exit 2, or 130 after
-    Ctrl-C."""
-    # TensorBoard writes in a thread; what fails there comes up here as well, with the next row or at the end.
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else threading.__excepthook__(args)
-    try:
-        work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes.", file=sys.stderr)
-        sys.exit(130)
 
 
 def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace) -> None:

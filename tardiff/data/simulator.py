@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
-from tardiff.data.splits import split_subjects
+from tardiff.data.imputation import forward_fill
+from tardiff.data.splits import check_ratios, split_subjects
 from tardiff.utils.errors import UserError
 
 SIMULATOR_VERSION = 1
@@ -73,7 +74,8 @@ def simulate_cohort(num_stays: int, seed: int,
                            seed=int(generator.integers(2**31)))
     train = parts["train"]
     median = np.nanmedian(np.where(mask[train], readings[train], np.nan), axis=(0, 1))
-    x = _fill_gaps(readings, mask, median).astype(np.float32)
+    carried = forward_fill(np.where(mask, readings, np.nan))
+    x = np.where(np.isnan(carried), median, carried).astype(np.float32)
     splits = {name: Split(x[rows], stays.y[rows], stays.subject[rows], mask[rows]) for name, rows in parts.items()}
     cohort = {"parameters": parameters, "stays": num_stays, "subjects": len(np.unique(stays.subject)),
               "deaths": int(stays.y.sum()), "deaths_after_sudden_event": int((stays.y * (stays.event > 0)).sum())}
@@ -87,11 +89,7 @@ def cohort_parameters(num_stays: int, seed: int, ratios: tuple[float, float, flo
     """Return what decides a cohort, as recorded in `meta.json`. Raises UserError if an argument is out of range."""
     if not MIN_STAYS <= num_stays <= MAX_STAYS:
         raise UserError(f"the number of stays must be between {MIN_STAYS} and {MAX_STAYS}, got {num_stays}.")
-    if seed < 0:
-        raise UserError(f"the seed must not be negative, got {seed}.")
-    if len(ratios) != 3 or not np.all(np.array(ratios) > 0) or abs(sum(ratios) - 1) > 1e-6:
-        raise UserError("the ratios must be three positive numbers (train, val, test) that sum to 1, "
-                        f"got {list(ratios)}.")
+    check_ratios(ratios, seed)
     return {"num_stays": num_stays, "seed": seed, "ratios": list(ratios), "simulator_version": SIMULATOR_VERSION}
 
 
@@ -171,10 +169,3 @@ def _draw_mask(num_stays: int, generator: np.random.Generator) -> np.ndarray:
     mask = generator.random((num_stays, NUM_STEPS, len(CHANNELS))) < rate
     mask[:, :, CHANNELS.index("DBP")] = mask[:, :, CHANNELS.index("SBP")]
     return mask
-
-
-def _fill_gaps(readings: np.ndarray, mask: np.ndarray, leading: np.ndarray) -> np.ndarray:
-    """Carry the last observed reading forward; before the first one, put the channel's `leading` (C,) value."""
-    last = np.maximum.accumulate(np.where(mask, np.arange(NUM_STEPS)[:, None], -1), axis=1)
-    carried = np.take_along_axis(readings, np.maximum(last, 0), axis=1)
-    return np.where(last >= 0, carried, leading)

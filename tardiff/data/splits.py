@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tardiff.data.format import Split
 from tardiff.utils.errors import UserError
+
+
+def check_ratios(ratios: Sequence[float], seed: int) -> None:
+    """Raise UserError if the ratios are not positive shares of 1, or the seed of the split is negative."""
+    if not (min(ratios) > 0 and abs(sum(ratios) - 1) <= 1e-6):
+        raise UserError(f"ratios {' '.join(map(str, ratios))}: expected positive shares that sum to 1, "
+                        "for example 0.6 0.2 0.2.")
+    if seed < 0:
+        raise UserError(f"seed {seed}: expected 0 or more.")
 
 
 def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float], seed: int) -> dict[str, np.ndarray]:
@@ -17,10 +28,7 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     """
     if len(subject) != len(y):
         raise UserError(f"{len(subject)} subjects but {len(y)} labels; expected one of each per row.")
-    if not (abs(sum(ratios.values()) - 1) <= 1e-6 and min(ratios.values()) >= 0):
-        raise UserError(f"split ratios must be positive and sum to 1, got {ratios}.")
-    if seed < 0:
-        raise UserError(f"the seed of the splits must be at least 0, got {seed}.")
+    check_ratios(list(ratios.values()), seed)
     subjects, inverse = np.unique(subject, return_inverse=True)
     stratum = np.full(len(subjects), np.iinfo(np.int64).min)
     np.maximum.at(stratum, inverse, y)

@@ -75,7 +75,7 @@ def test_the_seed_decides_the_parts():
 
 @pytest.mark.parametrize(("ratios", "seed", "message"), [
     ({"train": 0.5, "test": 0.4}, 0, "sum to 1"), ({"train": 1.5, "test": -0.5}, 0, "positive"),
-    ({"train": float("nan"), "test": 1.0}, 0, "sum to 1"), (RATIOS, -1, "at least 0"),
+    ({"train": float("nan"), "test": 1.0}, 0, "sum to 1"), (RATIOS, -1, "0 or more"),
     ({"train": 0.99, "test": 0.01}, 0, "'test' would be empty")])
 def test_impossible_splits_are_refused(ratios, seed, message):
     with pytest.raises(UserError, match=message):

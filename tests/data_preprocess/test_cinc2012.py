@@ -344,7 +344,7 @@ FAULTS = {
     "no stay left": (empty_every_stay, [], "no stay is left"),
     "no record": (remove_every_record, [], "no record found"),
     "set not there": (break_nothing, ["--sets", "a", "b"], "set b not found"),
-    "ratios": (break_nothing, ["--ratios", "0.7", "0.2", "0.2"], "--ratios 0.7 0.2 0.2"),
+    "ratios": (break_nothing, ["--ratios", "0.7", "0.2", "0.2"], "ratios 0.7 0.2 0.2"),
     "too few for the ratios": (break_nothing, ["--ratios", "0.98", "0.01", "0.01"], "would be empty"),
 }
 # The shell is slow to start: these run the real command there, the others call it in this process.

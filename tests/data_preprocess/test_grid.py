@@ -56,22 +56,6 @@ def test_a_later_grid_fills_only_what_the_first_did_not_observe():
     np.testing.assert_array_equal(grid.first_observed([first, second]), [[[1, 2, NAN]]])
 
 
-def test_forward_fill_agrees_with_a_loop_and_never_crosses_stays_or_looks_ahead():
-    generator = np.random.default_rng(1)
-    x = generator.normal(size=(20, 12, 3))
-    x[generator.random(x.shape) < 0.7] = NAN
-    expected = x.copy()
-    for stay in expected:
-        for step in range(1, len(stay)):
-            for channel in range(stay.shape[1]):
-                if np.isnan(stay[step, channel]):
-                    stay[step, channel] = stay[step - 1, channel]
-    np.testing.assert_array_equal(grid.forward_fill(x), expected)
-    changed = x.copy()
-    changed[:, 6:] = 999
-    np.testing.assert_array_equal(grid.forward_fill(changed)[:, :6], expected[:, :6])
-
-
 def random_cohort(subjects=60, stays_each=2):
     generator = np.random.default_rng(2)
     subject = np.repeat(np.arange(subjects), stays_each)
@@ -119,32 +103,3 @@ def test_a_channel_that_training_never_observed_is_named():
     x[..., 4] = NAN
     with pytest.raises(UserError, match="channel RR"):
         grid.split_and_impute(x, y, subject, (0.6, 0.2, 0.2), seed=0)
-
-
-@pytest.mark.parametrize(("ratios", "seed"), [
-    ((0.7, 0.2, 0.2), 0), ((0.7, 0.3, 0.0), 0), ((1.2, -0.1, -0.1), 0), ((NAN, 0.5, 0.5), 0), ((0.7, 0.15, 0.15), -1)])
-def test_bad_options_are_named_before_any_work(tmp_path, ratios, seed):
-    with pytest.raises(UserError, match="--ratios" if seed == 0 else "--seed"):
-        grid.check_options(tmp_path / "new" / "dataset", ratios, seed)
-
-
-def test_a_file_in_the_place_of_the_output_folder_is_named(tmp_path):
-    (tmp_path / "taken").write_text("")
-    for output in (tmp_path / "taken", tmp_path / "taken" / "dataset"):
-        with pytest.raises(UserError, match="taken: is a file"):
-            grid.check_options(output, (0.7, 0.15, 0.15), 0)
-
-
-def test_a_difference_from_the_published_counts_warns_and_no_more(capsys):
-    grid.compare_with_published({"stays": 4000, "rows": 10, "absent": 1}, {"stays": 3999, "rows": 10})
-    captured = capsys.readouterr()
-    assert [line.split() for line in captured.out.splitlines() if line] == [
-        ["check", "published", "observed"], ["stays", "4,000", "3,999"], ["rows", "10", "10"]]
-    assert captured.err.count("warning:") == 1 and "stays: 3,999 observed, 4,000 published" in captured.err
-
-
-def test_attrition_is_printed_in_aligned_columns_with_a_total(capsys):
-    grid.print_attrition({"set-a": {"rows read": 1200, "kept": 7}, "set-b": {"rows read": 30, "kept": 30}})
-    assert capsys.readouterr().out == ("cohort     set-a  set-b  total\n"
-                                       "rows read  1,200     30  1,230\n"
-                                       "kept           7     30     37\n\n")

@@ -1,0 +1,50 @@
+"""The command line that every source of data shares: `--input`, `--output`, and where it splits, `--ratios`, `--seed`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tardiff.data.splits import check_ratios
+from tardiff.utils.checkpoint import require_folder
+from tardiff.utils.errors import exit_on_user_error
+
+
+def source_parser(module: str, docstring: str, files: str, default_output: str) -> argparse.ArgumentParser:
+    """Return a parser with `--input` and `--output`, described by the module's docstring.
+
+    module: its name below `data_preprocess`. files: what the input folder holds. default_output: for the help text.
+    """
+    title, _, details = docstring.partition("\n")
+    parser = argparse.ArgumentParser(prog=f"python -m data_preprocess.{module}", description=title, epilog=details,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--input", type=Path, required=True, help=files)
+    parser.add_argument("--output", type=Path, help=f"dataset folder to write (default: {default_output})")
+    return parser
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--ratios` and `--seed`, for sources that publish no split of their own."""
+    parser.add_argument("--ratios", type=float, nargs=3, default=(0.6, 0.2, 0.2), metavar=("TRAIN", "VAL", "TEST"),
+                        help="shares of the splits, by subject (default: 0.6 0.2 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+
+
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default_output: Callable[..., Path],
+        preprocess: Callable[[argparse.Namespace], None]) -> None:
+    """Parse the arguments, check the output folder, the ratios and the seed before any reading, and run `preprocess`.
+
+    default_output: from the options, the folder to write where `--output` is not given. A user's mistake is printed
+    as one message, exit code 2.
+    """
+    options = parser.parse_args(arguments)
+    options.output = options.output or default_output(options)
+
+    def checked() -> None:
+        require_folder(options.output)
+        if "ratios" in options:
+            check_ratios(options.ratios, options.seed)
+        preprocess(options)
+
+    exit_on_user_error(checked)

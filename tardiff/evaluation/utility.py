@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Protocol:
         jobs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
         for arm, seed in jobs:
-            self.training_rows(arm, seed)  # Too few rows are found out before the first fit.
+            self._chosen_rows(arm, seed)  # Too few rows are found out before the first fit.
         progress = tqdm(jobs, desc="evaluation", unit="fit")
         for arm, seed in progress:
             progress.set_postfix_str(arm.label)
@@ -80,24 +81,43 @@ class Protocol:
         """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows."""
         if arm.synthetic is None:
             return self.real
-        datasets = self.synthetic[arm.synthetic]
-        synthetic = datasets[seed % len(datasets)]
+        chosen = self._synthetic_set(arm, seed)[self._chosen_rows(arm, seed)]
         if arm.ratio is None:
-            if len(np.unique(synthetic.y)) < len(np.unique(self.real.y)):
-                raise UserError(f"synthetic set '{arm.synthetic}' lacks a class, so no classifier can be trained on it "
-                                "alone. Evaluate it by TSRTR.")
-            return Split(synthetic.x, synthetic.y)
-        rows = stratified_rows(synthetic.y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
-        return Split(np.concatenate([self.real.x, synthetic.x[rows]]), np.concatenate([self.real.y, synthetic.y[rows]]))
+            return Split(chosen.x, chosen.y)
+        return Split(np.concatenate([self.real.x, chosen.x]), np.concatenate([self.real.y, chosen.y]))
+
+    def _synthetic_set(self, arm: Arm, seed: int) -> Split:
+        datasets = self.synthetic[arm.synthetic]
+        return datasets[seed % len(datasets)]
+
+    def _chosen_rows(self, arm: Arm, seed: int) -> np.ndarray | slice:
+        """Choose the rows of the synthetic set that an arm trains on. Raises UserError if it has too few for it."""
+        if arm.synthetic is None:
+            return slice(0)
+        y = self._synthetic_set(arm, seed).y
+        if arm.ratio is not None:
+            return stratified_rows(y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
+        if len(np.unique(y)) < len(np.unique(self.real.y)):
+            raise UserError(f"synthetic set '{arm.synthetic}' lacks a class, so no classifier can be trained on it "
+                            "alone. Evaluate it by TSRTR.")
+        return slice(None)
+
+    @cached_property
+    def _evaluated(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Normalised x of the selection half and of the scored split, and the fingerprints of the two."""
+        splits = (self.selection, self.scored)
+        return (*(self.normalizer.transform(split.x) for split in splits),
+                [Split(split.x, split.y).fingerprint() for split in splits])
 
     def _cached_fit(self, train: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        data = [Split(split.x, split.y).fingerprint() for split in (train, self.selection, self.scored)]
-        path = self.folder / "fits" / f"{fingerprint(*data, self.normalizer.fingerprint(), self.recipe, seed)}.npz"
+        x_selection, x_scored, hashes = self._evaluated
+        train = Split(train.x, train.y)
+        key = fingerprint(train.fingerprint(), *hashes, self.normalizer.fingerprint(), self.recipe, seed)
+        path = self.folder / "fits" / f"{key}.npz"
         if path.exists():
             return _read_fit(path)
-        x_train, x_selection, x_scored = (self.normalizer.transform(split.x)
-                                          for split in (train, self.selection, self.scored))
-        selection, scored = self.fit((x_train, train.y), (x_selection, self.selection.y), x_scored, seed)
+        selection, scored = self.fit((self.normalizer.transform(train.x), train.y), (x_selection, self.selection.y),
+                                     x_scored, seed)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, selection=selection, scored=scored)
         return selection, scored

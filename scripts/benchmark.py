@@ -24,7 +24,7 @@ from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import GuidanceFunction
 from tardiff.influence.task import DownstreamTask, norm
 from tardiff.models.unet1d import UNet1d
-from tardiff.sampling.generate import generate_dataset, sample_series
+from tardiff.sampling.generate import chunk_sampler, generate_dataset, sample_series
 from tardiff.sampling.samplers import Conditioning
 from tardiff.utils.distributed import Processes, resolve_device
 from tardiff.utils.errors import exit_on_user_error
@@ -90,9 +90,10 @@ def generation_memory(config: BaseConfig, num_samples: int) -> float:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     fitted, *_ = components(config, device)
+    sample = chunk_sampler(fitted, 0, SamplerConfig(num_inference_steps=2), lambda labels: None)
     with tempfile.TemporaryDirectory() as folder:
-        generate_dataset(fitted, np.arange(num_samples) % 2, 0, SamplerConfig(num_inference_steps=2), 256,
-                         lambda labels: None, Path(folder) / "synthetic", META, Processes(0, 1, device))
+        generate_dataset(sample, np.arange(num_samples) % 2, 256, Path(folder) / "synthetic", fitted.shape, META,
+                         Processes(0, 1, device))
     # Linux's own peak of this process; getrusage would inherit that of the parent.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024

@@ -18,7 +18,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.influence.gradient import cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import GuidanceFunction
 from tardiff.influence.task import DownstreamTask
-from tardiff.sampling.generate import generate_dataset, label_plan
+from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
 from tardiff.sampling.samplers import Conditioning
 from tardiff.utils.distributed import Processes, processes, resolve_device
 from tardiff.utils.errors import UserError
@@ -47,15 +47,14 @@ def main(config: GenerationConfig, dry_run: bool) -> None:
                   f"{f' x {config.guidance.scale:g}' if guided else ''}, on {workers.world_size} x {workers.device}")
         if dry_run:
             return
-        inputs = {"denoiser": fitted.fingerprint(), "labels": dataset.train.fingerprint()}
-        if task is not None:
-            inputs |= {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()}
+        guide = {"classifier": task.fingerprint(), "guidance data": dataset.val.fingerprint()} if guided else {}
+        inputs = {"denoiser": fitted.fingerprint(), "labels": dataset.train.fingerprint(), **guide}
         open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
         condition = guidance(config, task, fitted, dataset, half, workers) if task is not None else lambda labels: None
         if config.compile and workers.device.type == "cuda":
             fitted.denoiser.compile()
-        generate_dataset(fitted, labels, config.seed, config.sampler, config.batch_size, condition, config.output,
-                         dataset.meta, workers, config.bf16)
+        sample = chunk_sampler(fitted, config.seed, config.sampler, condition, config.bf16)
+        generate_dataset(sample, labels, config.batch_size, config.output, fitted.shape, dataset.meta, workers)
         if workers.is_main:
             print(f"written to {config.output}")
 
@@ -87,7 +86,7 @@ def check_shapes(config: GenerationConfig, fitted: FittedDenoiser, dataset: Data
 
 def check_guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoiser, half: Split,
                    workers: Processes) -> None:
-    """Raise UserError if the classifier couples the samples of a batch, or if the choice of guidance rows is empty."""
+    """Raise UserError if the classifier couples the series of a batch, or if the choice of guidance rows is empty."""
     task.check_independence(torch.from_numpy(fitted.normalizer.transform(half.x[:8])).to(workers.device))
     if config.guidance.objective != "classifier":
         class_weights(config.guidance.classes, np.bincount(half.y, minlength=fitted.num_classes).tolist())
@@ -97,14 +96,14 @@ def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoi
              workers: Processes):
     """Return condition(labels): the conditioning of a chunk, with G computed or read from the classifier's folder."""
     options, direction = config.guidance, None
-    x, y = torch.from_numpy(fitted.normalizer.transform(half.x)), torch.from_numpy(half.y)
     if options.objective != "classifier":
+        x, y = torch.from_numpy(fitted.normalizer.transform(half.x)), torch.from_numpy(half.y)
         gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
                                             dataset.num_classes, len(dataset.train), workers)
         if workers.is_main:
             print("norm of the mean guidance gradient:", dict(zip(dataset.meta.classes, gradient.norms(), strict=True)))
-        direction = {name: value.to(workers.device)
-                     for name, value in gradient.direction(options.classes, options.normalization).items()}
+        direction = gradient.direction(options.classes, options.normalization)
+        direction = {name: value.to(workers.device) for name, value in direction.items()}
 
     def condition(labels: Tensor) -> Conditioning:
         function = GuidanceFunction(task, labels, options.objective, direction, options.influence_weight, options.location,

@@ -23,6 +23,9 @@ from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
+SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
+"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units."""
+
 
 def label_plan(plan: str | list[int], num_samples: int | None, y_train: np.ndarray, num_classes: int, seed: int
                ) -> np.ndarray:
@@ -50,7 +53,10 @@ def label_plan(plan: str | list[int], num_samples: int | None, y_train: np.ndarr
 
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                   conditioning: Conditioning | None, bf16: bool = False) -> Tensor:
-    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64."""
+    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64.
+
+    Raises UserError if a series is not finite.
+    """
     device = labels.device
     bounds = None
     if config.clip_x0:
@@ -65,18 +71,32 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
     noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
     timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
     if config.name == "ddpm":
-        return ddpm(predict, noise, timesteps, conditioning)
-    return ddim(predict, noise, timesteps, conditioning, config.eta)
+        series = ddpm(predict, noise, timesteps, conditioning)
+    else:
+        series = ddim(predict, noise, timesteps, conditioning, config.eta)
+    finite = torch.isfinite(series).flatten(1).all(dim=1)
+    if not finite.all():
+        raise UserError(f"series {int(samples[~finite][0])} is not finite: guidance drove the sampler away. Lower "
+                        "guidance.scale, use guidance.gradient_norm=unit_rms, or set sampler.clip_x0=true.")
+    return series
 
 
-def generate_dataset(fitted: FittedDenoiser, labels: np.ndarray, seed: int, config: SamplerConfig, batch_size: int,
-                     condition: Callable[[Tensor], Conditioning | None], output: str | Path, meta: Metadata,
-                     workers: Processes, bf16: bool = False) -> None:
-    """Sample one series per label and write the dataset folder `output`, in raw units.
+def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
+                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False) -> SampleChunk:
+    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` gives the conditioning of a chunk."""
+    def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
+        series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
+        return fitted.normalizer.inverse(series.cpu().numpy())
+
+    return sample
+
+
+def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
+                     shape: tuple[int, int], meta: Metadata, workers: Processes) -> None:
+    """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
-    `condition(labels)` gives the conditioning of a chunk. `meta.json` appears last, so a dataset with it is complete.
-    Raises UserError if a series is not finite.
+    `meta` describes the real dataset. `meta.json` appears last, so a dataset with it is complete.
     """
     output = Path(output)
     starts = range(0, len(labels), batch_size)
@@ -88,30 +108,17 @@ def generate_dataset(fitted: FittedDenoiser, labels: np.ndarray, seed: int, conf
     with tqdm(total=len(starts), desc="generation", unit="chunk", disable=not workers.is_main) as progress:
         for number in mine:
             if not paths[number].exists():
-                part = labels[starts[number]:starts[number] + batch_size]
-                _write_chunk(paths[number], _sample_chunk(fitted, part, starts[number], seed, config, condition,
-                                                          workers.device, bf16))
+                part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(workers.device)
+                samples = torch.arange(starts[number], starts[number] + len(part), device=workers.device)
+                _write_chunk(paths[number], sample(part, samples))
             progress.update(min(workers.world_size, len(starts) - progress.n))
     workers.barrier()
     if workers.is_main:
-        shape = (len(labels), *fitted.shape)
-        write_split_in_parts(output / "train.npz", map(_read_chunk, paths), shape, labels)
+        write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
         write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
             meta, name=f"{meta.name} (synthetic)", source="TarDiff; see provenance.json", cohort={})))
     _clear_chunks(output, workers)
     workers.barrier()
-
-
-def _sample_chunk(fitted: FittedDenoiser, part: np.ndarray, start: int, seed: int, config: SamplerConfig,
-                  condition: Callable[[Tensor], Conditioning | None], device: torch.device, bf16: bool) -> np.ndarray:
-    labels = torch.from_numpy(part).to(device)
-    samples = torch.arange(start, start + len(part), device=device)
-    series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
-    if not torch.isfinite(series).all():
-        row = start + int(torch.nonzero(~torch.isfinite(series).flatten(1).all(dim=1))[0])
-        raise UserError(f"series {row} is not finite: guidance drove the sampler away. Lower guidance.scale, use "
-                        "guidance.gradient_norm=unit_rms, or set sampler.clip_x0=true.")
-    return fitted.normalizer.inverse(series.cpu().numpy())
 
 
 def _write_chunk(path: Path, series: np.ndarray) -> None:

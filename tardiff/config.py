@@ -231,6 +231,27 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class BaselineConfig:
+    """A rival method; each adds its own settings."""
+
+    data: str = setting("data/simulated", "Dataset folder.", semantic=False)
+    output: str = setting("runs/simulated/baseline", "Run folder; the synthetic dataset is written to its folder "
+                                                     "'synthetic'.", semantic=False)
+    seed: int = setting(0, "Seed of training and sampling; series i depends on the seed and i alone.", low=0,
+                        high=2**63 - 1)
+    device: str = setting("auto", DEVICE_TEXT, semantic=False)
+    budget: str = setting("published", "A name for the size of the training, recorded with the steps and seconds it took.",
+                          semantic=False)
+    labels: str | list[int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
+                                               "counts per class.", low=0)
+    num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
+                                            "train.", low=1)
+    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1)
+    log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
+    checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Stage 4: TSTR and TSRTR against real-only training."""
 
@@ -270,3 +291,28 @@ class ExperimentConfig:
                                        "alone in folder NAME.", low=1)
     evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
     tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")
+
+
+@dataclass(frozen=True)
+class InfluenceAnalysisConfig:
+    """What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
+
+    classifier: str = setting("runs/simulated/classifier", "Run folder of the classifier.", semantic=False)
+    data: str = setting("data/simulated", "Dataset it was trained on: its training rows, guidance half and selection half "
+                                          "are used.", semantic=False)
+    synthetic: dict = setting(
+        {"unguided": ["runs/simulated/synthetic/unguided"], "guided": ["runs/simulated/synthetic/guided"]},
+        "Synthetic datasets by name: {name: [folder, ...]}; the rows of all folders of a name count as one set.",
+        semantic=False)
+    output: str = setting("runs/simulated/influence", "Folder of the tables, figures and finished measurements.",
+                          semantic=False)
+    seed: int = setting(0, "Seed of the bootstrap and of the series that are fine-tuned on.", low=0, high=2**63 - 1,
+                        semantic=False)
+    device: str = setting("auto", DEVICE_TEXT, semantic=False)
+    bootstrap: int = setting(1000, "Bootstrap resamples of rows behind the interval of each mean.", low=20, semantic=False)
+    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, spread evenly over sets and classes; each costs "
+                                   "a pass over the guidance half per learning rate.", low=0, semantic=False)
+    learning_rates: list[float] = setting(
+        [1e-3, 0.1], "Rates of the single plain gradient step. The first shows whether influence is right, where it must "
+                     "be: at a small rate. The second, whether it still ranks after a step that one series in ordinary "
+                     "training never makes.", low=1e-8, high=10, semantic=False)

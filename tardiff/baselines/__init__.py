@@ -1,0 +1,6 @@
+"""The methods that TarDiff is compared with, under one interface, and the simple rules that every generator must beat.
+
+Each module holds `Config`, the settings of the method, and `build(config, length, num_channels, num_classes)`.
+"""
+
+BASELINES = ("timegan", "timevae", "timevqvae", "diffusion_ts", "biodiffusion", "rules")

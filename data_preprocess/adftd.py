@@ -1,0 +1,124 @@
+"""ADFTD: EEG of people with Alzheimer's disease or frontotemporal dementia and healthy controls, in windows of one second.
+
+    python -m data_preprocess.adftd --input DIR --output data/adftd
+
+DIR is the folder of OpenNeuro ds004504 (https://openneuro.org/datasets/ds004504): `participants.tsv` and, for each
+participant, `derivatives/sub-XXX/eeg/*.set`, the recordings that the publishers filtered to 0.5-45 Hz and cleaned.
+
+Decisions, as in Medformer:
+- Linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without overlap, laid out from the middle
+  of the recording outward.
+- The class is the column Group: C (healthy) 0, F (frontotemporal dementia) 1, A (Alzheimer's disease) 2.
+- Of each class, in the order of participants.tsv, the first 60 % are training, the next 20 % validation, the last 20 % test.
+  The lists come from the whole table: a participant without a recording leaves the others where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+
+from data_preprocess import command, report, windows
+from data_preprocess.windows import Subject
+from tardiff.data.format import Metadata
+from tardiff.utils.errors import UserError
+
+SOURCE = "https://openneuro.org/datasets/ds004504"
+AGAIN = f"Download it again from {SOURCE}."
+RATE, NEW_RATE, LENGTH = 500, 256, 256
+CHANNELS = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "Fz", "Cz", "Pz"]
+GROUPS = ["C", "F", "A"]
+CLASSES = ["healthy", "frontotemporal dementia", "Alzheimer's disease"]
+CUTS = (0.6, 0.8)
+PUBLISHED_PARTICIPANTS = {"participants, healthy": 29, "participants, frontotemporal dementia": 23,
+                          "participants, Alzheimer's disease": 36}
+PUBLISHED = {"subjects": 88, "windows": 69_752}
+
+
+def preprocess(folder: Path, output: Path) -> None:
+    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+    windows.require_input(folder, SOURCE)
+    mne = windows.signal_library("mne")
+    subjects = read_participants(folder / "participants.tsv")
+    files = find_recordings(folder / "derivatives", {subject.name for subject in subjects})
+    labels = [subject.label for subject in subjects]
+    report.compare_with_published(PUBLISHED_PARTICIPANTS, {
+        f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
+    members = windows.members_by_class_order(subjects, CUTS)
+    members = windows.leave_out_absent(members, files, ".set file in derivatives/")
+    windows.require_every_class(members, CLASSES, folder, f"Add the missing recordings from {SOURCE}.")
+
+    def read(subject: Subject) -> tuple[list[str], np.ndarray]:
+        parts = [windows.resample(read_recording(path, mne), RATE, NEW_RATE) for path in files[subject.name]]
+        return CHANNELS, np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
+
+    channels, read_windows = windows.read_subjects(members, read)
+    windows.write(output, members, read_windows, "windows", PUBLISHED, Metadata(
+        name="adftd", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
+        source=f"ADFTD, OpenNeuro ds004504, {SOURCE}", licence="CC0", cohort={"window": LENGTH, "cuts": list(CUTS)}))
+
+
+def read_participants(path: Path) -> list[Subject]:
+    """Read `participants.tsv` in its order. Raises UserError on a missing column, an unknown group or a repeated id."""
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found. Give the folder of the whole dataset from {SOURCE}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
+    for column in ("participant_id", "Group"):
+        if column not in table:
+            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. {AGAIN}")
+    for line, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=2):
+        if group not in GROUPS:
+            raise UserError(f"{path}, line {line}: group '{group}' of '{name}', expected C, F or A. {AGAIN}")
+    repeated = table["participant_id"].duplicated()
+    if repeated.any():
+        raise UserError(f"{path}, line {int(repeated.argmax()) + 2}: participant {table['participant_id'][repeated].iloc[0]} "
+                        f"occurs twice. {AGAIN}")
+    return [Subject(name, number, GROUPS.index(group))
+            for number, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=1)]
+
+
+def find_recordings(folder: Path, names: set[str]) -> dict[str, list[Path]]:
+    """Return the .set files of each participant that has one. Raises UserError if a folder's participant is unknown."""
+    files = {place.name: paths for place in sorted(folder.glob("sub-*")) if (paths := sorted(place.glob("eeg/*.set")))}
+    unknown = sorted(files.keys() - names)
+    if unknown:
+        raise UserError(f"{folder / unknown[0]}: participant {unknown[0]} is not in participants.tsv ({len(unknown)} such "
+                        f"folders). The table and the recordings must be of one version; download both from {SOURCE}.")
+    return files
+
+
+def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
+    """Read an EEGLAB file with MNE: (T, 19) float64 in the order of `CHANNELS`.
+
+    Raises UserError if the file is damaged, or if its channels or its sampling rate are other than published.
+    """
+    try:
+        raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")
+        signal = raw.get_data()
+    except (*windows.DAMAGED_FILES, NotImplementedError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a link or web page in place of the "
+                        f"data. {AGAIN}") from None
+    if sorted(raw.ch_names) != sorted(CHANNELS) or raw.info["sfreq"] != RATE:
+        raise UserError(f"{path}: has the channels {', '.join(raw.ch_names)} at {raw.info['sfreq']:g} Hz, expected "
+                        f"{', '.join(CHANNELS)} at {RATE} Hz. {AGAIN}")
+    if not np.isfinite(signal).all():
+        raise UserError(f"{path}: holds values that are no numbers. {AGAIN}")
+    return signal[[raw.ch_names.index(name) for name in CHANNELS]].T
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command.source_parser("adftd", __doc__, "folder with participants.tsv and derivatives/", "data/adftd")
+    command.run(parser, arguments, lambda options: Path("data", "adftd"),
+                lambda options: preprocess(options.input, options.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Values for unobserved cells, from the same series' own past."""
+"""Values for unobserved cells, from the same series, and from training medians where it has none."""
 
 from __future__ import annotations
 
@@ -14,3 +14,38 @@ def forward_fill(x: np.ndarray) -> np.ndarray:
     steps = np.arange(x.shape[1])[None, :, None]
     last_observed = np.maximum.accumulate(np.where(np.isnan(x), 0, steps), axis=1)
     return np.take_along_axis(x, last_observed, axis=1)
+
+
+def interpolate(x: np.ndarray) -> np.ndarray:
+    """Draw straight lines between the observations of each series and channel; before the first and after the last one
+    stands the nearest. A channel that a series never observed stays NaN.
+
+    x (N, L, C) float, NaN where unobserved -> (N, L, C) of the same type. Values pass back in time.
+    """
+    everywhere = np.arange(x.shape[1], dtype=x.dtype)[None, :, None]
+    steps = np.where(np.isnan(x), np.nan, everywhere)
+    before, after = forward_fill(x), backward_fill(x)
+    start, end = forward_fill(steps), backward_fill(steps)
+    share = np.divide(everywhere - start, end - start, out=np.zeros_like(x), where=end > start)
+    line = before + share * (after - before)
+    return np.where(np.isnan(before), after, np.where(np.isnan(after), before, line))
+
+
+def backward_fill(x: np.ndarray) -> np.ndarray:
+    """Carry the next observed value of each series and channel back in time; gaps after the last one stay NaN.
+
+    x (N, L, C) float, NaN where unobserved -> (N, L, C) of the same type.
+    """
+    return forward_fill(x[:, ::-1])[:, ::-1]
+
+
+RULES = {"forward": forward_fill, "linear": interpolate, "median": np.copy}
+
+
+def impute(x: np.ndarray, rule: str, medians: np.ndarray) -> np.ndarray:
+    """Fill every gap by a rule of `RULES`, and with the channel's median where the rule leaves one.
+
+    x (N, L, C) float, NaN where unobserved; medians (C,), of the training split. Returns (N, L, C) of the same type.
+    """
+    filled = RULES[rule](x)
+    return np.where(np.isnan(filled), medians.astype(x.dtype), filled)

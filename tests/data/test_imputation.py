@@ -1,8 +1,9 @@
 """Filling gaps, against a plain loop."""
 
 import numpy as np
+import pytest
 
-from tardiff.data.imputation import forward_fill
+from tardiff.data.imputation import RULES, forward_fill, impute, interpolate
 
 NAN = np.nan
 
@@ -21,3 +22,39 @@ def test_forward_fill_agrees_with_a_loop_and_never_crosses_stays_or_looks_ahead(
     changed = x.copy()
     changed[:, 6:] = 999
     np.testing.assert_array_equal(forward_fill(changed)[:, :6], expected[:, :6])
+
+
+def gappy(dtype=np.float64):
+    generator = np.random.default_rng(2)
+    x = generator.normal(size=(30, 12, 3)).astype(dtype)
+    x[generator.random(x.shape) < 0.7] = NAN
+    x[0, :, 1] = NAN
+    return x
+
+
+def test_interpolation_agrees_with_numpy_one_series_at_a_time():
+    x = gappy()
+    expected = x.copy()
+    for series in expected:
+        for values in series.T:
+            observed = np.flatnonzero(~np.isnan(values))
+            if len(observed):
+                values[:] = np.interp(np.arange(len(values)), observed, values[observed])
+    np.testing.assert_allclose(interpolate(x), expected, rtol=1e-12, atol=1e-12)
+    assert np.isnan(interpolate(x)[0, :, 1]).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_keeps_what_was_observed_and_leaves_no_gap(rule):
+    x = gappy(np.float32)
+    medians = np.array([7, 8, 9], dtype=np.float64)
+    filled = impute(x, rule, medians)
+    assert filled.dtype == np.float32 and not np.isnan(filled).any()
+    np.testing.assert_array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
+    assert (filled[0, :, 1] == 8).all()
+
+
+def test_the_rules_by_hand():
+    x = np.array([NAN, 2, NAN, NAN, 8, NAN])[None, :, None]
+    filled = {rule: impute(x, rule, np.array([5.0])).ravel().tolist() for rule in RULES}
+    assert filled == {"forward": [5, 2, 2, 2, 8, 8], "linear": [2, 2, 4, 6, 8, 8], "median": [5, 2, 5, 5, 8, 5]}

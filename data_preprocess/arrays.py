@@ -1,0 +1,257 @@
+"""Your own arrays, UCR/UEA archives (.ts, .tsv) and the pickles of the original release.
+
+    python -m data_preprocess.arrays --input DIR_OR_FILE --output data/mine
+
+Forms of a part of the data:
+- `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,) and mask (N, L, C) (True = observed)
+- `x.npy`, `y.npy` and where known `subject.npy`, `mask.npy`; a part's name stands before or after (`x_train.npy`)
+- `.ts` or `.tsv` of https://www.timeseriesclassification.com (equal lengths)
+- `.pkl` with a tuple (x, y) of numpy arrays. The original release's `train_tuple.pkl` is one, in the order (N, C, L):
+  give --channels-first. A pickle is read without running what it asks for; anything but plain arrays is refused.
+
+Where the names of a folder's files hold `train` (and `val`, `test`), as in `ECG200_TRAIN.tsv`, these splits are kept, and
+val is cut from train where it is not given (--val-ratio). One part without such a name, or one file, is split by --ratios.
+
+Decisions:
+- Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them.
+- All splits are by subject. Without subjects, each series is its own, and equal series in two splits are warned of, not
+  refused: published archives hold some, and their given splits are what results are compared on.
+- A subject in two given splits is refused.
+- A value that is NaN or that a mask marks as unobserved is filled only where --impute says how; NaN without a mask is
+  refused else. Infinite values are always refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_preprocess import command, grid, own_data
+from data_preprocess.array_pickle import read_arrays
+from data_preprocess.series_text import read_ts, read_tsv
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
+from tardiff.data.imputation import RULES
+from tardiff.data.splits import split_subjects
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS
+from tardiff.utils.errors import UserError
+
+ARRAYS = ("x", "y", "subject", "mask")
+SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
+WHOLE = "whole"
+
+
+def preprocess(options: argparse.Namespace) -> None:
+    """Read the parts, split them where no split is given, and write the dataset.
+
+    options: those of the command line. Raises UserError before anything is written.
+    """
+    what = str(options.input)
+    with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
+        parts = {name: read_part(files, options.channels_first, options.impute is not None)
+                 for name, files in find_parts(options.input).items()}
+    shapes = {name: part.x.shape[1:] for name, part in parts.items()}
+    if len(set(shapes.values())) > 1:
+        raise UserError(f"{what}: splits differ in (length, channels): {shapes}.")
+    num_channels = next(iter(parts.values())).x.shape[2]
+    channels, units = own_data.channel_names(options.channels, options.units,
+                                             [f"channel {number}" for number in range(1, num_channels + 1)], what)
+    y, classes = own_data.encode_labels(np.concatenate([part.y for part in parts.values()]), options.classes, what)
+    starts = np.cumsum([len(part) for part in parts.values()])[:-1]
+    parts = {name: Split(part.x, labels, part.subject, part.mask)
+             for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
+    splits, cohort = split_parts(parts, options)
+    if options.impute is not None:
+        splits, medians = own_data.fill_gaps(splits, options.impute, [grid.Vital(name, "", -np.inf, np.inf)
+                                                                      for name in channels])
+        cohort |= {"imputation": options.impute, "train_medians": medians.tolist()}
+    own_data.write(options.output, splits, Metadata(
+        name=options.name or options.output.name, channels=channels, units=units, classes=classes,
+        sampling_interval=options.interval, source=options.input.name, licence=options.licence, cohort=cohort), "series")
+
+
+def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
+    """Keep given splits and cut val from train where it is missing, or split the whole; say which for `meta.json`."""
+    if WHOLE in parts:
+        whole = parts[WHOLE]
+        rows = split_subjects(whole.subjects(), whole.y, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
+        return {name: whole[part] for name, part in rows.items()}, {"ratios": list(options.ratios), "seed": options.seed}
+    cohort = {"given_splits": list(parts)}
+    if "val" not in parts:
+        cohort |= {"val_ratio": options.val_ratio, "seed": options.seed}
+    return own_data.cut_validation(parts, options.val_ratio, options.seed), cohort
+
+
+def find_parts(source: Path) -> dict[str, list[Path]]:
+    """Return the files of each given split by its name, or those of the undivided data under `WHOLE`.
+
+    Only `.npy` parts have several files, one an array. Raises UserError if nothing is found, if a split is given twice or
+    if train is missing.
+    """
+    if not source.exists():
+        raise UserError(f"{source}: not found. Give a file or folder with {', '.join(SUFFIXES)} files.")
+    if source.is_file():
+        if source.suffix.lower() not in SUFFIXES or source.suffix.lower() == ".npy":
+            raise UserError(f"{source}: expected .npz, .pkl, .ts or .tsv, or the folder that holds x.npy and y.npy.")
+        return {WHOLE: [source]}
+    parts: dict[str, list[Path]] = {}
+    for path in sorted(source.iterdir()):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            named = [word for word in words(path) if word in SPLIT_NAMES]
+            parts.setdefault(named[0] if named else WHOLE, []).append(path)
+    if not parts:
+        raise UserError(f"{source}: no data found. Expected {', '.join(SUFFIXES)} files in this folder.")
+    for name, files in parts.items():
+        if len(files) > 1 and {path.suffix.lower() for path in files} != {".npy"}:
+            raise UserError(f"{source}: {name} data stand in {', '.join(path.name for path in files)}. Keep one of them, or "
+                            "put train, val or test into the names.")
+    if len(parts) > 1 and WHOLE in parts:
+        raise UserError(f"{source}: {parts[WHOLE][0].name} belongs to no split, while others do. Put train, val or test "
+                        "into its name, or remove it.")
+    if WHOLE not in parts and "train" not in parts:
+        raise UserError(f"{source}: {' and '.join(parts)} found, but no file named train.")
+    return {name: parts[name] for name in (WHOLE, *SPLIT_NAMES) if name in parts}
+
+
+def words(path: Path) -> list[str]:
+    """Return the words of a file's name, lower case, without its suffix."""
+    return re.split(r"[^a-z]+", path.stem.lower())
+
+
+def read_part(files: Sequence[Path], channels_first: bool, gaps_allowed: bool) -> Split:
+    """Read one part: x (N, L, C) float32, y (N,) as it stands in the file, subject and mask or None.
+
+    Raises UserError that names the file and the first row at fault.
+    """
+    path = files[0]
+    suffix = path.suffix.lower()
+    if suffix in (".ts", ".tsv"):
+        x, y = read_ts(path) if suffix == ".ts" else read_tsv(path)
+        part = Split(x, y)
+    else:
+        if suffix == ".npy":
+            arrays = read_npy_files(files)
+        elif suffix == ".npz":
+            arrays = read_npz(path)
+        else:
+            arrays = read_tuple(path)
+        part = part_of(arrays, channels_first, path)
+    part = unobserved_as_nan(part, gaps_allowed, path)
+    if len(part) == 0 or part.x.shape[1] == 0:
+        raise UserError(f"{path}: empty, x is {part.x.shape}. Expected at least one series with at least one step.")
+    return part
+
+
+def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Read the `.npy` files of one part, each array under the name x, y, subject or mask that its file has."""
+    arrays = {}
+    for path in files:
+        named = [word for word in words(path) if word in ARRAYS]
+        if len(named) != 1 or named[0] in arrays:
+            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy and mask.npy, once each; the "
+                            "name of a split may stand before or after, as in x_train.npy.")
+        arrays[named[0]] = load(path)
+    return arrays
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays x, y, subject and mask of an `.npz` archive, in any case."""
+    archive = load(path)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
+    with archive, readable(path):
+        return {name.lower(): archive[name] for name in archive.files if name.lower() in ARRAYS}
+
+
+def read_tuple(path: Path) -> dict[str, np.ndarray]:
+    """Read a pickled tuple (x, y)."""
+    arrays = read_arrays(path)
+    if len(arrays) != 2:
+        raise UserError(f"{path}: holds {len(arrays)} arrays; expected a tuple (x, y).")
+    return dict(zip(("x", "y"), arrays, strict=True))
+
+
+def load(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
+    """Open an `.npy` or `.npz` file without pickle. Raises UserError if it is damaged or holds Python objects."""
+    with readable(path):
+        return np.load(path, allow_pickle=False)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what numpy raises on a bad file inside the block into a UserError."""
+    try:
+        yield
+    except (*DAMAGED_ARRAYS, MemoryError) as error:
+        reason = "it holds Python objects, which are never loaded" if "pickle" in str(error).lower() else error
+        raise UserError(f"{path}: cannot be read as numpy arrays ({reason}). Save plain arrays with numpy.save or "
+                        "numpy.savez.") from None
+
+
+def part_of(arrays: dict[str, np.ndarray], channels_first: bool, path: Path) -> Split:
+    """Check the shapes and types of the arrays of one part and bring them to (N, L, C). Raises UserError."""
+    missing = [name for name in ("x", "y") if name not in arrays]
+    if missing:
+        raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) or (N, L) and y (N,).")
+    x, y = arrays["x"], arrays["y"]
+    subject, mask = arrays.get("subject"), arrays.get("mask")
+    if x.dtype.kind not in "fiub" or x.ndim not in (2, 3):
+        raise UserError(f"{path}: array x is {x.shape} {x.dtype}; expected numbers of shape (N, L, C) or (N, L).")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    for name, array in (("y", y), ("subject", subject)):
+        if array is not None and array.shape != (len(x),):
+            raise UserError(f"{path}: array {name} is {array.shape}, x has {len(x)} rows; expected one {name} a row.")
+    if y.dtype.kind not in "fiubU":
+        raise UserError(f"{path}: array y is {y.dtype}; expected whole numbers or text.")
+    if subject is not None and subject.dtype.kind not in "iuU":
+        raise UserError(f"{path}: array subject is {subject.dtype}; expected whole numbers or text.")
+    if mask is not None:
+        if mask.shape != x.shape or not np.isin(mask, (0, 1)).all():
+            raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) and "
+                            "False.")
+        mask = in_order(mask.astype(bool), channels_first)
+    return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask)
+
+
+def in_order(array: np.ndarray, channels_first: bool) -> np.ndarray:
+    """Bring (N, L), (N, L, C) or, channels first, (N, C, L) to (N, L, C)."""
+    if array.ndim == 2:
+        return array[:, :, None]
+    return array.transpose(0, 2, 1) if channels_first else array
+
+
+def unobserved_as_nan(part: Split, gaps_allowed: bool, path: Path) -> Split:
+    """Set what the mask marks as unobserved to NaN where gaps will be filled; where not, refuse NaN that is observed.
+
+    Raises UserError naming the first row, step and channel at fault, numbered from 0 as numpy does.
+    """
+    unobserved = np.zeros(part.x.shape, dtype=bool) if part.mask is None else ~part.mask
+    bad = np.isinf(part.x) if gaps_allowed else np.isinf(part.x) | (np.isnan(part.x) & ~unobserved)
+    if bad.any():
+        row, step, channel = np.argwhere(bad)[0]
+        advice = "" if gaps_allowed else "; where it means a missing value, give --impute forward, linear or median"
+        raise UserError(f"{path}: x at row {row}, step {step}, channel {channel} is {part.x[row, step, channel]}, not a "
+                        f"finite number in float32 ({int(bad.any(axis=(1, 2)).sum())} such rows){advice}.")
+    return replace(part, x=np.where(unobserved, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command.source_parser("arrays", __doc__, "file, or folder of files, in one of the forms below", "data/<input>")
+    parser.add_argument("--channels-first", action="store_true", help="arrays of .npy, .npz and .pkl are (N, C, L)")
+    parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the training "
+                        "median; the median also where a series has none (default: missing values are refused)")
+    parser.add_argument("--channels", nargs="+", metavar="NAME", help="channel names, in order (default: numbered)")
+    parser.add_argument("--interval", default="", help="time between two steps, for meta.json, such as '10 ms'")
+    own_data.add_options(parser)
+    command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""Your own arrays: every form reads back cell by cell, archives have their published facts, and what is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_preprocess import arrays
+from tardiff.data.format import read_dataset
+
+N, L, C = 40, 6, 3
+X = np.random.default_rng(0).normal(size=(N, L, C)).astype(np.float32)
+Y = np.arange(N) % 4 // 3  # a quarter of class 1
+SUBJECT = np.arange(N) // 2
+PARTS = {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 40)}
+
+
+def convert(source, output, *options):
+    arrays.main(["--input", str(source), "--output", str(output), *options])
+    return read_dataset(output)
+
+
+def rows_of(dataset):
+    """Return {row of X: (y, name of its split)}, found by the content of the series."""
+    rows = {x.tobytes(): row for row, x in enumerate(X)}
+    return {rows[x.tobytes()]: (int(y), name) for name, split in dataset.splits.items()
+            for x, y in zip(split.x, split.y, strict=True)}
+
+
+def dump(path, value, protocol=4):
+    path.write_bytes(pickle.dumps(value, protocol))
+
+
+def write_whole(folder, form):
+    """Write X, Y in one form, undivided; return what --input should be and further options."""
+    folder.mkdir()
+    if form == "npz":
+        np.savez(folder / "stays.npz", X=X.astype(np.float64), y=Y.astype(np.int8), other=np.zeros(3))
+    elif form == "npy":
+        np.save(folder / "X.npy", X)
+        np.save(folder / "y.npy", Y[:, None].astype(float))
+    elif form == "channels first":
+        np.savez(folder / "stays.npz", x=X.transpose(0, 2, 1), y=Y)
+        return folder / "stays.npz", ["--channels-first"]
+    else:
+        dump(folder / "tuple.pkl", (X.transpose(0, 2, 1), Y.astype(bool)), protocol=5)
+        return folder / "tuple.pkl", ["--channels-first"]
+    return folder, []
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "channels first", "pickle"])
+def test_every_form_of_undivided_data_reads_back(tmp_path, form):
+    source, options = write_whole(tmp_path / "in", form)
+    dataset = convert(source, tmp_path / "out", *options, "--ratios", "0.5", "0.25", "0.25")
+    rows = rows_of(dataset)
+    assert {row: y for row, (y, _) in rows.items()} == dict(enumerate(Y.tolist()))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 20, "val": 10, "test": 10}
+    assert dataset.meta.channels == ["channel 1", "channel 2", "channel 3"] and dataset.meta.name == "out"
+    assert dataset.meta.units == ["unknown"] * 3 and dataset.train.subject is None and dataset.train.mask is None
+
+
+def write_given(folder, form, names=PARTS):
+    folder.mkdir()
+    for name in names:
+        x, y, subject = X[PARTS[name]], Y[PARTS[name]], SUBJECT[PARTS[name]]
+        if form == "npz":
+            np.savez(folder / f"{name}.npz", x=x, y=y, subject=subject)
+        elif form == "npy":
+            for array, values in (("X", x), ("y", y), ("subject", subject)):
+                np.save(folder / f"{array}_{name}.npy", values)
+        else:
+            dump(folder / f"{name}_tuple.pkl", (x, y))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "pickle"])
+def test_given_splits_are_kept(tmp_path, form):
+    dataset = convert(write_given(tmp_path / "in", form), tmp_path / "out")
+    for name, rows in PARTS.items():
+        np.testing.assert_array_equal(dataset.splits[name].x, X[rows])
+        np.testing.assert_array_equal(dataset.splits[name].y, Y[rows])
+        if form != "pickle":
+            np.testing.assert_array_equal(dataset.splits[name].subject, SUBJECT[rows])
+
+
+def test_validation_is_cut_from_train_by_subject(tmp_path):
+    dataset = convert(write_given(tmp_path / "in", "npz", ("train", "test")), tmp_path / "out", "--val-ratio", "0.3")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 14, "val": 6, "test": 10}
+    assert sorted([*dataset.train.subject, *dataset.val.subject]) == SUBJECT[:20].tolist()
+    assert not set(dataset.train.subject) & set(dataset.val.subject)
+
+
+def test_undivided_data_are_split_by_subject(tmp_path):
+    np.savez(tmp_path / "stays.npz", x=X, y=Y, subject=np.array([f"p{n}" for n in SUBJECT]))
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out")
+    sides = {}
+    for name, split in dataset.splits.items():
+        for subject in split.subject:
+            sides.setdefault(str(subject), set()).add(name)
+    assert len(sides) == 20 and all(len(names) == 1 for names in sides.values())
+
+
+def test_one_channel_metadata_and_labels_that_are_not_0_to_k(tmp_path):
+    np.savez(tmp_path / "stays.npz", x=X[..., 0], y=np.where(Y == 1, 10, -1))
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--channels", "HR", "--units", "bpm", "--interval", "1 hour",
+                      "--name", "mine", "--licence", "CC0")
+    meta = dataset.meta
+    assert (meta.channels, meta.units, meta.classes, meta.sampling_interval, meta.name, meta.licence, meta.source) == (
+        ["HR"], ["bpm"], ["-1", "10"], "1 hour", "mine", "CC0", "stays.npz")
+    assert dataset.shape == (L, 1) and dataset.train.y.sum() > 0
+    names = convert(tmp_path / "stays.npz", tmp_path / "named", "--classes", "alive", "died").meta.classes
+    assert names == ["alive", "died"]
+
+
+def test_missing_values_are_filled_and_masked_where_asked(tmp_path):
+    x, mask = X.copy(), np.ones(X.shape, dtype=bool)
+    x[3, 2:4, 1] = np.nan
+    mask[5, 1, 0] = False
+    np.savez(tmp_path / "stays.npz", x=x, y=Y, mask=mask.astype(np.int8))
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--impute", "linear")
+    found = {bool_row.tobytes(): None for split in dataset.splits.values() for bool_row in split.mask if not bool_row.all()}
+    assert len(found) == 2 and sum((~split.mask).sum() for split in dataset.splits.values()) == 3
+    for split in dataset.splits.values():
+        for series, observed in zip(split.x, split.mask, strict=True):
+            row = int(np.abs(X[:, 5] - series[5]).sum(axis=1).argmin())
+            np.testing.assert_array_equal(series[observed], X[row][observed])
+            if row == 3:
+                np.testing.assert_allclose(series[2:4, 1], X[3, 1, 1] + (X[3, 4, 1] - X[3, 1, 1]) * np.array([1, 2]) / 3,
+                                           rtol=1e-5)
+            if row == 5:
+                np.testing.assert_allclose(series[1, 0], (X[5, 0, 0] + X[5, 2, 0]) / 2, rtol=1e-5)
+
+
+def test_a_mask_without_imputation_is_kept_as_it_is(tmp_path):
+    x, mask = X.copy(), np.ones(X.shape, dtype=bool)
+    x[:, 0, 0], mask[:, 0, 0] = np.nan, False
+    np.savez(tmp_path / "stays.npz", x=x, y=Y, mask=mask)
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out")
+    assert np.isnan(dataset.train.x[:, 0, 0]).all() and not dataset.train.mask[:, 0, 0].any()
+
+
+def test_equal_series_in_two_splits_are_warned_of_unless_subjects_are_known(tmp_path, capsys):
+    for name, rows in PARTS.items():
+        x = X[rows].copy()
+        x[0] = X[0]
+        np.savez(tmp_path / f"{name}.npz", x=x, y=Y[rows])
+    convert(tmp_path, tmp_path / "out")
+    assert "warning: 1 series stand both in train and in test" in capsys.readouterr().err
+    for name, rows in PARTS.items():
+        np.savez(tmp_path / f"{name}.npz", x=np.repeat(X[:1], 10, axis=0), y=Y[:10], subject=np.arange(N)[rows][:10])
+    convert(tmp_path, tmp_path / "known")
+    assert "warning" not in capsys.readouterr().err
+
+
+TS = """# a comment
+@problemName Two
+@timeStamps false
+@missing true
+@univariate false
+@dimensions 2
+@equalLength true
+@seriesLength 3
+@classLabel true rest move
+@data
+1,2,3:-.5,1e1,0.25:move
+4,5,6:7,?,9:rest
+"""
+
+
+def write_ts(folder, test):
+    train = TS.replace("@data\n", "@data\n0,0,0:0,0,0:rest\n0,1,0:0,2,0:move\n").replace("?", "8")
+    (folder / "Two_TRAIN.ts").write_text(train)
+    (folder / "Two_TEST.ts").write_text(test)
+    return folder
+
+
+def test_a_ts_file_by_hand(tmp_path):
+    dataset = convert(write_ts(tmp_path, TS.replace("4,5", "40,50")), tmp_path / "out", "--impute", "linear", "--val-ratio", "0.5")
+    assert dataset.meta.classes == ["move", "rest"] and dataset.shape == (3, 2)
+    np.testing.assert_array_equal(dataset.test.x, [[[1, -.5], [2, 10], [3, .25]], [[40, 7], [50, 8], [6, 9]]])
+    assert dataset.test.y.tolist() == [0, 1] and dataset.test.mask.sum() == 11
+
+
+def test_a_tsv_file_by_hand(tmp_path):
+    text = "\n".join(f"{label}\t{value}\t{value + 1}\t-.5e1" for value, label in enumerate([1, -1, -1, 1, 1, -1]))
+    (tmp_path / "Beat_TRAIN.tsv").write_text(text)
+    (tmp_path / "Beat_TEST.tsv").write_text("-1.0000e+00\t7\t8\t9\r\n1\t1\t2\t3\r\n")
+    dataset = convert(tmp_path, tmp_path / "out", "--val-ratio", "0.5")
+    assert dataset.meta.classes == ["-1", "1"] and dataset.shape == (3, 1)
+    np.testing.assert_array_equal(dataset.test.x[..., 0], [[7, 8, 9], [1, 2, 3]])
+    assert dataset.test.y.tolist() == [0, 1] and len(dataset.train) + len(dataset.val) == 6
+
+
+@pytest.mark.parametrize(("name", "shape", "sizes", "classes", "suffix", "separator"), [
+    ("FingerMovements", (50, 28), (316, 100), ["left", "right"], "ts", ":"),
+    ("ECG200", (96, 1), (100, 100), ["0", "1"], "tsv", "\t"),
+])
+def test_published_archives(shared_data, tmp_path, name, shape, sizes, classes, suffix, separator):
+    source = shared_data / "ucr_uea" / name
+    if not source.is_dir():
+        pytest.skip(f"no {source}")
+    dataset = convert(source, tmp_path / name)
+    assert dataset.shape == shape and dataset.meta.classes == classes
+    assert (len(dataset.train) + len(dataset.val), len(dataset.test)) == sizes
+    assert len(dataset.val) == round(0.2 * sizes[0])
+    lines = (source / f"{name}_TEST.{suffix}").read_text().splitlines()[-sizes[1]:]
+    for row in (0, 41, 99):
+        cells = lines[row].split(separator)
+        cells, label = ([cells[1:]], cells[0]) if suffix == "tsv" else ([c.split(",") for c in cells[:-1]], cells[-1])
+        np.testing.assert_array_equal(dataset.test.x[row].T, np.array(cells, dtype=float).astype(np.float32))
+        assert classes[dataset.test.y[row]] == label
+
+
+def savez(**changed):
+    return lambda folder: np.savez(folder / "stays.npz", **{"x": X, "y": Y, **changed})
+
+
+def with_value(value, **changed):
+    x = X.astype(np.float64)
+    x[7, 2, 1] = value
+    return savez(x=x, **changed)
+
+
+def give(**parts):
+    """Write train, val and test with subjects, and some of them otherwise."""
+    def write(folder):
+        for name, rows in PARTS.items():
+            np.savez(folder / f"{name}.npz", **{"x": X[rows], "y": Y[rows], "subject": SUBJECT[rows], **parts.get(name, {})})
+    return write
+
+
+def ts(old, new):
+    assert old in TS
+    return lambda folder: write_ts(folder, test=TS.replace(old, new))
+
+
+def raw(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def half_npz(folder):
+    savez()(folder)
+    path = folder / "stays.npz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def huge_npy(folder):
+    np.save(folder / "x.npy", X)
+    content = (folder / "x.npy").read_bytes()
+    assert b"(40, 6, 3), }   " in content
+    (folder / "x.npy").write_bytes(content.replace(b"(40, 6, 3), }   ", b"(9999999999,), }"))
+
+
+FAULTS = {
+    "nothing there": (lambda folder: folder.rmdir(), [], "not found"),
+    "empty folder": (lambda folder: None, [], "no data found"),
+    "two files": (lambda folder: (savez()(folder), np.savez(folder / "more.npz", x=X, y=Y)), [], "more.npz, stays.npz. Keep"),
+    "one of no split": (lambda folder: (savez()(folder), np.savez(folder / "test.npz", x=X, y=Y)), [], "belongs to no split"),
+    "no train": (lambda folder: np.savez(folder / "test.npz", x=X, y=Y), [], "no file named train"),
+    "no y": (lambda folder: np.savez(folder / "stays.npz", x=X), [], "array y missing"),
+    "npy twice": (lambda folder: (np.save(folder / "x.npy", X), np.save(folder / "x_2.npy", X)), [], "x_2.npy: expected"),
+    "npy alone": (lambda folder: np.save(folder / "x.npy", X), [], "array y missing"),
+    "x has 1 axis": (savez(x=X[:, 0, 0]), [], "array x is (40,) float32"),
+    "x has 4 axes": (savez(x=X[..., None]), [], "array x is (40, 6, 3, 1)"),
+    "x is text": (savez(x=X.astype(str)), [], "array x is"),
+    "x is complex": (savez(x=X.astype(complex)), [], "complex"),
+    "x is empty": (savez(x=X[:0], y=Y[:0]), [], "empty, x is (0, 6, 3)"),
+    "objects": (savez(x=X.astype(object)), [], "Python objects, which are never loaded"),
+    "y too short": (savez(y=Y[:-1]), [], "array y is (39,), x has 40 rows"),
+    "one-hot y": (savez(y=np.eye(2)[Y]), [], "array y is (40, 2)"),
+    "subject too short": (savez(subject=SUBJECT[:3]), [], "array subject is (3,)"),
+    "subject is a fraction": (savez(subject=SUBJECT / 2), [], "array subject is float64"),
+    "mask of another shape": (savez(mask=np.ones((N, L))), [], "array mask is (40, 6)"),
+    "mask of other values": (savez(mask=X), [], "array mask is (40, 6, 3) float32"),
+    "NaN": (with_value(np.nan), [], "x at row 7, step 2, channel 1 is nan"),
+    "NaN that is observed": (with_value(np.nan, mask=np.ones(X.shape, dtype=bool)), [], "row 7, step 2, channel 1 is nan"),
+    "infinite": (with_value(-np.inf), ["--impute", "median"], "row 7, step 2, channel 1 is -inf"),
+    "too large for float32": (with_value(1e300), [], "is inf, not a finite number in float32"),
+    "never observed": (savez(x=np.where(np.arange(C) == 1, np.nan, X)), ["--impute", "median"],
+                       "channel channel 2 has no valid value"),
+    "fraction as label": (savez(y=Y + 0.5), [], "label '0.5' is not a whole number"),
+    "NaN as label": (savez(y=np.where(Y, np.nan, 1)), [], "label 'nan' is not a whole number"),
+    "infinite label": (savez(y=np.where(Y, np.inf, 1)), [], "label 'inf' is not a whole number"),
+    "one class": (savez(y=Y * 0), [], "every row has the label '0'"),
+    "class names": (savez(), ["--classes", "one"], "2 classes (0, 1), but --classes has 1 names"),
+    "channel names": (savez(), ["--channels", "HR"], "3 channels, but --channels has 1 entries"),
+    "subject in two splits": (give(test={"subject": SUBJECT[:10] + 4}), [], "subject 4 stands in train and in test"),
+    "shapes differ": (give(test={"x": X[PARTS["test"], :4]}), [], "splits differ in (length, channels)"),
+    "class not in train": (give(train={"y": Y[:20] * 0}), [], "no row of class 1 (1)"),
+    "half an archive": (half_npz, [], "stays.npz: cannot be read as numpy arrays"),
+    "web page": (raw("stays.npz", b"<!DOCTYPE html><html>"), [], "stays.npz: cannot be read as numpy arrays"),
+    "array named npz": (lambda folder: (np.save(folder / "x.npy", X), (folder / "x.npy").rename(folder / "stays.npz")), [],
+                        "a single array"),
+    "huge header": (huge_npy, [], "x.npy: cannot be read as numpy arrays"),
+    "hostile pickle": (lambda folder: dump(folder / "train.pkl", (X, print)), [], "print. Nothing in it was run"),
+    "three arrays": (lambda folder: dump(folder / "train.pkl", (X, Y, Y)), [], "holds 3 arrays"),
+    "half a pickle": (raw("a.pkl", pickle.dumps((X, Y))[:500]), [], "a.pkl: not a complete pickle"),
+    "ts: channels": (ts("4,5,6:7,?,9:rest", "4,5,6:rest"), [], "Two_TEST.ts, line 12: 1 channels and a class"),
+    "ts: class": (ts(":move", ":jump"), [], "line 11: class 'jump' is not one of @classLabel: rest, move"),
+    "ts: number": (ts("1e1", "ten"), [], "line 11, value 2 of the series: 'ten' is not a number"),
+    "ts: lengths": (ts("4,5,6", "4,5"), [], "series 2, channel 1 has 2 values, the first has 3"),
+    "ts: missing": (ts("@missing true", "@missing false"), [], "Two_TEST.ts: x at row 1, step 1, channel 1 is nan"),
+    "ts: time stamps": (ts("@timeStamps false", "@timeStamps true"), [], "@timeStamps true"),
+    "ts: no classes": (ts("@classLabel true rest move", "@targetLabel true"), [], "expected @classLabel true"),
+    "ts: no @data": (ts("@data\n", ""), [], "line 10: found '1,2,3"),
+    "ts: no series": (ts(TS[TS.index("1,2,3:"):], ""), [], "Two_TEST.ts: no series in it"),
+    "ts: web page": (lambda folder: write_ts(folder, test="<html>"), [], "line 1: found '<html>'"),
+    "tsv: commas": (raw("a.tsv", b"1,2,3\n0,2,3\n"), [], "a.tsv, line 1: found '1,2,3'"),
+    "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv: not a text file"),
+    "val ratio": (lambda folder: (give()(folder), (folder / "val.npz").unlink()), ["--val-ratio", "0"], "positive shares"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_message_and_no_output(tmp_path, capsys, fault):
+    damage, options, expected = FAULTS[fault]
+    (tmp_path / "in").mkdir()
+    damage(tmp_path / "in")
+    with pytest.raises(SystemExit) as end:
+        arrays.main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *options])
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert expected in message and message.count("error: ") == 1 and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["x.npy", "stays.txt"])
+def test_a_file_of_another_form_is_named(tmp_path, capsys, name):
+    Path(tmp_path / name).write_text("")
+    with pytest.raises(SystemExit):
+        arrays.main(["--input", str(tmp_path / name), "--output", str(tmp_path / "out")])
+    assert f"{name}: expected .npz, .pkl, .ts or .tsv" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from utility_table import read_matching, synthetic_folders
 
@@ -21,21 +22,18 @@ from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation import metrics, plots
-from tardiff.influence.analysis import (
-    InfluenceStudy,
-    agreement_rows,
-    gradient_norm_rows,
-    influence_rows,
-    stratified_series,
-)
+from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
 from tardiff.influence.task import DownstreamTask
 from tardiff.utils.checkpoint import require_folder, write_json, write_text
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance, read_run_config
 
-Series = tuple[Tensor, Tensor]
 TRAINING, SELECTION = "real training", "real selection"
+TITLES = {
+    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the paper's table)",
+    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % interval)",
+    "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
 
 
 def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
@@ -64,7 +62,11 @@ def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     for row in tables["influence_distribution"]:
         if row["class"] == "all":
             row["guide_auroc"] = guide_auroc(task, *series[row["set"]])
-    write_results(config, tables, plots.influence_figures(tables, study, series))
+    write_results(config, tables, {
+        "gradient_norms": plots.gradient_norm_bars(tables["gradient_norms"]),
+        "influence_distribution": plots.influence_curves(
+            {name: (study.scores(*rows), rows[1].numpy()) for name, rows in series.items()}, dataset.meta.classes),
+        "fine_tuning": plots.fine_tuning_scatter(tables["fine_tuned_series"], config.learning_rates)})
 
 
 def load_matching_task(folder: str, dataset: Dataset, device: torch.device) -> tuple[DownstreamTask, Normalizer]:
@@ -103,7 +105,8 @@ def write_results(config: InfluenceAnalysisConfig, tables: dict[str, list[dict[s
         plots.save_figure(folder / f"{name}.png", figure)
     write_json(folder / "influence.json", {**tables, "config": dataclasses.asdict(config), **provenance()})
     for name, title in TITLES.items():
-        print(f"\n{title}\n{pd.DataFrame(tables[name]).to_string(index=False, float_format='{:.3g}'.format, na_rep='-')}")
+        shown = pd.DataFrame(tables[name]).drop(columns=["p01", "p25", "p75", "p99"], errors="ignore")
+        print(f"\n{title}\n{shown.to_string(index=False, float_format='{:.3g}'.format, na_rep='-')}")
     print(f"\nwritten to {folder}: influence.json, {', '.join(f'{name}.csv' for name in tables)} and "
           f"{', '.join(f'{name}.png' for name in figures)}")
 

@@ -25,10 +25,13 @@ COMMANDS = {
     "tstr": ("scripts/evaluate_tstr.py", None, [
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
         "model.rnn.hidden_size=8", "training.epochs=1"]),
+    "influence": ("scripts/analyze_influence.py", None, [
+        "data=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu", "bootstrap=20",
+        "fine_tuned=16"]),
     "experiment": ("scripts/run_experiment.py", None, ["data=data", "output=out"]),
 }
 COMMANDS["tsrtr"] = ("scripts/evaluate_tsrtr.py", *COMMANDS["tstr"][1:])
-FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json"}
+FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json", "influence.json"}
 USER_MODELS = """
 import torch
 from torch import nn

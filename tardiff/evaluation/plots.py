@@ -1,0 +1,247 @@
+"""Figures of the evaluation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from tardiff.data.format import Split
+from tardiff.influence.analysis import fall_name
+from tardiff.utils.checkpoint import atomic_path
+from tardiff.utils.figures import COLOURS
+
+LINES, MARKERS = ("-", "--", ":"), ("o", "^", "s")
+
+
+def save_figure(path: str | Path, figure: Figure) -> None:
+    """Write a figure as PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return colour, line style and marker of each name; two names that share a colour differ in the other two."""
+    looks = itertools.cycle(itertools.product(range(len(LINES)), COLOURS))
+    return {name: {"color": colour, "linestyle": LINES[turn], "marker": MARKERS[turn]}
+            for name, (turn, colour) in zip(names, looks, strict=False)}
+
+
+def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
+    """Draw the norm of the mean guidance gradient and the mean of its rows' norms per class, with 10-90 % whiskers.
+
+    rows: as `tardiff.influence.analysis.gradient_norm_rows` returns them.
+    """
+    figure = Figure(figsize=(1.8 + 1.6 * len(rows), 3.4), layout="constrained")
+    axis = figure.subplots()
+    places = np.arange(len(rows))
+    axis.bar(places - 0.2, [row["norm_of_mean"] for row in rows], 0.38, color=COLOURS[0], label="norm of the mean gradient")
+    means = np.array([row["mean"] for row in rows])
+    whiskers = np.abs(np.array([[row["p10"], row["p90"]] for row in rows]).T - means)
+    axis.bar(places + 0.2, means, 0.38, yerr=whiskers, capsize=4, color=COLOURS[1],
+             label="mean norm of single gradients\n(whiskers: 10th to 90th percentile)")
+    axis.set_xticks(places, [f"{row['class']}\n({row['rows']:,} rows)" for row in rows], fontsize=9)
+    axis.set_ylabel("norm of the loss gradient", fontsize=9)
+    axis.tick_params(axis="y", labelsize=8)
+    figure.legend(loc="outside upper center", fontsize=8, frameon=False)
+    return figure
+
+
+def influence_curves(sets: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str]) -> Figure:
+    """Draw the cumulative distribution of influence, one panel per class and one curve per set.
+
+    sets: influence (N,) and label (N,) by name. The axis is linear around 0 and logarithmic beyond.
+    """
+    figure = Figure(figsize=(1 + 3.9 * len(classes), 4.0), layout="constrained")
+    axes = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
+    looks = styles(sets)
+    for label, axis in enumerate(axes):
+        for name, (scores, y) in sets.items():
+            ordered = np.sort(scores[y == label])
+            axis.step(ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1), where="post", linewidth=1.5,
+                      color=looks[name]["color"], linestyle=looks[name]["linestyle"])
+        axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        axis.set_title(classes[label], fontsize=10)
+    _logarithmic_beyond(axes[0], np.concatenate([scores for scores, _ in sets.values()]), "x")
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("share of series at or below", fontsize=9)
+    figure.supxlabel("influence (right of 0: training on the series lowers the guidance loss)", fontsize=9)
+    handles = [axes[0].plot([], [], color=look["color"], linestyle=look["linestyle"], label=name)[0]
+               for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(sets), 2 * len(classes)), fontsize=9,
+                  frameon=False)
+    return figure
+
+
+def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float]) -> Figure:
+    """Draw influence against the measured fall of the guidance loss, one panel per learning rate.
+
+    series: {set, influence, fall_at_RATE ...} each. Both axes are linear around 0 and logarithmic beyond; on the line,
+    measured and predicted are equal.
+    """
+    figure = Figure(figsize=(1 + 3.9 * len(learning_rates), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(learning_rates), squeeze=False, sharex=True, sharey=True)[0]
+    looks = styles(dict.fromkeys(one["set"] for one in series))
+    influence = np.array([one["influence"] for one in series])
+    for axis, rate in zip(axes, learning_rates, strict=True):
+        for name, look in looks.items():
+            members = [one for one in series if one["set"] == name]
+            axis.scatter([one["influence"] for one in members], [one[fall_name(rate)] for one in members], s=16,
+                         color=look["color"], marker=look["marker"], alpha=0.7, linewidth=0)
+        axis.axline((0, 0), (1, 1), color="0.6", linewidth=0.8, zorder=0)
+        axis.set_title(f"learning rate {rate:g}", fontsize=10)
+        _logarithmic_beyond(axis, influence, "xy")
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("measured fall of the guidance loss / learning rate", fontsize=9)
+    figure.supxlabel("influence", fontsize=9)
+    handles = [axes[0].scatter([], [], s=24, color=look["color"], marker=look["marker"], label=name)
+               for name, look in looks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
+def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None:
+    """Make axes linear up to the median size of the values and logarithmic beyond, with ticks at 0 and powers of ten."""
+    sizes = np.abs(values[values != 0])
+    middle = float(np.median(sizes)) if len(sizes) else 1.0
+    for direction in directions:
+        getattr(axis, f"set_{direction}scale")("asinh", linear_width=middle)
+        low, high = getattr(axis, f"get_{direction}lim")()
+        powers = 10.0 ** np.arange(np.ceil(np.log10(middle / 2)), np.log10(max(-low, high, 10 * middle)))
+        ticks = [tick for tick in (*-powers[::-1], 0.0, *powers) if low <= tick <= high]
+        getattr(axis, f"set_{direction}ticks")(ticks, [f"{tick:g}" for tick in ticks])
+        getattr(axis, f"{direction}axis").set_minor_locator(NullLocator())
+
+def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str], count: int = 4,
+                   seed: int = 0) -> Figure:
+    """Draw a few randomly chosen series of each set and class: one row per set and class, one column per channel."""
+    rows = [(name, label) for label in range(len(classes)) for name in sets]
+    figure = Figure(figsize=(2.1 * len(channels) + 1.4, 1.35 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), len(channels), squeeze=False, sharex=True, sharey="col")
+    looks = styles(sets)
+    for line, (name, label) in zip(axes, rows, strict=True):
+        members = np.flatnonzero(sets[name].y == label)
+        chosen = np.random.default_rng(seed).permutation(members)[:count]
+        for channel, axis in enumerate(line):
+            for number, row in enumerate(chosen):
+                axis.plot(sets[name].x[row, :, channel], color=looks[name]["color"], alpha=1 - 0.6 * number / count,
+                          linewidth=1)
+            axis.tick_params(labelsize=7)
+        line[0].set_ylabel(f"{name}\n{classes[label]}", fontsize=8)
+    for axis, channel, unit in zip(axes[0], channels, units, strict=True):
+        axis.set_title(f"{channel} [{unit}]" if unit else channel, fontsize=9)
+    figure.supxlabel("time step", fontsize=9)
+    return figure
+
+
+def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, seed: int = 0) -> Figure:
+    """Draw each set on the first two principal components of the first one, which lies behind in every panel.
+
+    sets: x (N, L, C) z-scored by name; the first is the real one. At most `most_rows` random rows of each are drawn.
+    """
+    generator = np.random.default_rng(seed)
+    flat = {name: x[np.sort(generator.permutation(len(x))[:most_rows])].reshape(-1, x[0].size) for name, x in sets.items()}
+    (real_name, real), *others = flat.items()
+    center = real.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(real - center, full_matrices=False)
+    shares = sizes**2 / (sizes**2).sum()
+    points = {name: (x - center) @ directions[:2].T for name, x in flat.items()}
+    columns = min(len(others), 3)
+    lines = -(-len(others) // columns)
+    figure = Figure(figsize=(3.4 * columns + 0.4, 3.3 * lines + 0.3), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, (name, _) in zip(axes, others, strict=False):
+        for who, colour, marker in ((real_name, "0.55", "o"), (name, COLOURS[1], "x")):
+            axis.scatter(*points[who].T, s=9, color=colour, marker=marker, alpha=0.5, linewidth=0.7, label=who)
+        axis.set_title(name, fontsize=10)
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(others):]:
+        axis.set_visible(False)
+    limits = np.abs(np.percentile(points[real_name], [0.5, 99.5], axis=0)).max(axis=0) * 1.6
+    axes[0].set(xlim=(-limits[0], limits[0]), ylim=(-limits[1], limits[1]))
+    handles, _ = axes[0].get_legend_handles_labels()
+    figure.legend(handles, [real_name, "synthetic"], loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    figure.supxlabel(f"first principal component of the real series ({shares[0]:.0%} of their variance)", fontsize=9)
+    figure.supylabel(f"second ({shares[1]:.0%})", fontsize=9)
+    return figure
+
+
+def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
+    """Draw each metric of TSRTR over the ratio of synthetic to real rows, with 95 % intervals, beside TRTR.
+
+    rows: as `tardiff.evaluation.utility.score_arms` returns them. metrics: key -> title, one panel each.
+    """
+    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]
+    real = next(row for row in rows if row["protocol"] == "TRTR")
+    names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
+    looks = styles(names)
+    for axis, (key, title) in zip(axes, metrics.items(), strict=True):
+        axis.axhline(real[key]["mean"], color="0.3", linewidth=1.2, linestyle=(0, (5, 2)))
+        axis.axhspan(real[key]["low"], real[key]["high"], color="0.3", alpha=0.1, linewidth=0)
+        for offset, name in enumerate(names):
+            mine = sorted((row for row in rows if row["protocol"] == "TSRTR" and row["synthetic"] == name),
+                          key=lambda row: row["ratio"])
+            place = np.array([row["ratio"] for row in mine]) + 0.012 * (offset - (len(names) - 1) / 2)
+            middle, low, high = (np.array([row[key][part] for row in mine]) for part in ("mean", "low", "high"))
+            axis.errorbar(place, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1.4,
+                          markersize=4, elinewidth=0.8, **looks[name])
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("synthetic series added per real training series", fontsize=9)
+    handles = [axes[0].plot([], [], color="0.3", linestyle=(0, (5, 2)), label="real alone (TRTR)")[0],
+               *(axes[0].plot([], [], label=name, **look)[0] for name, look in looks.items())]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
+def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) -> Figure:
+    """Draw the observed share of a class over its predicted probability, with 95 % intervals; the diagonal is calibrated.
+
+    curves: by name, as `tardiff.evaluation.metrics.reliability_curve` returns them.
+    """
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    top = max(1e-3, *(float(np.max(curve[key])) for curve in curves.values() for key in ("predicted", "high")))
+    axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
+    for (name, curve), look in zip(curves.items(), styles(curves).values(), strict=True):
+        middle = np.array(curve["observed"])
+        bars = np.maximum([middle - np.array(curve["low"]), np.array(curve["high"]) - middle], 0)
+        axis.errorbar(curve["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
+                      label=name, **look)
+    axis.set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
+    axis.set_xlabel(f"predicted probability of: {label}", fontsize=9)
+    axis.set_ylabel("observed share", fontsize=9)
+    axis.tick_params(labelsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Draw the ROC of the membership attack by name, (false positive rate, true positive rate), on linear and on
+    logarithmic axes; the latter shows whether a few records are laid open."""
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    looks = styles(curves)
+    for axis, scale in zip(axes, ("linear", "log"), strict=True):
+        axis.plot([1e-3, 1], [1e-3, 1], color="0.6", linewidth=1, linestyle=(0, (5, 2)))
+        for name, (false_positive, true_positive) in curves.items():
+            axis.plot(false_positive, true_positive, color=looks[name]["color"], linestyle=looks[name]["linestyle"],
+                      linewidth=1.5)
+        low = 0 if scale == "linear" else 1e-3
+        axis.set(xscale=scale, yscale=scale, xlim=(low, 1), ylim=(low, 1.02))
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("share of non-members called members", fontsize=9)
+    figure.supylabel("share of members found", fontsize=9)
+    handles = [axes[0].plot([], [], color="0.6", linestyle=(0, (5, 2)), label="chance")[0],
+               *(axes[0].plot([], [], color=look["color"], linestyle=look["linestyle"], label=name)[0]
+                 for name, look in looks.items())]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return figure

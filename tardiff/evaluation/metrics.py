@@ -1,12 +1,13 @@
 """Classification metrics, vectorised over row weights so that one formula serves point estimates and the bootstrap.
 
 Every metric takes labels y (N,) int64, probabilities p (N, K) float64, and weights (R, N) of R resamples (None: one
-resample with weight 1), and returns (R,) float64; a resample without both classes gives NaN.
+resample with weight 1), and returns (R,) float64; a resample without both classes gives NaN where ranking needs both.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import ndtri
 
 
 def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -17,6 +18,23 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
 def average_precision(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """AUPRC as the step-wise sum of (R_k - R_{k-1}) P_k, positive class; for K > 2 the macro mean of one-vs-rest."""
     return _one_vs_rest(_binary_average_precision, y, p, weights)
+
+
+def macro_average_precision(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """AUPRC as the mean of the average precisions of all classes, the two of a binary task included, as some papers
+    report it; its chance level is 1 / K."""
+    return _one_vs_rest(_binary_average_precision, y, p, weights, range(p.shape[1]))
+
+
+def true_positive_rate(y: np.ndarray, p: np.ndarray, false_positive_rate: float,
+                       weights: np.ndarray | None = None) -> np.ndarray:
+    """The share of positives found where `false_positive_rate`, in [0, 1), of the negatives are called positive.
+
+    Read off the ROC polygon: linear between its corners, which splits ties evenly, and the top where it is vertical.
+    For K > 2 the macro mean of one-vs-rest.
+    """
+    return _one_vs_rest(lambda actual, score, rows: _binary_true_positive_rate(actual, score, false_positive_rate, rows),
+                        y, p, weights)
 
 
 def auprc(y: np.ndarray, p: np.ndarray) -> float:
@@ -39,6 +57,47 @@ def minority_f1(y: np.ndarray, p: np.ndarray, minority: int, threshold: float | 
     return np.divide(2 * hits, total, out=np.zeros(len(weights)), where=total > 0)
 
 
+def predicted_share(p: np.ndarray, label: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """The share of rows whose most probable class is `label`."""
+    return _weighted_mean(p.argmax(axis=1) == label, weights)
+
+
+def brier(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The mean squared error of the probabilities; 0 at best.
+
+    Binary: of the positive class alone, in [0, 1]. For K > 2 the sum over the classes, in [0, 2], as Brier defined it;
+    so summed, a binary score would be twice as large.
+    """
+    errors = (p - (y[:, None] == np.arange(p.shape[1]))) ** 2
+    return _weighted_mean(errors[:, 1] if p.shape[1] == 2 else errors.sum(axis=1), weights)
+
+
+def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int = 1) -> dict[str, np.ndarray]:
+    """Return the calibration of the probability of `label`: a row of equal-count bins, from the lowest probability up.
+
+    Each array has one value per bin: `predicted`, the mean probability; `observed`, the share of rows of the class;
+    `count`, the number of rows; `low` and `high`, the 95 % Wilson interval of `observed`. Rows of equal probability share
+    a bin, so that there may be fewer bins, with unequal counts.
+    """
+    score = p[:, label]
+    _, tie, sizes = np.unique(score, return_inverse=True, return_counts=True)
+    bin_of_tie = ((np.cumsum(sizes) - sizes / 2) * bins / len(score)).astype(np.int64)
+    _, number = np.unique(bin_of_tie[tie], return_inverse=True)
+    count = np.bincount(number)
+    observed = np.bincount(number, weights=y == label) / count
+    low, high = _wilson(observed, count)
+    return {"predicted": np.bincount(number, weights=score) / count, "observed": observed, "count": count,
+            "low": low, "high": high}
+
+
+def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    z = ndtri(0.975)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
 def best_f1_threshold(y: np.ndarray, p: np.ndarray, minority: int) -> float:
     """Return the threshold on the probability of `minority` with the highest F1 on these rows (the selection half)."""
     order = np.argsort(-p[:, minority], kind="stable")
@@ -49,9 +108,14 @@ def best_f1_threshold(y: np.ndarray, p: np.ndarray, minority: int) -> float:
     return float(score[np.argmax(np.where(last_of_tie, f1, -1))])
 
 
-def _one_vs_rest(metric, y: np.ndarray, p: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    weights = np.ones((1, len(values))) if weights is None else weights.astype(float)
+    return weights @ values.astype(float) / weights.sum(axis=1)
+
+
+def _one_vs_rest(metric, y: np.ndarray, p: np.ndarray, weights: np.ndarray | None, classes=None) -> np.ndarray:
     weights = np.ones((1, len(y))) if weights is None else weights
-    classes = [1] if p.shape[1] == 2 else range(p.shape[1])
+    classes = classes or ([1] if p.shape[1] == 2 else range(p.shape[1]))
     return np.mean([metric(y == label, p[:, label], weights) for label in classes], axis=0)
 
 
@@ -71,6 +135,20 @@ def _binary_average_precision(actual: np.ndarray, score: np.ndarray, weights: np
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
     total = hits[:, -1]
     return np.divide((positive * precision).sum(axis=1), total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+def _binary_true_positive_rate(actual: np.ndarray, score: np.ndarray, false_positive_rate: float, weights: np.ndarray
+                               ) -> np.ndarray:
+    found, alarms = (np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in _grouped(actual, score, weights))
+    positives, negatives = found[:, -1], alarms[:, -1]
+    allowed = false_positive_rate * negatives
+    reached = alarms <= allowed[:, None] * (1 + 1e-12)  # 0.29 * 100 < 29
+    before = reached.sum(axis=1) - 1  # the last corner that is not past the rate
+    rows, after = np.arange(len(weights)), np.minimum(before + 1, found.shape[1] - 1)
+    run = alarms[rows, after] - alarms[rows, before]
+    share = np.divide(np.maximum(allowed - alarms[rows, before], 0), run, out=np.zeros(len(weights)), where=run > 0)
+    hits = found[rows, before] + share * (found[rows, after] - found[rows, before])
+    return np.divide(hits, positives, out=np.full(len(weights), np.nan), where=(positives > 0) & (negatives > 0))
 
 
 def _grouped(actual: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from tardiff.evaluation.utility import METRICS
 from tardiff.utils.checkpoint import write_json, write_text
 
-HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected"}
+HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
+PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01")
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
@@ -18,7 +18,7 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", "", *([f"AUPRC - {reference} [95 %]", ""] if reference else [])]
     lines = [heads]
     for row in rows:
-        cells = [row["arm"], *(_mean_and_sd(row[name]) for name in METRICS)]
+        cells = [row["arm"], *(_mean_and_sd(row[name]) for name in HEADERS)]
         for key in ["trtr", *(["reference"] if reference else [])]:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)
@@ -30,12 +30,12 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
 def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:
     """Write `<name>.json` (rows and context) and `<name>.csv` (one line per arm) to `folder`."""
     buffer = io.StringIO()
-    columns = [key for key in max(rows, key=len) if isinstance(max(rows, key=len)[key], dict)]
+    widest = max(rows, key=len)
+    columns = [(key, part) for key in widest if isinstance(widest[key], dict) for part in PARTS if part in widest[key]]
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["arm", "protocol", "synthetic", "ratio",
-                     *(f"{key}_{part}" for key in columns for part in ("mean", "sd", "low", "high"))])
+    writer.writerow(["arm", "protocol", "synthetic", "ratio", *(f"{key}_{part}" for key, part in columns)])
     for row in rows:
-        cells = [row[key].get(part, "") if key in row else "" for key in columns for part in ("mean", "sd", "low", "high")]
+        cells = [row[key].get(part, "") if key in row else "" for key, part in columns]
         writer.writerow([row["arm"], row["protocol"], row["synthetic"] or "", "" if row["ratio"] is None else row["ratio"],
                          *cells])
     write_text(Path(folder) / f"{name}.csv", buffer.getvalue())

@@ -4,10 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score, roc_curve
 from sklearn.preprocessing import label_binarize
 
-from tardiff.evaluation.metrics import auprc, auroc, average_precision, best_f1_threshold, minority_f1
+from tardiff.evaluation.metrics import (
+    auprc,
+    auroc,
+    average_precision,
+    best_f1_threshold,
+    brier,
+    macro_average_precision,
+    minority_f1,
+    predicted_share,
+    reliability_curve,
+    true_positive_rate,
+)
 
 
 def predictions(seed, classes, rows=80, levels=6):
@@ -52,10 +64,101 @@ def test_f1_of_the_minority_is_that_of_scikit_learn(seed, classes, threshold):
     np.testing.assert_allclose(minority_f1(y, p, minority, threshold), [f1_score(y == minority, predicted)], rtol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_macro_average_precision_is_that_of_scikit_learn_on_one_hot_labels(seed, classes):
+    y, p, weights = predictions(seed, classes)
+    one_hot = np.eye(classes, dtype=int)[y]
+    expected = [average_precision_score(one_hot, p, average="macro", sample_weight=w) for w in weights]
+    np.testing.assert_allclose(macro_average_precision(y, p, weights), expected, rtol=1e-12)
+    np.testing.assert_allclose(macro_average_precision(y, np.full(p.shape, 0.5)), [1 / classes], rtol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_true_positive_rate_lies_on_the_polygon_of_scikit_learn(seed, rate):
+    y, p, weights = predictions(seed, 2)
+    expected = []
+    for w in weights:
+        false, true, _ = roc_curve(y, p[:, 1], sample_weight=w, drop_intermediate=False)
+        corners, inverse = np.unique(false, return_inverse=True)
+        top = np.zeros(len(corners))
+        np.maximum.at(top, inverse, true)
+        left, right = (np.flatnonzero(corners <= rate)[-1], np.flatnonzero(corners > rate)[0])
+        start_of_right = true[false == corners[right]].min()
+        share = (rate - corners[left]) / (corners[right] - corners[left])
+        expected.append(top[left] + share * (start_of_right - top[left]))
+    np.testing.assert_allclose(true_positive_rate(y, p, rate, weights), expected, rtol=1e-9)
+
+
+def test_the_true_positive_rate_of_known_curves():
+    y = np.repeat([1, 0], [100, 100])
+    constant = np.full((200, 2), 0.5)
+    for rate in (0.0, 0.01, 0.29, 0.5):
+        np.testing.assert_allclose(true_positive_rate(y, constant, rate), [rate], rtol=1e-12)
+        np.testing.assert_array_equal(true_positive_rate(y, np.eye(2)[y], rate), [1])
+    # 29 negatives above all positives: the curve rises at exactly 0.29, whose product with 100 is less than 29.
+    score = np.concatenate([np.full(100, 0.5), np.full(29, 0.9), np.full(71, 0.1)])
+    np.testing.assert_array_equal(true_positive_rate(y, np.column_stack([1 - score, score]), 0.29), [1])
+    np.testing.assert_array_equal(true_positive_rate(y, np.column_stack([1 - score, score]), 0.28), [0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_brier_score_is_that_of_scikit_learn_and_of_a_plain_loop(seed):
+    y, p, weights = predictions(seed, 2)
+    np.testing.assert_allclose(brier(y, p, weights), [brier_score_loss(y, p[:, 1], sample_weight=w) for w in weights])
+    y, p, weights = predictions(seed, 3)
+    loss = [sum((p[row, label] - (y[row] == label)) ** 2 for label in range(3)) for row in range(len(y))]
+    np.testing.assert_allclose(brier(y, p, weights), [np.average(loss, weights=w) for w in weights])
+    np.testing.assert_allclose(brier(y, p), [np.mean(loss)])
+    assert brier(y, np.eye(3)[y])[0] == 0 and brier(y, np.eye(3)[(y + 1) % 3])[0] == 2
+    assert brier(y % 2, np.eye(2)[1 - y % 2])[0] == 1
+
+
+def test_the_predicted_share_is_that_of_the_argmax():
+    _, p, weights = predictions(0, 3)
+    for label in range(3):
+        expected = [np.average(p.argmax(axis=1) == label, weights=w) for w in weights]
+        np.testing.assert_allclose(predicted_share(p, label, weights), expected)
+    assert sum(predicted_share(p, label)[0] for label in range(3)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("rows", "bins"), [(200, 10), (203, 10), (7, 10), (50, 1)])
+def test_the_reliability_curve_is_that_of_a_plain_loop(rows, bins):
+    generator = np.random.default_rng(0)
+    score = generator.random(rows)
+    y = (generator.random(rows) < score).astype(np.int64)
+    curve = reliability_curve(y, np.column_stack([1 - score, score]), bins)
+    ranks = np.argsort(np.argsort(score))
+    parts = [np.flatnonzero((ranks + 0.5) * bins // rows == number) for number in range(bins)]
+    parts = [part for part in parts if len(part)]
+    assert [len(part) for part in parts] == curve["count"].tolist() and np.ptp(curve["count"]) <= 1
+    np.testing.assert_allclose(curve["predicted"], [score[part].mean() for part in parts])
+    np.testing.assert_allclose(curve["observed"], [y[part].mean() for part in parts])
+    for number, part in enumerate(parts):
+        interval = binomtest(int(y[part].sum()), len(part)).proportion_ci(method="wilson")
+        assert (curve["low"][number], curve["high"][number]) == pytest.approx((interval.low, interval.high))
+
+
+def test_equal_probabilities_share_a_bin_and_the_order_of_rows_does_not_matter():
+    y, p, _ = predictions(1, 2)
+    order = np.random.default_rng(0).permutation(len(y))
+    curve, again = reliability_curve(y, p, 5), reliability_curve(y[order], p[order], 5)
+    for name, values in curve.items():
+        np.testing.assert_allclose(again[name], values)
+    assert curve["count"].sum() == len(y) and len(curve["count"]) <= 5
+    constant = reliability_curve(y, np.full((len(y), 2), 0.5), 5)
+    assert constant["count"].tolist() == [len(y)] and constant["observed"] == pytest.approx([y.mean()])
+    third = reliability_curve(*predictions(1, 3)[:2], 4, label=2)
+    assert np.all((third["low"] <= third["observed"]) & (third["observed"] <= third["high"]))
+
+
 def test_integer_weights_are_repeated_rows():
     y, p, weights = predictions(0, 2)
     repeated = np.repeat(np.arange(len(y)), weights[0].astype(int))
-    for metric in (auroc, average_precision, lambda *a: minority_f1(*a[:2], 1, None, *a[2:])):
+    for metric in (auroc, average_precision, macro_average_precision, brier,
+                   lambda *a: minority_f1(*a[:2], 1, None, *a[2:]), lambda *a: predicted_share(a[1], 1, *a[2:]),
+                   lambda *a: true_positive_rate(*a[:2], 0.1, *a[2:])):
         np.testing.assert_allclose(metric(y, p, weights[:1]), metric(y[repeated], p[repeated]), rtol=1e-12)
 
 
@@ -65,6 +168,8 @@ def test_a_resample_without_both_classes_is_nan_and_the_others_are_not():
     np.testing.assert_array_equal(auroc(y, p, weights), [np.nan, np.nan, 1])
     np.testing.assert_array_equal(average_precision(y, p, weights), [np.nan, 1, 1])
     np.testing.assert_array_equal(minority_f1(y, p, 1, 0.9, weights), [0, 0, 0])
+    np.testing.assert_array_equal(true_positive_rate(y, p, 0.1, weights), [np.nan, np.nan, 1])
+    np.testing.assert_allclose(brier(y, p, weights), [0.185, 0.04, 0.41 / 3])
 
 
 def test_worthless_and_perfect_scores():

@@ -4,14 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, ttest_1samp
 from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.tables import format_table, write_tables
-from tardiff.evaluation.utility import METRICS, Arm, Protocol, score_arms, stratified_rows, subject_weights
+from tardiff.evaluation.utility import (
+    METRICS,
+    Arm,
+    Protocol,
+    score_arms,
+    seeds_needed,
+    stratified_rows,
+    subject_weights,
+)
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.errors import UserError
 
@@ -71,6 +79,11 @@ def test_point_values_are_the_metrics_of_the_predictions(protocol):
     assert row["auroc"]["values"] == [auroc(y, scored)[0] for _, scored in results[TRTR]]
     assert row["auprc"]["mean"] == pytest.approx(np.mean([average_precision(y, scored) for _, scored in results[TRTR]]))
     assert row["auroc"]["sd"] == pytest.approx(np.std(row["auroc"]["values"], ddof=1)) and row["auroc"]["sd"] > 0
+    for index, (_, scored) in enumerate(results[TRTR]):
+        negative = average_precision(1 - y, scored[:, ::-1])[0]
+        assert row["auprc_macro"]["values"][index] == pytest.approx((row["auprc"]["values"][index] + negative) / 2)
+        assert row["brier"]["values"][index] == pytest.approx(np.mean((scored[:, 1] - y) ** 2))
+        assert row["positive_rate"]["values"][index] == pytest.approx(np.mean(scored[:, 1] > 0.5))
 
 
 def test_an_arm_has_no_difference_to_itself(protocol):
@@ -223,6 +236,38 @@ def test_the_rarest_class_of_the_real_training_split_is_the_minority():
     assert row["f1"]["mean"] == row["f1_selected"]["mean"] == 1
 
 
+@pytest.mark.parametrize(("standardised", "expected"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_the_seeds_needed_are_those_of_published_power_tables(standardised, expected):
+    """Two-sided paired t-test at 5 % with power 80 %."""
+    differences = np.array([-1.0, 0.0, 1.0]) * 0.01 / standardised
+    assert seeds_needed(differences) == seeds_needed(10 * differences + 3, effect=0.1) == expected
+
+
+@pytest.mark.parametrize("sd", [0.006, 0.02])
+def test_as_many_seeds_as_said_reach_the_power_in_simulation(sd):
+    seeds = seeds_needed(np.array([-sd, 0.0, sd]), power=0.9)
+    draws = np.random.default_rng(0).normal(0.01, sd, size=(20_000, seeds))
+    found = [np.mean(ttest_1samp(draws[:, :count], 0, axis=1).pvalue < 0.05) for count in (seeds, seeds - 1)]
+    assert found[0] > 0.9 - 0.007 and found[1] < 0.9 + 0.007
+
+
+def test_no_number_of_seeds_follows_from_two_or_from_equal_ones():
+    assert seeds_needed(np.array([0.01, 0.03])) is None
+    assert seeds_needed(np.full(5, 0.02)) is None and seeds_needed(np.array([0.1, 0.1 + 1e-17, 0.1 - 2e-17])) is None
+    assert seeds_needed(np.array([0.02, 0.02, 0.0201])) == 2
+
+
+def test_differences_of_auroc_and_auprc_say_how_many_seeds_they_need(protocol):
+    rows = scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], seeds=4, reference="poor")
+    for row in rows.values():
+        for key, value in row.items():
+            if isinstance(value, dict):
+                assert ("seeds_for_0.01" in value) == (key.split("_minus_")[0] in ("auroc", "auprc") and "_minus_" in key)
+    poor = rows["TSTR poor"]["auroc_minus_trtr"]
+    assert poor["seeds_for_0.01"] == seeds_needed(np.array(poor["values"])) > 2
+    assert rows["TSTR copy"]["auroc_minus_trtr"]["seeds_for_0.01"] is None
+
+
 def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     rows = list(scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], reference="poor").values())
     write_tables(tmp_path / "out", "tstr", rows, {"scored on": "test"})
@@ -233,6 +278,11 @@ def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     poor = dict(zip(header.split(","), lines[1].split(","), strict=True))
     assert float(poor["auroc_mean"]) == rows[1]["auroc"]["mean"] and poor["auprc_minus_reference_mean"] == ""
     assert float(poor["f1_minus_trtr_low"]) == rows[1]["f1_minus_trtr"]["low"]
+    assert int(poor["auprc_minus_trtr_seeds_for_0.01"]) == rows[1]["auprc_minus_trtr"]["seeds_for_0.01"]
+    assert {"brier_mean", "auprc_macro_low", "positive_rate_sd"} <= set(poor) and "auroc_seeds_for_0.01" not in poor
+    copy = dict(zip(header.split(","), lines[2].split(","), strict=True))
+    assert copy["auprc_minus_trtr_seeds_for_0.01"] == ""
     table = format_table(rows, "poor").splitlines()
+    assert "Brier" in table[0] and "macro" not in table[0]
     assert f"{rows[0]['auroc']['mean']:.3f} ({rows[0]['auroc']['sd']:.3f})" in table[1]
     assert " loss" in table[2] and "no difference" in table[3] and " gain" in table[3]

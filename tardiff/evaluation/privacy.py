@@ -1,0 +1,250 @@
+"""Privacy: what synthetic series give away of the patients that they were made from, and the table of all such figures.
+
+All series are (N, L, C) float32 without NaN, z-scored with the scaler of the real training data, and compared by the
+Euclidean distance of whole windows. Members are the rows that a generator has seen, non-members held-out rows that it has
+not. No figure is a guarantee: each is what one simple attack found, and a stronger one may find more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from tardiff.data.format import Split
+from tardiff.evaluation import metrics
+from tardiff.evaluation.fidelity import Column
+from tardiff.evaluation.neighbours import CPU, drawn_rows, nearest
+from tardiff.evaluation.utility import subject_weights
+from tardiff.utils.seeding import derive_seed
+
+MAX_ROWS = 20_000
+NEAR_COPY = 0.05
+FALSE_POSITIVE_RATE = 0.01
+ROC_RATES = np.unique(np.concatenate([[0.0], np.geomspace(1e-3, 0.1, 21), np.linspace(0.1, 0.98, 45)]))
+_RESAMPLES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class PrivacyData:
+    """What the metrics compare: four splits of real rows, no subject in two of them, and synthetic x (N, L, C), all
+    scaled. `train` fitted the denoiser, `guidance` steered it, `selection` and `heldout` were never shown to it."""
+
+    train: Split
+    guidance: Split
+    selection: Split
+    heldout: Split
+    synthetic: np.ndarray
+
+
+def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray, control: np.ndarray, seed: int,
+                      resamples: int = 1000, max_rows: int = MAX_ROWS, device: torch.device = CPU) -> dict[str, float]:
+    """Return how well members are told from non-members by their distance to the nearest synthetic row (nearer: member).
+
+    Both groups are drawn to the same number of `rows`, min(N members, N non-members, max_rows); the synthetic set is
+    used whole. Results, with 95 % intervals `_low` to `_high` from a bootstrap over the subjects of each group, so that
+    rows which are alike within a subject do not narrow them:
+
+    - `auroc`: 0.5 is no leakage, 1 is a copy. Below 0.5 members are no nearer than others.
+    - `tpr`: the share of members found where 1 % of the non-members are called members; 0.01 is no leakage. It shows
+      what the AUROC hides, a few records laid bare (Carlini et al. 2022). Read off by metrics.true_positive_rate.
+    - `dcr_ratio`: median distance of members over that of non-members; 1 is no leakage, 0 a copy. NaN if the latter is 0.
+    - `near_copies`, `near_copies_non_members`: the share of each group with a synthetic row within a root mean square
+      difference of 0.05 standard deviations per value, and `exact_copies`, of members at distance 0. Real rows that are
+      largely imputed lie this near to each other as well, so only the excess of the first over the second tells.
+    - `control_auroc`, `control_tpr`: the same attack with `control` (M, L, C), real rows of neither group, in place of
+      the synthetic set. They leak nothing, so what is found with them is a difference between the groups themselves, such
+      as another year or hospital. `excess_auroc`, `excess_tpr`: what is beyond it.
+    - `roc_<k>`: the true positive rate at ROC_RATES[k].
+    - `flagged` (1 or 0), the verdict that the set leaks: for the AUROC, or for the TPR, the interval lies above its value
+      without leakage and that of the excess lies above 0. The first condition alone would flag groups that differ, the
+      second an accident of the control, and the AUROC alone would miss a few copies among many rows. In simulations a
+      fresh draw was flagged in under 1 of 100 cases from 120 rows a group on, and in 3 to 4 below, where 1 % is less
+      than a row; copies of one record in thirty among 800 rows were found in over 9 of 10.
+
+    The control should come from where the members come from; if it is much smaller than the synthetic set, it makes up
+    for a difference between the groups only in part.
+    """
+    rows = min(len(members), len(non_members), max_rows)
+    groups = [_draw(members, rows, seed, "members"), _draw(non_members, rows, seed, "non-members")]
+    records, actual = np.concatenate([group.x for group in groups]), np.repeat([1, 0], rows)
+    distances = [nearest(records, x, device=device)[0] for x in (synthetic, control)]
+    own, others = np.split(distances[0], 2)
+    points = np.stack([_auroc_and_tpr(actual, distance, None)[:, 0] for distance in distances])
+    resampled = np.concatenate([np.stack([_auroc_and_tpr(actual, distance, weights) for distance in distances])
+                                for weights in _subject_blocks(groups, resamples, seed)], axis=2)
+    low, high = np.percentile(resampled[0], [2.5, 97.5], axis=1)
+    excess_low, excess_high = np.percentile(resampled[0] - resampled[1], [2.5, 97.5], axis=1)
+    result = {"flagged": float(np.any((low > [0.5, FALSE_POSITIVE_RATE]) & (excess_low > 0))), "rows": rows}
+    for number, name in enumerate(("auroc", "tpr")):
+        result |= {name: points[0, number], f"{name}_low": low[number], f"{name}_high": high[number],
+                   f"control_{name}": points[1, number], f"excess_{name}": points[0, number] - points[1, number],
+                   f"excess_{name}_low": excess_low[number], f"excess_{name}_high": excess_high[number]}
+    near = NEAR_COPY * np.sqrt(records[0].size)
+    middle = np.median(others)
+    result |= {"dcr_ratio": np.median(own) / middle if middle > 0 else np.nan, "exact_copies": np.mean(own == 0),
+               "near_copies": np.mean(own <= near), "near_copies_non_members": np.mean(others <= near)}
+    result |= {f"roc_{k}": _tpr(actual, distances[0], rate, None)[0] for k, rate in enumerate(ROC_RATES)}
+    return {key: float(value) for key, value in result.items()}
+
+
+def roc_curve(result: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the false and the true positive rates of a result of `membership_attack`, from (0, .) to (1, 1)."""
+    return np.append(ROC_RATES, 1.0), np.array([*(result[f"roc_{k}"] for k in range(len(ROC_RATES))), 1.0])
+
+
+def adversarial_accuracy(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, seed: int,
+                         max_rows: int = 5_000, device: torch.device = CPU) -> dict[str, float]:
+    """Return the nearest-neighbour adversarial accuracies and `nnaa` = |aa_heldout - aa_train| (Yale et al. 2020).
+
+    aa(A, S) is the mean over both sets of the share of rows whose nearest neighbour, itself left out, is in their own
+    set: 0.5 where A and S cannot be told apart, 1 where they lie apart, below 0.5 where S copies A. `nnaa` is about 0
+    without leakage; overfitting makes `aa_train` the smaller. All three sets are drawn to `rows` = min(N, max_rows) of
+    the smallest; the mean of `draws` = ceil(N train / rows) draws. The draws are independent, so a copy of a training
+    set of exactly that size has `aa_train` 0, one of a larger set more, since few rows meet their copy. NaN if a set has
+    one row.
+    """
+    rows = min(len(train), len(heldout), len(synthetic), max_rows)
+    draws = -(-len(train) // rows)
+    totals = np.zeros(2)
+    for draw in range(draws if rows > 1 else 0):
+        fake, *real = (x[drawn_rows(x, rows, seed, "nnaa", name, draw)]
+                       for name, x in (("synthetic", synthetic), ("train", train), ("heldout", heldout)))
+        within = nearest(fake, fake, exclude_self=True, device=device)[0]
+        for number, x in enumerate(real):
+            totals[number] += np.mean(nearest(x, fake, device=device)[0] > nearest(x, x, True, device=device)[0]) / 2
+            totals[number] += np.mean(nearest(fake, x, device=device)[0] > within) / 2
+    aa_train, aa_heldout = totals / draws if rows > 1 else (np.nan, np.nan)
+    return {"nnaa": float(abs(aa_heldout - aa_train)), "aa_train": float(aa_train), "aa_heldout": float(aa_heldout),
+            "rows": float(rows), "draws": float(draws)}
+
+
+def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, seed: int, threshold: float = 0.1,
+                 runs: int = 10, max_rows: int = 5_000, device: torch.device = CPU) -> dict[str, float]:
+    """Return the membership inference risk as TimeDiff computes it (Tian et al. 2024), for comparison with papers alone.
+
+    Each set is mapped to [0, 1] by its own extremes per channel and drawn to `rows` = min(N, max_rows) of the smallest.
+    The squared distances to the nearest synthetic row are mapped to [0, 1] among the members and, apart from them, among
+    the held-out rows; a record at `threshold` or below is called a member; `mir` is the F1 of that, the mean of `runs`
+    draws, `mir_sd` their standard deviation. Equal distances (0 / 0) are NaN in the original, and so no member here.
+
+    Calling all members gives `all_members` = 2/3, whatever the data. Lower is not more private: an exact copy scores
+    about 0, since its distances of almost 0 are stretched to [0, 1]. `called_members` and `called_non_members`, the
+    shares called a member in each group, say what a value is made of.
+    """
+    rows = min(len(train), len(heldout), len(synthetic), max_rows)
+    sets = {name: _to_own_range(x) for name, x in (("train", train), ("heldout", heldout), ("synthetic", synthetic))}
+    shares = []
+    for run in range(runs):
+        members, others, fake = (x[drawn_rows(x, rows, seed, "mir", name, run)] for name, x in sets.items())
+        shares.append([_share_called(nearest(x, fake, device=device)[0] ** 2, threshold) for x in (members, others)])
+    called, called_others = np.transpose(shares)
+    f1 = 2 * called / (1 + called + called_others)  # TP / (TP + (FP + FN) / 2), with groups of equal size
+    return {"mir": fmean(f1), "mir_sd": float(f1.std()), "all_members": 2 / 3, "called_members": float(called.mean()),
+            "called_non_members": float(called_others.mean()), "rows": float(rows)}
+
+
+def _draw(group: Split, rows: int, *key: int | str) -> Split:
+    """Draw rows so that the order of the group does not matter, not even among equal rows of different subjects."""
+    ordered = group[np.argsort(group.subjects(), kind="stable")]
+    return ordered[drawn_rows(ordered.x, rows, *key)]
+
+
+def _subject_blocks(groups: list[Split], resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield bootstrap weights (R, N) of the rows of all groups, a few resamples at a time; subjects drawn per group."""
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        count = min(_RESAMPLES_AT_ONCE, resamples - start)
+        yield np.hstack([subject_weights(group.subjects(), count, derive_seed(seed, "bootstrap", number, start))
+                         for number, group in enumerate(groups)])
+
+
+def _auroc_and_tpr(actual: np.ndarray, distance: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    return np.stack([metrics.auroc(actual, _as_scores(distance), weights),
+                     _tpr(actual, distance, FALSE_POSITIVE_RATE, weights)])
+
+
+def _tpr(actual: np.ndarray, distance: np.ndarray, rate: float, weights: np.ndarray | None) -> np.ndarray:
+    return metrics.true_positive_rate(actual, _as_scores(distance), rate, weights)
+
+
+def _as_scores(distance: np.ndarray) -> np.ndarray:
+    """The metrics only rank the scores of the positive class, so that minus the distance serves for a probability."""
+    return np.column_stack([distance, -distance])
+
+
+def _to_own_range(x: np.ndarray) -> np.ndarray:
+    low, high = x.min(axis=(0, 1)), x.max(axis=(0, 1))
+    return (x - low) / np.where(high > low, high - low, 1)
+
+
+def _share_called(squared: np.ndarray, threshold: float) -> float:
+    spread = np.ptp(squared)
+    return float(np.mean((squared - squared.min()) / spread <= threshold)) if spread > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class PrivacyMetric:
+    """One entry of PRIVACY. The first column is the headline; a column of direction `none` is no ranking.
+
+    compute(data, seed, device) returns a flat dict of floats with the keys of the columns.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    columns: tuple[Column, ...]
+    compute: Callable[[PrivacyData, int, torch.device], dict[str, float]]
+
+
+_ATTACK_COLUMNS = (
+    Column("auroc", "attack AUROC", 0.5, "near"), Column("tpr", "TPR at 1 % FPR", FALSE_POSITIVE_RATE, "near"),
+    Column("dcr_ratio", "distance ratio", 1.0, "near"), Column("exact_copies", "exact copies", 0.0),
+    Column("near_copies", "near-copies", None, "none"),
+    Column("near_copies_non_members", "near-copies of non-members", None, "none"),
+    Column("control_auroc", "control AUROC", None, "none"), Column("flagged", "flagged", 0.0))
+
+PRIVACY = (
+    PrivacyMetric(
+        "train_attack", "Membership attack on training rows",
+        "How well patients that the generator was trained on are told from held-out ones by their distance to the "
+        "nearest synthetic series.",
+        _ATTACK_COLUMNS,
+        lambda data, seed, device: membership_attack(
+            data.train, data.heldout, data.synthetic, np.concatenate([data.guidance.x, data.selection.x]), seed,
+            device=device)),
+    PrivacyMetric(
+        "guidance_attack", "Membership attack on guidance rows",
+        "The same for the patients that steered the generation through the guidance gradient.",
+        _ATTACK_COLUMNS,
+        lambda data, seed, device: membership_attack(data.guidance, data.heldout, data.synthetic, data.train.x, seed,
+                                                     device=device)),
+    PrivacyMetric(
+        "nnaa", "Nearest-neighbour adversarial accuracy",
+        "Whether nearest neighbours tell synthetic from training series less well than from held-out ones, as they do "
+        "if training series are copied.",
+        (Column("nnaa", "NNAA", 0.0), Column("aa_train", "AA train", 0.5, "near"),
+         Column("aa_heldout", "AA held-out", 0.5, "near")),
+        lambda data, seed, device: adversarial_accuracy(data.train.x, data.heldout.x, data.synthetic, seed,
+                                                        device=device)),
+    PrivacyMetric(
+        "mir", "Membership inference risk, TimeDiff protocol",
+        "For comparison with published tables alone: calling everybody a member scores 2/3, and the value does not "
+        "tell a copy of the training series from a fresh draw.",
+        (Column("mir", "MIR (TimeDiff)", None, "none"), Column("all_members", "all called members", None, "none"),
+         Column("called_members", "members called", None, "none"),
+         Column("called_non_members", "non-members called", None, "none")),
+        lambda data, seed, device: mir_timediff(data.train.x, data.heldout.x, data.synthetic, seed, device=device)),
+)
+
+
+def verdict(name: str, result: dict[str, float]) -> str:
+    """Return one sentence on the result of a membership attack on `name`, such as "training rows"."""
+    figures = (f"attack AUROC {result['auroc']:.3f} [{result['auroc_low']:.3f}, {result['auroc_high']:.3f}], "
+               f"{result['tpr']:.1%} of {name} found at {FALSE_POSITIVE_RATE:.0%} false alarms "
+               f"[{result['tpr_low']:.1%}, {result['tpr_high']:.1%}]")
+    if result["flagged"]:
+        return f"LEAK: the synthetic series tell {name} from held-out ones; {figures}."
+    return f"No leak of {name} found by nearest neighbours; {figures}."

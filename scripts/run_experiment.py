@@ -25,7 +25,11 @@ ROOT = Path(repository_path("."))
 
 
 def main(config: ExperimentConfig, dry_run: bool) -> None:
-    stages = list(stage_commands(config))
+    run_stages(list(stage_commands(config)), dry_run)
+
+
+def run_stages(stages: list[tuple[type, list[str], list[str]]], dry_run: bool) -> None:
+    """Check the settings of all stages (schema, program, arguments), then run them one after the other."""
     for schema, _, (path, *overrides) in stages:
         load_config(schema, path, overrides)  # Every fault of every stage speaks before the first one runs.
     for number, (_, program, arguments) in enumerate(stages, start=1):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from pathlib import Path
 
 from classifier.models import build_classifier, custom_source
@@ -21,16 +23,9 @@ from tardiff.utils.logging import provenance
 
 def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]) -> None:
     """Run the arms, print the table, and write `<name>.json` and `<name>.csv` to the output folder."""
-    require_folder(config.output)
     folders = synthetic_folders(config)
-    needed = [config.real, *(path for paths in folders.values() for path in paths)]
-    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
-    if dry_run and missing:
-        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+    if not inputs_exist(config, folders, dry_run):
         return
-    if missing:
-        raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
-                        + "\nGenerate it first, or change 'real' or 'synthetic'.")
     protocol = build_protocol(config, folders)
     print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
           f"selection and {len(protocol.scored):,} {config.score_on} series")
@@ -44,6 +39,19 @@ def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
+
+
+def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_run: bool) -> bool:
+    """Tell whether all datasets are there; where not, a dry run says so, and any other raises UserError."""
+    require_folder(config.output)
+    needed = [config.real, *(path for paths in folders.values() for path in paths)]
+    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
+    if missing and not dry_run:
+        raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
+                        + "\nGenerate it first, or change 'real' or 'synthetic'.")
+    if missing:
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+    return not missing
 
 
 def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> Protocol:
@@ -78,6 +86,20 @@ def synthetic_folders(config: EvaluationConfig) -> dict[str, list[str]]:
     if wrong:
         raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
     return folders
+
+
+def named_by_folder(paths: list[str]) -> str:
+    """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
+    sets: dict[str, list[str]] = {}
+    for path in paths:
+        name = re.sub(r"-seed\d+$", "", next(part for part in reversed(Path(path).parts) if part != "synthetic"))
+        sets.setdefault(name, []).append(path)
+    clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
+        len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
+    if clash:
+        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
+                        "'synthetic={first: DIR, second: DIR}'.")
+    return f"synthetic={json.dumps(sets)}"
 
 
 def read_matching(path: str, real: Dataset) -> Dataset:

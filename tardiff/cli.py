@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,45 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. A setting is written key=value; --help lists them.")
 
 
-def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None) -> None:
+@dataclass(frozen=True)
+class Flag:
+    """A short form of a setting: `name` as typed, help `text`, and the `key=value` that its values stand for."""
+
+    name: str
+    text: str
+    override: Callable[[list[str]], str]
+    many: bool = False
+
+
+def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None,
+              flags: tuple[Flag, ...] = ()) -> None:
     """Parse the command line, build the settings and run `stage(config, dry_run)`; exit 2 on a user error.
 
     `default` is the YAML used when no CONFIG is given. A dry run checks settings and inputs and starts nothing.
     """
     parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [CONFIG] [key=value ...] [--print-config] [--dry-run]",
-        epilog="settings (key=default), which CONFIG and key=value override; --print-config shows the result:\n" + "\n".join(describe(schema)))
+        usage=" ".join(["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} DIR{' ...' * flag.many}]" for flag in flags),
+                        "[--print-config] [--dry-run]"]),
+        epilog="settings (key=default), which CONFIG and key=value override; --print-config shows the result:\n"
+               + "\n".join(describe(schema)))
     parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value",
                         help=f"a YAML file (default: {default or 'the built-in defaults'}), then overrides")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
-    exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args()))
+    for flag in flags:
+        parser.add_argument(flag.name, nargs="+" if flag.many else 1, help=flag.text, metavar="DIR")
+    exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args(), flags))
 
 
-def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace) -> None:
+def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace,
+         flags: tuple[Flag, ...]) -> None:
+    overrides = []
+    for flag in flags:
+        given = getattr(options, flag.name.strip("-")) or []
+        options.arguments += [value for value in given if "=" in value]  # A setting after a flag of many values.
+        values = [value for value in given if "=" not in value]
+        overrides += [flag.override(values)] if values else []
     files = [argument for argument in options.arguments if "=" not in argument]
     missing = [path for path in files if not Path(path).exists()]
     if missing:
@@ -44,7 +67,7 @@ def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, 
     if len(files) > 1:
         raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
     path = files[0] if files else default
-    config = load_config(schema, path, [argument for argument in options.arguments if "=" in argument])
+    config = load_config(schema, path, overrides + [argument for argument in options.arguments if "=" in argument])
     if options.print_config:
         print(to_yaml(config), end="")
         return

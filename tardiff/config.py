@@ -294,6 +294,36 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig(EvaluationConfig):
+    """Utility, fidelity, privacy, influence and pictures in one report."""
+
+    output: str = setting("runs/simulated/report", "Folder of the report, its tables and pictures, and finished results.",
+                          semantic=False)
+    sections: list[str] = setting(["utility", "fidelity", "privacy", "influence"], "Parts to evaluate: utility, fidelity, "
+                                  "privacy, influence (where a classifier is given). Pictures are always drawn.",
+                                  choices=("utility", "fidelity", "privacy", "influence"), semantic=False)
+    fidelity_metrics: list[str] | None = setting(
+        None, "Fidelity metrics by name (see tardiff/evaluation/fidelity.py); null: all. The judges and context-FID take "
+              "most of the time.", semantic=False)
+    repeats: int = setting(5, "Repeats of each seeded fidelity metric; repeat r uses synthetic folder r modulo their "
+                              "number.", low=1, semantic=False)
+    classifier: str | None = setting(None, "Run folder of the classifier that guided, for the influence part.",
+                                     semantic=False)
+
+
+@dataclass(frozen=True)
+class CompareConfig(ReportConfig):
+    """Rival methods, trained and sampled, beside given synthetic sets in one report."""
+
+    synthetic: dict = setting({}, "Further synthetic datasets by name, such as TarDiff's: {name: [folder, ...]}.",
+                              semantic=False)
+    output: str = setting("runs/simulated/comparison", "Folder of the methods' runs and of the report.", semantic=False)
+    methods: list[str] = setting(["all"], "Baselines and rules to train, or all.", semantic=False)
+    configs: str = setting("configs/baselines", "Folder with the configuration of each baseline, NAME.yaml.", semantic=False)
+    generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
+
+
+@dataclass(frozen=True)
 class InfluenceAnalysisConfig:
     """What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
 
@@ -313,6 +343,5 @@ class InfluenceAnalysisConfig:
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, spread evenly over sets and classes; each costs "
                                    "a pass over the guidance half per learning rate.", low=0, semantic=False)
     learning_rates: list[float] = setting(
-        [1e-3, 0.1], "Rates of the single plain gradient step. The first shows whether influence is right, where it must "
-                     "be: at a small rate. The second, whether it still ranks after a step that one series in ordinary "
-                     "training never makes.", low=1e-8, high=10, semantic=False)
+        [1e-4, 1e-2, 0.1], "Rates of the single plain gradient step: at a small one the loss must fall as influence says; "
+                           "larger ones show how far that reaches.", low=1e-8, high=10, semantic=False)

@@ -26,6 +26,8 @@ from tardiff.sampling.noise import NoiseStream
 from tardiff.utils.seeding import derive_seed
 from tardiff.utils.settings import setting
 
+RULES = ("oversample", "jitter", "scaling", "time_warp", "smote")
+
 Normal = Callable[..., Tensor]
 """normal(purpose, *shape) -> standard normal draws (B, *shape), one stream per purpose and series."""
 
@@ -35,7 +37,7 @@ class Config(BaselineConfig):
     """Simple rules."""
 
     budget: str = setting("no training", "A name for the size of the training.", semantic=False)
-    rule: str = setting("jitter", "The rule.", choices=("oversample", "jitter", "scaling", "time_warp", "smote"))
+    rule: str = setting("jitter", "The rule.", choices=RULES)
     strength: float = setting(0.1, "Standard deviation of the noise (jitter), of the factors (scaling) or of the logarithm "
                                    "of the pace (time_warp).", low=0)
     knots: int = setting(4, "time_warp: pieces of constant pace.", low=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
-    `meta` describes the real dataset. `meta.json` appears last, so a dataset with it is complete.
+    `meta` describes the real dataset. `runtime.json` tells what sampling took, in this call alone where it resumed.
+    `meta.json` appears last, so a dataset with it is complete.
     """
     output = Path(output)
     starts = range(0, len(labels), batch_size)
@@ -105,15 +107,21 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
         _clear_chunks(output, workers)
         return
     mine = range(workers.rank, len(starts), workers.world_size)
+    made, clock = 0, time.perf_counter()
     with tqdm(total=len(starts), desc="generation", unit="chunk", disable=not workers.is_main) as progress:
         for number in mine:
             if not paths[number].exists():
                 part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(workers.device)
                 samples = torch.arange(starts[number], starts[number] + len(part), device=workers.device)
                 _write_chunk(paths[number], sample(part, samples))
+                made += len(part)
             progress.update(min(workers.world_size, len(starts) - progress.n))
     workers.barrier()
     if workers.is_main:
+        if made:
+            seconds = time.perf_counter() - clock
+            write_json(output / "runtime.json", {"series": made, "seconds": seconds, "seconds_per_series": seconds / made,
+                                                 "processes": workers.world_size, "device": str(workers.device)})
         write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
         write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
             meta, name=f"{meta.name} (synthetic)", source="TarDiff; see provenance.json", cohort={})))

@@ -1,0 +1,119 @@
+"""Everything that is measured of synthetic sets, in one report: utility, fidelity, privacy, influence and pictures.
+
+    python scripts/evaluate.py --real data/X --synthetic runs/A runs/B --output report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import analyze_influence
+import numpy as np
+import report_pictures
+from utility_table import build_protocol, inputs_exist, named_by_folder, read_matching, synthetic_folders
+
+from tardiff.cli import Flag, repository_path, run_stage
+from tardiff.config import InfluenceAnalysisConfig, ReportConfig
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.cache import ResultCache
+from tardiff.evaluation.metrics import reliability_curve
+from tardiff.evaluation.report import write_report
+from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics, read_costs
+from tardiff.evaluation.tables import format_table, write_tables
+from tardiff.evaluation.utility import Arm, score_arms
+from tardiff.utils.checkpoint import read_json, write_json
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.logging import provenance
+from tardiff.utils.settings import to_yaml
+
+
+def main(config: ReportConfig, dry_run: bool) -> None:
+    folders, device = synthetic_folders(config), resolve_device(config.device)
+    metrics = fidelity_metrics(config.fidelity_metrics)
+    if not inputs_exist(config, folders, dry_run):
+        return
+    real = read_dataset(config.real)
+    sets = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+    print(f"{len(real.train):,} training and {len(real.test):,} test series against "
+          f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
+    if dry_run:
+        return
+    output = Path(config.output)
+    scaler, cache = Normalizer.fit("zscore", real.train.x), ResultCache(output / "metrics")
+    scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
+    train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
+    results = describe(config, real, sets, folders)
+    if "utility" in config.sections:
+        results["utility"] = utility(config, folders)
+    if "fidelity" in config.sections:
+        results["fidelity"] = evaluate_fidelity(train.x, test.x, scaled, metrics, config.repeats, cache, device)
+    if "privacy" in config.sections:
+        halves = [dataclasses.replace(half, x=scaler.transform(half.x)) for half in halve_validation(real.val)]
+        results["privacy"] = evaluate_privacy(train, *halves, test, scaled, cache, device)
+    if "influence" in config.sections and config.classifier is not None:
+        analyze_influence.main(InfluenceAnalysisConfig(
+            classifier=config.classifier, data=config.real, synthetic=folders, output=str(output / "influence"),
+            device=config.device), dry_run=False)
+        tables = read_json(output / "influence" / "influence.json", *analyze_influence.TITLES)
+        results["influence"] = {title: tables[name] for name, title in analyze_influence.TITLES.items()}
+    pictures = report_pictures.draw(output, real, sets, test.x, scaled, results)
+    for part in ("fidelity", "privacy"):
+        if part in results:
+            report_pictures.write_csv(output / f"{part}.csv", results[part])
+    write_json(output / "results.json", without_nan(results))
+    print(f"\nwritten to {write_report(output, results, pictures)}, results.json, CSV and PNG")
+
+
+def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], folders: dict[str, list[str]]
+             ) -> dict[str, Any]:
+    """Return what is compared, and what is needed to do it again."""
+    splits = {name: {"rows": len(split), "subjects": len(np.unique(split.subjects())),
+                     "classes": np.bincount(split.y, minlength=real.num_classes).tolist()}
+              for name, split in real.splits.items()}
+    return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0], "channels": real.meta.channels,
+                     "classes": real.meta.classes, "splits": splits},
+            "synthetic": {name: {"folders": folders[name], "rows": len(parts[0])} for name, parts in sets.items()},
+            "hashes": {f"real {name}": split.fingerprint() for name, split in real.splits.items()}
+                      | {path: part.fingerprint() for name, parts in sets.items()
+                         for path, part in zip(folders[name], parts, strict=True)},
+            "cost": read_costs(folders), "provenance": provenance(), "settings": to_yaml(config)}
+
+
+def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, Any]:
+    """Run TRTR, TSTR and TSRTR, print and write the table, and return it with the reliability of TRTR and TSTR."""
+    protocol = build_protocol(config, folders)
+    reference = config.reference if config.reference in folders else None
+    alone = [Arm("TRTR"), *(Arm("TSTR", name) for name in folders)]
+    results = protocol.predictions(alone + [Arm("TSRTR", name, ratio) for name in folders for ratio in config.ratios],
+                                   config.seeds)
+    rows = score_arms(results, protocol, reference, config.bootstrap)
+    write_tables(config.output, "utility", rows, {"config": dataclasses.asdict(config), **provenance()})
+    print(format_table(rows, reference))
+    minority = int(np.argmin(np.bincount(protocol.real.y)))
+    curves = {arm.label: reliability_curve(protocol.scored.y, np.mean([scored for _, scored in results[arm]], axis=0),
+                                           label=minority) for arm in alone}
+    return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
+            "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
+            "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON-like value with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    run_stage(ReportConfig, main, "Evaluate synthetic sets and write one report.",
+              repository_path("configs/evaluation/default.yaml"), (
+                  Flag("--real", "real dataset folder", lambda values: f"real={values[0]}"),
+                  Flag("--synthetic", "synthetic dataset folders; NAME-seed0, NAME-seed1 are one set",
+                       named_by_folder, many=True),
+                  Flag("--output", "folder of the report", lambda values: f"output={values[0]}")))

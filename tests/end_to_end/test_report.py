@@ -1,0 +1,149 @@
+"""The whole evaluation as a user runs it, resumed after a kill, and its report in a real browser."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tardiff.data.format import read_dataset
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUICK = ["device=cpu", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "model.rnn.hidden_size=8", "training.epochs=2",
+         "repeats=2", "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]", "reference=first"]
+
+
+class Outline(HTMLParser):
+    """Headings, images and outward links of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.images, self.links, self.inside = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = tag
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes)
+        self.links += [value for name, value in attributes.items() if name in ("href", "src")]
+
+    def handle_data(self, data):
+        if self.inside in ("h1", "h2") and data.strip():
+            self.headings.append(data)
+        self.inside = None
+
+
+@pytest.fixture(scope="module")
+def sets(workplace, tmp_path_factory):
+    """Two synthetic sets: the generated one as two datasets of one set, and one more."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name in ("first-seed0", "first-seed1", "second"):
+        shutil.copytree(workplace.folder / "synthetic", folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(workplace, sets, tmp_path_factory):
+    output = tmp_path_factory.mktemp("report")
+    finish(start(workplace, sets, output))
+    return output
+
+
+def start(workplace, sets, output, *more):
+    command = [sys.executable, "scripts/evaluate.py", "--real", workplace.folder / "data", "--synthetic",
+               sets / "first-seed0", sets / "first-seed1", sets / "second", "--output", output,
+               *QUICK, f"classifier={workplace.folder / 'classifier'}", *more]
+    return workplace._start(*map(str, command))
+
+
+def finish(process):
+    with process:
+        printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
+
+
+def test_the_report_answers_first_and_shows_every_part(report, workplace):
+    page = (report / "report.html").read_text()
+    outline = Outline(page)
+    assert outline.headings[0].startswith("Evaluation of synthetic data: simulated")
+    assert [text.partition(":")[0] for text in outline.headings[1:]] == [
+        "What was compared", "Utility", "Fidelity", "Privacy", "Influence", "Pictures", "Provenance"]
+    assert page.index('class="answer"') < page.index("What was compared")
+    assert "Of 4 comparisons with real data alone" in page
+    assert len(outline.images) == 10 and all(len(image["alt"]) > 20 for image in outline.images)
+    assert all(link.startswith("data:image/png;base64,") for link in outline.links)
+
+
+def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets):
+    results = json.loads((report / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    real = read_dataset(workplace.folder / "data")
+    assert results["hashes"]["real test"] == real.test.fingerprint()
+    assert results["synthetic"]["first"]["folders"] == [str(sets / "first-seed0"), str(sets / "first-seed1")]
+    arms = [row["arm"] for row in results["utility"]["rows"]]
+    assert arms == ["TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1",
+                    "TSRTR second 0.2"]
+    names = ["first", "second"]
+    assert list(results["fidelity"])[2:] == names and list(results["privacy"])[2:] == names
+    assert results["fidelity"]["first"]["mmd"]["mmd2"]["values"] == results["fidelity"]["second"]["mmd"]["mmd2"]["values"]
+    assert (report / "utility.csv").exists() and (report / "privacy.csv").read_text().startswith("set,metric,key,mean,sd")
+
+
+def test_anchors_of_privacy_are_in_range(report):
+    privacy = json.loads((report / "results.json").read_text())["privacy"]
+    copy, fresh = list(privacy.values())[:2]
+    assert copy["train_attack"]["auroc"]["mean"] > 0.99 and copy["train_attack"]["flagged"]["mean"] == 1
+    assert copy["train_attack"]["exact_copies"]["mean"] == 1 and fresh["train_attack"]["exact_copies"]["mean"] == 0
+
+
+def test_a_killed_evaluation_resumes_and_ends_alike(report, workplace, sets, tmp_path):
+    process = start(workplace, sets, tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("metrics/*.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.json")}
+    assert len(kept) >= 5
+    finish(start(workplace, sets, tmp_path))
+    assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
+    whole, resumed = (json.loads((folder / "results.json").read_text()) for folder in (report, tmp_path))
+    for part in ("utility", "fidelity", "privacy"):
+        assert whole[part] == resumed[part]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
+    options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+               "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+               "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,2000"]
+    address = (report / "report.html").as_uri()
+    probe = tmp_path / "probe.html"
+    script = ("<script>addEventListener('load', () => { const images = [...document.images]; document.title = JSON.stringify({"
+              "images: images.length, broken: images.filter(i => !i.complete || i.naturalWidth < 100).length,"
+              "wide: document.documentElement.scrollWidth > innerWidth, text: document.body.innerText.length}); });</script>")
+    probe.write_text((report / "report.html").read_text().replace("</body>", script + "</body>"))
+    page = subprocess.run([*options, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    seen = json.loads(page.stdout.partition("<title>")[2].partition("</title>")[0].replace("&quot;", '"'))
+    assert seen["images"] == 10 and seen["broken"] == 0 and not seen["wide"] and seen["text"] > 3000
+    subprocess.run([*options, f"--print-to-pdf={tmp_path / 'report.pdf'}", address], capture_output=True, timeout=120, check=True)
+    assert (tmp_path / "report.pdf").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--synthetic", "{sets}/nowhere"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
+    (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),
+    (["--synthetic", "{sets}/second", "{sets}/second"], "would have the same name")])
+def test_a_fault_is_one_message(workplace, sets, tmp_path, arguments, message):
+    output = tmp_path / "report"
+    process = start(workplace, sets, output, *(argument.format(sets=sets) for argument in arguments))
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 2 and message in printed and "Traceback" not in printed
+    assert not (output / "report.html").exists()

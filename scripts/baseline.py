@@ -36,8 +36,8 @@ def run_baseline(name: str, config, dry_run: bool) -> None:
     model = method.build(config, length, num_channels, dataset.num_classes)
     labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, config.seed)
     print(f"{name}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, "
-          f"{sum(stage.steps for stage in model.stages()):,} steps at most ({config.budget}); {len(dataset.train):,} training "
-          f"series of shape {dataset.shape}; {len(labels):,} to make; on {device}")
+          f"budget: {config.budget}; {len(dataset.train):,} training series of shape {dataset.shape}; {len(labels):,} to make; "
+          f"on {device}")
     if dry_run:
         return
     run = open_run(config.output, config, {"train": dataset.train.fingerprint()})

@@ -1,0 +1,107 @@
+"""What every generative baseline must pass: checks shared by their tests, on noisy sinusoids of two classes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from tardiff.baselines.interface import Scaler
+from tardiff.baselines.training import chunk_sampler, train_baseline
+from tardiff.evaluation.ts2vec import context_fid, train_encoder
+from tardiff.utils.checkpoint import load_tensors
+from tardiff.utils.logging import open_run
+
+CPU = torch.device("cpu")
+
+
+class Killed(Exception):
+    pass
+
+
+def sinusoids(rows, length=24, num_channels=2, num_classes=2, seed=0):
+    """Return x (rows, length, num_channels) and y: class k has k + 1 cycles, of random amplitude and phase, and noise."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(rows) % num_classes
+    amplitude, phase = generator.uniform(0.7, 1.3, (rows, 1, 1)), generator.uniform(-0.6, 0.6, (rows, 1, 1))
+    time = np.arange(length)[None, :, None] / length
+    angle = 2 * np.pi * (y[:, None, None] + 1) * time + phase + np.pi / 3 * np.arange(num_channels)
+    return (10 + amplitude * np.sin(angle) + generator.normal(0, 0.2, angle.shape)).astype(np.float32), y
+
+
+def fit(folder, module, x, y, kill_after=None, **settings):
+    """Train a baseline through the framework and return its sampler; kill_after: raise Killed at that step."""
+    config = module.Config(output=str(folder), **settings)
+    torch.manual_seed(0)
+    model = module.build(config, *x.shape[1:], int(y.max()) + 1)
+    if kill_after is not None:
+        train_step, left = model.train_step, iter(range(kill_after))
+
+        def killed_step(*arguments):
+            if next(left, None) is None:
+                raise Killed
+            return train_step(*arguments)
+
+        model.train_step = killed_step
+    scaler = Scaler(model.scaling, *x.shape[1:])
+    train_baseline(model, scaler, x, y, config, open_run(folder, config, {}), CPU)
+    return chunk_sampler(model, scaler, config.seed, CPU)
+
+
+def assert_resumes_exactly(folder, module, x, y, kill_after, **settings):
+    """Kill the training at each of the steps `kill_after`, resume it, and compare all weights with an unbroken one."""
+    settings = {"checkpoint_every": 3, "log_every": 1, **settings}
+    fit(folder / "whole", module, x, y, **settings)
+    whole = load_tensors(folder / "whole" / "model.safetensors")[0]
+    for step in kill_after:
+        with pytest.raises(Killed):
+            fit(folder / str(step), module, x, y, kill_after=step, **settings)
+        fit(folder / str(step), module, x, y, **settings)
+        resumed = load_tensors(folder / str(step) / "model.safetensors")[0]
+        assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def assert_rows_stand_alone(sample, shape, num_classes):
+    """Check that a series depends on its number and label alone, and that exactly the rows asked for come out."""
+    labels, samples = torch.arange(7) % num_classes, torch.arange(7) + 3
+    series = sample(labels, samples)
+    assert series.shape == (7, *shape) and series.dtype == np.float32 and np.isfinite(series).all()
+    assert np.ptp(series, axis=0).max() > 0
+    for row in (0, 4):
+        alone = sample(labels[row:row + 1], samples[row:row + 1])
+        assert alone.shape == (1, *shape)
+        np.testing.assert_allclose(alone[0], series[row], rtol=1e-5, atol=1e-5)
+    order = torch.tensor([5, 2, 6])
+    np.testing.assert_allclose(sample(labels[order], samples[order]), series[order], rtol=1e-5, atol=1e-5)
+
+
+@dataclasses.dataclass
+class Study:
+    """Accuracy on real test series of a linear classifier trained on real and on synthetic series, and the context-FID
+    of synthetic series and of white noise with the mean and standard deviation of each channel."""
+
+    real_accuracy: float
+    synthetic_accuracy: float
+    synthetic_fid: float
+    noise_fid: float
+
+
+def study(folder, module, **settings):
+    """Train a baseline on 400 sinusoids of 24 steps and 2 channels, and judge 400 samples of it."""
+    (x, y), (x_test, y_test) = sinusoids(400), sinusoids(400, seed=1)
+    sample = fit(folder, module, x, y, **settings)
+    synthetic = sample(torch.from_numpy(y), torch.arange(400))
+    mean, deviation = x.mean(axis=(0, 1)), x.std(axis=(0, 1))
+    noise = np.random.default_rng(2).normal(mean, deviation, x.shape).astype(np.float32)
+
+    def accuracy(train):
+        flat, flat_test = (((series - mean) / deviation).reshape(len(series), -1) for series in (train, x_test))
+        return LogisticRegression(max_iter=1000).fit(flat, y).score(flat_test, y_test)
+
+    real, *others = ((series - mean) / deviation for series in (x, synthetic, noise))
+    encoder = train_encoder(real, seed=0)
+    fids = [context_fid(encoder, real, other, seed=0)["fid"] for other in others]
+    result = Study(accuracy(x), accuracy(synthetic), *fids)
+    print(result)
+    return result

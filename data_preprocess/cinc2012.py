@@ -32,7 +32,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from data_preprocess import command, grid, report
-from tardiff.data.format import Metadata, write_dataset
+from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://physionet.org/content/challenge-2012/1.0.0/"
@@ -96,23 +96,14 @@ def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: S
     report.compare_with_published(PUBLISHED, observed)
 
     x, y, subject = (np.concatenate([getattr(part, name) for part in sets.values()]) for name in ("x", "y", "subject"))
-    if len(subject) == 0:
-        raise UserError(f"{folder}: no stay is left; the table above says where they went.")
     records, repeats = np.unique(subject, return_counts=True)
-    if repeats.max() > 1:
+    if repeats.max(initial=0) > 1:
         raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
-    splits, medians = grid.split_and_impute(x, y, subject, ratios, seed)
-    cohort = {
-        "label": f"{label.column} > {label.threshold}", "hours": hours, "ratios": list(ratios), "seed": seed,
-        "imputation": "forward fill within the stay, then the median of the observed training cells",
-        "attrition": attrition, "channels": grid.summarize_channels(splits, medians),
-        "splits": report.summarize_splits(splits, label.classes, "stays"),
-    }
-    write_dataset(output, splits, Metadata(
+    grid.write_stays(output, x, y, subject, ratios, seed, Metadata(
         name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
-        licence="ODC-BY 1.0", cohort=cohort))
-    print(f"written to {output}")
+        licence="ODC-BY 1.0",
+        cohort={"label": f"{label.column} > {label.threshold}", "hours": hours, "attrition": attrition}))
 
 
 def find_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:

@@ -1,19 +1,20 @@
 """From long charted values (stay, hour, channel, value) to the splits of a dataset, for every ICU source alike.
 
 The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
-one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), and tell what each
-channel holds (`summarize_channels`).
+one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), tell what each channel
+holds (`summarize_channels`), and write (`write_stays`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.report import print_table
-from tardiff.data.format import SPLIT_NAMES, Split
+from data_preprocess.report import print_table, summarize_splits
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.data.imputation import forward_fill
 from tardiff.data.splits import split_subjects
 from tardiff.utils.errors import UserError
@@ -21,18 +22,33 @@ from tardiff.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Vital:
-    """One channel: its name, its unit, and the open interval of values that a living patient can have."""
+    """One channel: its name, its unit, and the interval, open where not said, of values a living patient can have."""
 
     name: str
     unit: str
     low: float
     high: float
     includes_high: bool = False
+    includes_low: bool = False
 
     @property
     def valid_range(self) -> str:
         """The range as text, for example `0 < SpO2 <= 100`."""
-        return f"{self.low:g} < {self.name} {'<=' if self.includes_high else '<'} {self.high:g}"
+        return f"{self.low:g} {self.above} {self.name} {self.below} {self.high:g}"
+
+    def condition(self, column: str) -> str:
+        """Return the range as a SQL condition on a column."""
+        return f"({self.low:g} {self.above} {column} AND {column} {self.below} {self.high:g})"
+
+    @property
+    def above(self) -> str:
+        """The relation of the lower bound to a valid value."""
+        return "<=" if self.includes_low else "<"
+
+    @property
+    def below(self) -> str:
+        """The relation of a valid value to the upper bound."""
+        return "<=" if self.includes_high else "<"
 
 
 # The paper's seven vital signs in the paper's order, with the bounds of the pivoted vitals of mimic-code.
@@ -49,10 +65,10 @@ VITALS = (
 
 def in_range(channel: np.ndarray, value: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
     """Tell which values are valid for their channel: channel (R,) int, value (R,) float -> (R,) bool; NaN is not."""
-    low = np.array([vital.low for vital in vitals])[channel]
-    high = np.array([vital.high for vital in vitals])[channel]
-    includes_high = np.array([vital.includes_high for vital in vitals])[channel]
-    return (value > low) & ((value < high) | (includes_high & (value == high)))
+    low, high, includes_low, includes_high = (
+        np.array([getattr(vital, name) for vital in vitals])[channel] for name in ("low", "high", "includes_low",
+                                                                                   "includes_high"))
+    return ((value > low) | (includes_low & (value == low))) & ((value < high) | (includes_high & (value == high)))
 
 
 def drop_rows(reasons: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, int]]:
@@ -128,3 +144,23 @@ def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals:
                  *([name, entry["valid_range"], f"{entry['observed']:.1%}", f"{entry['train_median']:.1f}"]
                    for name, entry in channels.items())])
     return channels
+
+
+def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
+                meta: Metadata, vitals: Sequence[Vital] = VITALS) -> None:
+    """Split the stays, fill their gaps, print what they hold, and write the dataset.
+
+    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found here,
+    which joins its `cohort`. Raises UserError before anything is written, also where no stay is left.
+    """
+    if len(subject) == 0:
+        raise UserError("no stay is left; the table above says where they went.")
+    splits, medians = split_and_impute(x, y, subject, ratios, seed, vitals)
+    cohort = {
+        **meta.cohort, "ratios": list(ratios), "seed": seed,
+        "imputation": "forward fill within the stay, then the median of the observed training cells",
+        "channels": summarize_channels(splits, medians, vitals),
+        "splits": summarize_splits(splits, meta.classes, "stays"),
+    }
+    write_dataset(output, splits, replace(meta, cohort=cohort))
+    print(f"written to {output}")

@@ -1,0 +1,96 @@
+"""What the ICU databases MIMIC-III and eICU share: options, labels, tables with a key, and counts of rows in SQL."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from data_preprocess import command, query
+from tardiff.utils.errors import UserError
+
+# Label -> what a dataset of it is called.
+TASKS = {"mortality": "mortality", "length_of_stay": "icu_stay"}
+CREDENTIALED = "PhysioNet Credentialed Health Data License 1.5.0"
+OPEN = "ODbL 1.0"
+
+
+@dataclass(frozen=True)
+class Edition:
+    """A publication of a database: its title, its address, its licence and its published counts by attrition step."""
+
+    title: str
+    url: str
+    licence: str
+    published: Mapping[str, int]
+
+
+def icu_parser(module: str, docstring: str, files: str, cohorts: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of an ICU database, with the first of the cohorts as default."""
+    parser = command.source_parser(module, docstring, files, " or ".join(f"data/{module}_{task}" for task in TASKS.values()))
+    parser.add_argument("--label", choices=TASKS, default="mortality", help="default: mortality")
+    parser.add_argument("--days", type=float, default=3, help="length_of_stay: class 1 stays longer (default: 3)")
+    parser.add_argument("--cohort", choices=cohorts, default=cohorts[0], help=f"see above (default: {cohorts[0]})")
+    parser.add_argument("--memory-limit", default="8GB", metavar="SIZE",
+                        help="memory of the query; what does not fit goes to disk beside the output (default: 8GB)")
+    command.add_split_options(parser)
+    return parser
+
+
+def class_names(label: str, days: float) -> list[str]:
+    """Return the names of class 0 and class 1. Raises UserError if `days` is not a positive number."""
+    if not 0 < days < np.inf:
+        raise UserError(f"--days {days:g}: expected a number above 0.")
+    return {"mortality": ["survived", "died in hospital"],
+            "length_of_stay": [f"at most {days:g} days", f"more than {days:g} days"]}[label]
+
+
+def read_table(connection: duckdb.DuckDBPyConnection, folder: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Read these columns of a table that fits in memory; the first of them is its key, in whose order the rows come.
+
+    Raises UserError where the table is missing, damaged or empty, and on a key that is missing or not unique.
+    """
+    path = query.find_table(folder, name)
+    table = pd.DataFrame(query.fetch(connection, f"FROM {query.source(path, columns)}", name, path))
+    key = next(iter(columns))
+    if len(table) == 0:
+        raise UserError(f"{path}: no row below the header. {query.AGAIN}")
+    if table[key].isna().any():
+        raise UserError(f"{path}: a row without {key}. {query.AGAIN}")
+    if table[key].duplicated().any():
+        raise UserError(f"{path}: {key} {table[key][table[key].duplicated()].iloc[0]} has more than one row, expected "
+                        f"one. {query.AGAIN}")
+    return table.sort_values(key, ignore_index=True)
+
+
+def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
+    """Return the rows of the table `name` whose key the series `wanted` (R,) names, in its order and with its index.
+
+    Raises UserError if one is not there.
+    """
+    key = str(wanted.name)
+    unknown = wanted[~wanted.isin(table[key])]
+    if len(unknown):
+        raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names ({len(unknown)} such "
+                        f"rows). All tables must be of one release. {query.AGAIN}")
+    return table.set_index(key).loc[wanted].set_index(wanted.index)
+
+
+def reason_case(reasons: Mapping[str, str]) -> str:
+    """Return SQL for the position of the first reason whose condition holds for a row, or their number if none does.
+
+    The counterpart of `grid.drop_rows` inside a query. A condition must not be NULL where it is to hold.
+    """
+    cases = " ".join(f"WHEN {condition} THEN {position}" for position, condition in enumerate(reasons.values()))
+    return f"CASE {cases} ELSE {len(reasons)} END"
+
+
+def count_reasons(reasons: Mapping[str, str], position: np.ndarray, rows: np.ndarray) -> dict[str, int]:
+    """Return the rows read, those that each reason dropped, and those used: position, rows (R,) int of `reason_case`."""
+    counts = np.bincount(position, weights=rows, minlength=len(reasons) + 1).astype(int).tolist()
+    return {"rows read": sum(counts), **dict(zip([*reasons, "rows used"], counts, strict=True))}

@@ -1,0 +1,401 @@
+"""Your own tables: measurements in CSV, CSV.GZ or Parquet, of any size, and a table of labels.
+
+    python -m data_preprocess.tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
+
+The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time, one
+column a variable). The table of labels has one row an id (a stay, a recording): id, label, and where known the patient
+(--subject), a given split (--split, with train, val, test) and the time that the series start (--origin). Names of columns
+may be in any case. The measurements are read out of core, so that they need not fit into memory (--memory-limit).
+
+Decisions:
+- Step h averages the valid values in [origin + h, origin + h + 1) steps. The origin is the id's first row in the
+  measurements, whatever it measures, unless --origin names a column.
+- Times are ISO timestamps, or with --time-unit numbers. Timestamps with an offset from UTC are compared as instants; a mix
+  of those with and without an offset is refused.
+- Missing are empty fields, NA, NaN and NULL, in any case. Any other text where a number is expected is refused.
+- --range drops values outside a closed interval, never repairs them.
+- Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for it.
+- Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them. Rows of ids without a
+  label, rows outside the window and ids without a value in it are left out and counted.
+- Splits are by subject. Without --subject, each id is its own; give it wherever a patient can have several ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from data_preprocess import command, grid, own_data, report
+from data_preprocess.query import csv_header, fetch, open_engine, parquet_header, quoted, source
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
+from tardiff.data.imputation import RULES
+from tardiff.data.splits import split_subjects
+from tardiff.utils.errors import UserError
+
+UNITS = {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9, "d": 8.64e10}  # in microseconds
+ZONE = r":[0-9.]+ *(Z|UTC|[+-][0-9:]+)$"
+MISSING = "('', 'na', 'nan', 'null')"
+
+# Where a reading goes; the first that holds counts. USED and the faults are no reasons to leave one out.
+REASONS = ("readings of ids without a label", "readings of other variables", "readings without a time", "time",
+           "readings without a value", "value", "readings before the origin", "readings after the window",
+           "readings out of range", "readings used")
+USED = len(REASONS) - 1
+FAULTS = (REASONS.index("time"), REASONS.index("value"))
+
+
+@dataclass(frozen=True)
+class Channel(grid.Vital):
+    """A variable with the closed interval of its valid values."""
+
+    @property
+    def valid_range(self) -> str:
+        """The range as text."""
+        return f"{self.low:g} <= {self.name} <= {self.high:g}" if np.isfinite((self.low, self.high)).any() else "any"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How the text of a time becomes microseconds: numbers of a unit, or timestamps all with or all without an offset."""
+
+    unit: str | None
+    zoned: bool = False
+
+    def microseconds(self, text: str) -> str:
+        """Return the SQL of a time as a DOUBLE, NULL where it is not of this form."""
+        if self.unit is not None:
+            return f"round(TRY_CAST({text} AS DOUBLE) * {UNITS[self.unit]})"
+        kind = "TIMESTAMPTZ" if self.zoned else "TIMESTAMP"
+        same_form = f"regexp_matches({text}, {quoted(ZONE)}) = {self.zoned}"
+        return f"CASE WHEN {same_form} THEN CAST(epoch_us(TRY_CAST({text} AS {kind})) AS DOUBLE) END"
+
+    @property
+    def expected(self) -> str:
+        """What a time should look like, for a message."""
+        if self.unit is not None:
+            return "a number (leave out --time-unit for timestamps)"
+        other = "with an offset from UTC, as the first time has" if self.zoned else "without an offset, as the first time is"
+        return f"a timestamp such as 2024-01-31 15:00:00, {other} (for numbers, give --time-unit)"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The table of measurements: its file, its columns in lower case, and how its times are written."""
+
+    path: Path
+    id: str
+    time: str
+    variable: str
+    value: str
+    wide: tuple[str, ...] | None
+    clock: Clock
+
+    def times(self) -> str:
+        """Return the SQL of id and time of every row."""
+        return f"(SELECT trim({name(self.id)}) AS id, trim({name(self.time)}) AS time FROM " \
+               f"{source(self.path, dict.fromkeys((self.id, self.time), 'VARCHAR'))})"
+
+    def readings(self, numbered: bool = False) -> str:
+        """Return the SQL of id, time, variable and value of every reading, as text; numbered: and of its row, from 1."""
+        values = tuple(map(str.lower, self.wide or ())) or (self.variable, self.value)
+        table = source(self.path, dict.fromkeys((self.id, self.time, *values), "VARCHAR"))
+        if numbered:
+            table = f"(SELECT row_number() OVER () AS \"row number\", * FROM {table})"
+        if self.wide:
+            table = f"{table} UNPIVOT INCLUDE NULLS (\"cell value\" FOR \"cell variable\" IN " \
+                    f"({', '.join(map(name, values))}))"
+        variable, value = ("cell variable", "cell value") if self.wide else values
+        row = "\"row number\" AS row, " if numbered else ""
+        return f"(SELECT {row}trim({name(self.id)}) AS id, trim({name(self.time)}) AS time, " \
+               f"trim({name(variable)}) AS variable, trim({name(value)}) AS value FROM {table})"
+
+
+def name(column: str) -> str:
+    """Return the name of a column as SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def is_missing(text: str) -> str:
+    """Return the SQL that tells whether a text stands for a missing value."""
+    return f"(coalesce(lower({text}), '') IN {MISSING})"
+
+
+def preprocess(options: argparse.Namespace) -> None:
+    """Read both tables, print where every reading and id went, and write the dataset.
+
+    options: those of the command line. Raises UserError before anything is written.
+    """
+    step = microseconds_of(options.step)
+    if options.length < 1:
+        raise UserError(f"--length {options.length}: expected at least 1 step.")
+    columns(options.input)
+    columns(options.labels)
+    with open_engine(options.memory_limit, options.output) as connection:
+        # Rows are numbered in messages as they stand in the file.
+        connection.execute("SET preserve_insertion_order = true")
+        measurements = find_measurements(connection, options)
+        table = read_labels(connection, measurements.clock, options)
+        stays = table[table["complete"]].reset_index(drop=True)
+        register_stays(connection, stays)
+        channels = find_channels(connection, measurements, options)
+        if not options.origin:
+            register_stays(connection, place_origins(connection, measurements, stays))
+        x, counts = grid_readings(connection, measurements, channels, (len(stays), options.length, len(channels)), step)
+        kept = ~np.isnan(x).all(axis=(1, 2))
+        attrition = {**counts, "ids in the table of labels": len(table),
+                     "ids without a label or an origin": len(table) - len(stays),
+                     "ids without a reading used": int((~kept).sum()), "ids kept": int(kept.sum())}
+        report.print_attrition({options.input.name: attrition})
+        if not kept.any():
+            raise UserError(f"{options.input}: no reading is left; the table above says where they went. Its first id is "
+                            f"'{first_id(connection, measurements)}', that of {options.labels} is "
+                            f"'{''.join(table['id'][:1])}'.")
+    write_stays(x[kept], stays[kept], channels, attrition, options)
+
+
+def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel], attrition: dict[str, int],
+                options: argparse.Namespace) -> None:
+    """Split, fill and write the stays: x (N, L, C) float32 with NaN, `stays` with columns label, subject and split."""
+    y, classes = own_data.encode_labels(stays["label"].to_numpy(dtype=str), options.classes, str(options.labels))
+    whole = Split(x, y, stays["subject"].to_numpy(dtype=str))
+    if not options.subject:
+        print("each id is its own subject; where a patient can have several ids, give --subject")
+    if options.split:
+        given = {part: whole[np.flatnonzero(stays["split"] == part)] for part in SPLIT_NAMES
+                 if (stays["split"] == part).any()}
+        if "train" not in given:
+            raise UserError(f"{options.labels}: no id that is left has 'train' in column '{options.split}'.")
+        splits = own_data.cut_validation(given, options.val_ratio, options.seed)
+        rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
+    else:
+        rows = split_subjects(whole.subject, y, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
+        splits = {part: whole[chosen] for part, chosen in rows.items()}
+        rule = {"ratios": list(options.ratios)}
+    splits, medians = own_data.fill_gaps(splits, options.impute, channels)
+    cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
+              "imputation": options.impute, "attrition": attrition,
+              "channels": grid.summarize_channels(splits, medians, channels)}
+    own_data.write(options.output, splits, Metadata(
+        name=options.name or options.output.name, channels=[channel.name for channel in channels],
+        units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
+        source=options.input.name, licence=options.licence, cohort=cohort), "ids")
+
+
+def microseconds_of(duration: str) -> float:
+    """Return the microseconds of a duration such as `1h` or `30 min`. Raises UserError if it is none."""
+    parts = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", duration.strip())
+    if parts is None or float(parts[1]) == 0:
+        raise UserError(f"--step {duration}: expected a duration above 0 such as 1h, with one of {', '.join(UNITS)}.")
+    return float(parts[1]) * UNITS[parts[2]]
+
+
+def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace) -> Measurements:
+    """Find the columns of the measurements, and whether the first timestamp has an offset from UTC."""
+    wide = None
+    if options.layout == "wide":
+        roles = {getattr(options, role) for role in ("id", "time", "label", "subject", "split", "origin")}
+        wide = tuple(options.channels or (column for column in columns(options.input) if column.lower() not in roles))
+        if not wide:
+            raise UserError(f"{options.input}: no column is left for a variable; found {', '.join(columns(options.input))}.")
+    measurements = Measurements(options.input, options.id, options.time, options.variable, options.value, wide,
+                                Clock(options.time_unit))
+    if options.time_unit is not None:
+        return measurements
+    first = fetch(connection, f"SELECT regexp_matches(time, {quoted(ZONE)}) AS zoned FROM {measurements.times()} "
+                              f"WHERE NOT {is_missing('time')} LIMIT 1", "first time", options.input)["zoned"]
+    return replace(measurements, clock=Clock(None, bool(first.any())))
+
+
+def columns(path: Path) -> list[str]:
+    """Return the names of a table's columns. Raises UserError if the file is not there or no table."""
+    if not path.is_file():
+        raise UserError(f"{path}: file not found. Give a .csv, .csv.gz or .parquet file.")
+    header = parquet_header(path) if path.suffix.lower() == ".parquet" else csv_header(path)
+    return [column.strip() for column in header]
+
+
+def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: argparse.Namespace) -> pd.DataFrame:
+    """Read the table of labels: id, label (None where missing), subject, split and origin (microseconds, NaN) by row.
+
+    Raises UserError on an id that is missing or there twice, and on a subject, split or origin that cannot be used.
+    """
+    path = options.labels
+    roles = {"id": options.id, "label": options.label, "subject": options.subject or options.id,
+             "split": options.split or options.id, "origin": options.origin or options.id}
+    table = source(path, dict.fromkeys(roles.values(), "VARCHAR"))
+    trimmed = {role: f"trim({name(column)})" for role, column in roles.items()}
+    texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}" for role, text in trimmed.items())
+    stays = pd.DataFrame(fetch(connection, f"SELECT *, {clock.microseconds('origin')} AS start FROM "
+                                           f"(SELECT {texts} FROM {table})", "labels", path))
+    if not options.origin:
+        stays["start"] = np.nan
+    complete = (stays["label"] != "") & (stays["origin"] != "")
+    for wrong, what in (
+        (stays["id"] == "", "no id"),
+        (stays["id"].duplicated(), "id '{id}' stands in an earlier row as well; expected one row an id"),
+        (complete & (stays["subject"] == ""), f"id '{{id}}' has no subject in column '{options.subject}'"),
+        (complete & ~stays["split"].isin(SPLIT_NAMES) & bool(options.split),
+         f"id '{{id}}' has '{{split}}' in column '{options.split}'; expected train, val or test"),
+        (complete & stays["start"].isna() & bool(options.origin),
+         f"the origin '{{origin}}' of id '{{id}}' is not {clock.expected}"),
+    ):
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise UserError(f"{path}, row {row + 1}: {what.format(**stays.iloc[row])} ({int(wrong.sum())} such rows).")
+    return stays.assign(complete=complete)
+
+
+def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measurements,
+                  options: argparse.Namespace) -> list[Channel]:
+    """Return the channels in order: those asked for, or every variable of a labelled id, sorted by name.
+
+    Raises UserError on a variable named twice and on a --range that is none or of another variable.
+    """
+    names = measurements.wide or options.channels
+    if names is None:
+        names = sorted(fetch(connection, f"SELECT DISTINCT variable FROM {measurements.readings()} JOIN stays USING (id) "
+                                         f"WHERE NOT {is_missing('variable')}", "variables",
+                             measurements.path)["variable"].tolist())
+    what = str(measurements.path)
+    repeated = [channel for channel in names if names.count(channel) > 1]
+    if repeated:
+        raise UserError(f"--channels: {repeated[0]} is there more than once.")
+    if not names:
+        raise UserError(f"{what}: no row is of an id in {options.labels} that has a label. The first id there is "
+                        f"'{first_id(connection, measurements)}'.")
+    ranges = dict(parse_range(text, names) for text in options.range)
+    names, units = own_data.channel_names(None, options.units, names, what)
+    return [Channel(channel, unit, *ranges.get(channel, (-np.inf, np.inf)))
+            for channel, unit in zip(names, units, strict=True)]
+
+
+def parse_range(text: str, names: Sequence[str]) -> tuple[str, tuple[float, float]]:
+    """Return the variable and the bounds of a --range such as `HR=25:225`. Raises UserError if it is none."""
+    channel, _, bounds = text.rpartition("=")
+    parts = re.fullmatch(r"(-?[\d.]+(?:[eE]-?\d+)?):(-?[\d.]+(?:[eE]-?\d+)?)", bounds)
+    try:
+        low, high = map(float, parts.groups() if parts else ())
+    except ValueError:
+        low, high = 0.0, 0.0
+    if channel not in names or not low < high:
+        raise UserError(f"--range {text}: expected VARIABLE=LOW:HIGH with LOW < HIGH and one of the variables "
+                        f"{', '.join(names)}.")
+    return channel, (low, high)
+
+
+def register_stays(connection: duckdb.DuckDBPyConnection, stays: pd.DataFrame) -> None:
+    """Let SQL join the stays: id, stay (the row, from 0) and start."""
+    connection.register("stays", stays[["id", "start"]].assign(stay=np.arange(len(stays))))
+
+
+def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measurements, stays: pd.DataFrame) -> pd.DataFrame:
+    """Set the start of each stay to the first time of its id in the measurements, NaN where it has none."""
+    time = measurements.clock.microseconds("time")
+    first = fetch(connection, f"SELECT stay, min({time}) AS start FROM {measurements.times()} JOIN stays USING (id) "
+                              f"WHERE NOT {is_missing('time')} GROUP BY stay", "origins", measurements.path)
+    starts = np.full(len(stays), np.nan)
+    starts[first["stay"]] = first["start"]
+    return stays.assign(start=starts)
+
+
+def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measurements, channels: Sequence[Channel],
+                  shape: tuple[int, int, int], step: float) -> tuple[np.ndarray, dict[str, int]]:
+    """Average the readings of each cell in one pass: x (N, L, C) float32 with NaN, and the readings of each reason.
+
+    shape: (N, L, C). step: in microseconds. The connection knows the `stays` (id, stay, start). Raises UserError naming the
+    row of the first reading whose time or value is not a number.
+    """
+    keys = [channel.name.lower() if measurements.wide else channel.name for channel in channels]
+    connection.register("channels", pd.DataFrame({
+        "variable": keys, "channel": np.arange(len(channels)), "low": [channel.low for channel in channels],
+        "high": [channel.high for channel in channels]}))
+    judged = judge(measurements, step, shape[1])
+    # Compensated sums: the order of the rows, which threads change, must not change a mean.
+    cells = fetch(connection, f"""
+        SELECT reason, stay, channel, step, count(*) AS readings, favg(number) AS mean FROM (
+            SELECT reason, if(reason = {USED}, stay, 0) AS stay, if(reason = {USED}, channel, 0) AS channel,
+                   if(reason = {USED}, CAST(step AS BIGINT), 0) AS step, if(reason = {USED}, number, 0) AS number
+            FROM {judged(measurements.readings())})
+        GROUP BY reason, stay, channel, step""", "readings", measurements.path)
+    totals = np.bincount(cells["reason"], weights=cells["readings"], minlength=len(REASONS)).astype(np.int64).tolist()
+    if any(totals[fault] for fault in FAULTS):
+        raise UserError(fault_of(connection, measurements, judged(measurements.readings(numbered=True))))
+    used = cells["reason"] == USED
+    x = np.full(shape, np.nan, dtype=np.float32)
+    x[cells["stay"][used], cells["step"][used], cells["channel"][used]] = cells["mean"][used]
+    counts = {reason: total for reason, total in zip(REASONS, totals, strict=True) if " " in reason}
+    return x, {"readings": sum(totals), **counts}
+
+
+def judge(measurements: Measurements, step: float, length: int) -> Callable[[str], str]:
+    """Return a function that extends the SQL of readings by number, stay, channel, step and the place of its reason."""
+    time, number = measurements.clock.microseconds("time"), "TRY_CAST(value AS DOUBLE)"
+    tests = ("stay IS NULL", "channel IS NULL", is_missing("time"), "coalesce(NOT isfinite(moment), true)",
+             is_missing("value"), "coalesce(NOT isfinite(TRY_CAST(number AS FLOAT)), true)", "step < 0", f"step >= {length}",
+             "number < low OR number > high")
+    cases = " ".join(f"WHEN {test} THEN {reason}" for reason, test in enumerate(tests))
+    return lambda readings: f"""(
+        SELECT *, CASE {cases} ELSE {USED} END AS reason FROM (
+            SELECT *, floor((moment - start) / {step}) AS step FROM (
+                SELECT readings.*, stay, start, channel, low, high, {time} AS moment, {number} AS number
+                FROM {readings} AS readings LEFT JOIN stays USING (id) LEFT JOIN channels USING (variable))))"""
+
+
+def fault_of(connection: duckdb.DuckDBPyConnection, measurements: Measurements, judged: str) -> str:
+    """Return the message on the first row whose time or value is not a number."""
+    fault = fetch(connection, f"SELECT row, id, variable, time, value, reason FROM {judged} WHERE reason IN {FAULTS} "
+                              "ORDER BY row LIMIT 1", "fault", measurements.path)
+    row, stay, variable, time, value, reason = (fault[column][0] for column in fault)
+    what = REASONS[reason]
+    expected = "a number" if what == "value" else measurements.clock.expected
+    return (f"{measurements.path}, row {row} below the header: the {what} of id '{stay}', variable '{variable}'"
+            f"{f', time {time}' * (what == 'value')}, is '{value if what == 'value' else time}'; expected {expected}.")
+
+
+def first_id(connection: duckdb.DuckDBPyConnection, measurements: Measurements) -> str:
+    """Return the id of the first measurement, empty where there is none."""
+    return "".join(fetch(connection, f"SELECT id FROM {measurements.times()} LIMIT 1", "first id",
+                         measurements.path)["id"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = command.source_parser("tables", __doc__, "measurements: .csv, .csv.gz or .parquet", "data/<input>")
+    parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
+    parser.add_argument("--layout", choices=("long", "wide"), default="long", help="of the measurements (default: long)")
+    for column, what in (("id", "the series that a row belongs to, in both tables"), ("time", "the time of a row"),
+                         ("variable", "what a row measures (long)"), ("value", "the measured value (long)"),
+                         ("label", "the class of an id")):
+        parser.add_argument(f"--{column}", type=column_name, default=column, metavar="COLUMN",
+                            help=f"column with {what} (default: {column})")
+    for column, what in (("subject", "patient (default: each id is its own)"),
+                         ("split", "given split: train, val, test (default: split by --ratios)"),
+                         ("origin", "time that the series start (default: the id's first row in the measurements)")):
+        parser.add_argument(f"--{column}", type=column_name, metavar="COLUMN", help=f"column of the labels with the {what}")
+    parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
+    parser.add_argument("--step", default="1h", help="length of a step, such as 30min (default: 1h)")
+    parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")
+    parser.add_argument("--channels", nargs="+", metavar="VARIABLE", help="variables to keep, in order (default: all)")
+    parser.add_argument("--range", action="append", default=[], metavar="VARIABLE=LOW:HIGH",
+                        help="drop values of a variable outside this closed interval; may be repeated")
+    parser.add_argument("--impute", choices=RULES, default="forward", help="forward fill, straight lines, or the training "
+                        "median; the median also where a series has none (default: forward)")
+    parser.add_argument("--memory-limit", default="8GB", help="memory for reading the tables (default: 8GB)")
+    own_data.add_options(parser)
+    command.run(parser, arguments, lambda options: Path("data", options.input.name.split(".")[0]), preprocess)
+
+
+def column_name(text: str) -> str:
+    """Return the name of a column as `query.source` wants it."""
+    return text.strip().lower()
+
+
+if __name__ == "__main__":
+    main()

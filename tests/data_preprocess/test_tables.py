@@ -1,0 +1,396 @@
+"""Your own tables: every layout and file form against a plain loop, splits by patient, and what is refused."""
+
+import gzip
+import math
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_preprocess import tables
+from tardiff.data.format import read_dataset
+
+REPOSITORY = Path(__file__).parents[2]
+CHANNELS = ["HR", "SBP", "Temp"]
+LENGTH = 6
+NAN = math.nan
+
+
+def cohort(seed=0, stays=40):
+    """Rows (id, hour, variable, value text) with oddities, and labels (id, label, patient); hours are multiples of 0.1."""
+    generator = np.random.default_rng(seed)
+    labels = [(f"s{number}", int(number % 4 == 0), f"p{number // 2}") for number in range(stays)]
+    rows = []
+    for stay, _, _ in labels:
+        for _ in range(generator.integers(8, 30)):
+            value = generator.choice(["", "NA", "nan", "Null", "500", None], p=[.02, .02, .02, .02, .02, .9])
+            value = f"{generator.normal(80, 10):.2f}" if value is None else value
+            rows.append((stay, f"{generator.integers(-10, 90) / 10}", str(generator.choice(CHANNELS)), value))
+        rows.append((stay, "", "HR", "80"))
+    rows += [("unlabelled", "1.0", "HR", "80"), ("unlabelled", "x", "HR", "x"), ("s1", "-1.5", "Rhythm", "sinus")]
+    rows = [rows[number] for number in generator.permutation(len(rows))]
+    return rows, [*labels, ("s999", 1, "p999"), ("s998", "", "p998")]
+
+
+def oracle(rows, labels, ranges=None, origin=None):
+    """Return {id: (LENGTH, 3) means, NaN where unobserved} by one loop over the rows."""
+    known = {stay for stay, label, _ in labels if label != ""}
+    starts = dict(origin or {})
+    cells = {}
+    if origin is None:
+        for stay, hour, _, _ in rows:
+            if stay in known and hour != "":
+                starts[stay] = min(starts.get(stay, 1e9), float(hour))
+    for stay, hour, variable, value in rows:
+        if stay in known and hour != "" and variable in CHANNELS and value.lower() not in ("", "na", "nan", "null"):
+            tenths = round(10 * float(hour)) - round(10 * starts[stay])
+            low, high = (ranges or {}).get(variable, (-1e9, 1e9))
+            if 0 <= tenths < 10 * LENGTH and low <= float(value) <= high:
+                cells.setdefault((stay, tenths // 10, CHANNELS.index(variable)), []).append(float(value))
+    expected = {}
+    for (stay, step, channel), values in cells.items():
+        expected.setdefault(stay, np.full((LENGTH, len(CHANNELS)), NAN))[step, channel] = sum(values) / len(values)
+    return expected
+
+
+def write_table(path, header, rows):
+    """Write rows of text as `.csv`, `.csv.gz` or `.parquet`, by the ending of `path`."""
+    frame = pd.DataFrame(rows, columns=header).astype(str)
+    if path.suffix == ".parquet":
+        with duckdb.connect() as connection:
+            connection.register("frame", frame)
+            connection.execute(f"COPY frame TO '{path}' (FORMAT parquet)")
+    else:
+        frame.to_csv(path, index=False)
+    return path
+
+
+def write_cohort(folder, rows, labels, suffix=".csv"):
+    folder.mkdir(parents=True, exist_ok=True)
+    return (write_table(folder / f"vitals{suffix}", ["ID", "Time", "variable", "value"], rows),
+            write_table(folder / f"labels{suffix}", ["id", "Label", "patient"], labels))
+
+
+def convert(vitals, labels, output, *options):
+    tables.main(["--input", str(vitals), "--labels", str(labels), "--output", str(output), "--length", str(LENGTH),
+                 "--memory-limit", "500MB", *options])
+    return read_dataset(output)
+
+
+def by_subject(dataset):
+    return {str(subject): np.where(mask, x, NAN) for split in dataset.splits.values()
+            for subject, x, mask in zip(split.subject, split.x, split.mask, strict=True)}
+
+
+def check_cells(dataset, expected):
+    found = by_subject(dataset)
+    assert found.keys() == expected.keys() and len(found) > 20
+    for stay, cells in expected.items():
+        np.testing.assert_allclose(found[stay], cells, rtol=1e-6, err_msg=stay)
+    assert all(np.isfinite(split.x).all() for split in dataset.splits.values())
+
+
+HOURS = ["--time-unit", "h", "--channels", *CHANNELS]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_every_cell_of_a_long_table_agrees_with_a_loop(tmp_path, suffix):
+    rows, labels = cohort()
+    dataset = convert(*write_cohort(tmp_path, rows, labels, suffix), tmp_path / "out", *HOURS)
+    check_cells(dataset, oracle(rows, labels))
+    assert dataset.meta.channels == CHANNELS and dataset.meta.classes == ["0", "1"]
+    assert dataset.meta.sampling_interval == "1h" and dataset.shape == (LENGTH, 3)
+    y = {str(s): label for split in dataset.splits.values() for s, label in zip(split.subject, split.y, strict=True)}
+    assert y == {stay: label for stay, label, _ in labels if stay in y}
+
+
+def test_ranges_drop_what_is_outside_the_closed_interval(tmp_path):
+    rows, labels = cohort()
+    edge = rows[[variable for _, _, variable, _ in rows].index("SBP")][3]
+    ranges = {"HR": (70, 90), "SBP": (-5, float(edge))}
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", *HOURS, "--range", "HR=70:90",
+                      "--range", f"SBP=-5:{edge}")
+    check_cells(dataset, oracle(rows, labels, ranges))
+    assert dataset.meta.cohort["channels"]["HR"]["valid_range"] == "70 <= HR <= 90"
+
+
+def test_an_origin_from_the_table_of_labels(tmp_path):
+    rows, labels = cohort()
+    origin = {stay: 1.3 for stay, _, _ in labels}
+    vitals, _ = write_cohort(tmp_path, rows, labels)
+    table = write_table(tmp_path / "origins.csv", ["id", "label", "admitted"],
+                        [(stay, label, "NA" if stay == "s7" else 1.3) for stay, label, _ in labels])
+    dataset = convert(vitals, table, tmp_path / "out", *HOURS, "--origin", "Admitted")
+    expected = oracle(rows, labels, origin=origin)
+    del expected["s7"]
+    check_cells(dataset, expected)
+    assert dataset.meta.cohort["attrition"]["readings before the origin"] > 0
+
+
+def clock_text(hour, zone):
+    moment = datetime(2131, 3, 5, 7, 21, tzinfo=timezone.utc) + timedelta(minutes=round(60 * float(hour)))
+    return moment.astimezone(zone).isoformat() if zone else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+@pytest.mark.parametrize("zoned", [False, True])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_timestamps_and_offsets_from_utc_are_instants(tmp_path, zoned, suffix):
+    rows, labels = cohort()
+    zones = [timezone(timedelta(hours=hours)) for hours in (-5, 0, 5.5)] if zoned else [None]
+    stamped = [(stay, clock_text(hour, zones[number % len(zones)]) if hour not in ("", "x") else hour, variable, value)
+               for number, (stay, hour, variable, value) in enumerate(rows)]
+    dataset = convert(*write_cohort(tmp_path, stamped, labels, suffix), tmp_path / "out", "--channels", *CHANNELS)
+    check_cells(dataset, oracle(rows, labels))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_every_cell_of_a_wide_table_agrees_with_a_loop(tmp_path, suffix):
+    rows, labels = cohort()
+    rows = [row for row in rows if row[2] in CHANNELS]
+    wide = [(value if variable == "HR" else "", stay, hour, *(value if variable == channel else "" for channel in CHANNELS[1:]))
+            for stay, hour, variable, value in rows]
+    vitals = write_table(tmp_path / f"wide{suffix}", ["HR", "id", "time", *CHANNELS[1:]], wide)
+    _, table = write_cohort(tmp_path, rows, labels, suffix)
+    for options in ([], ["--channels", "hr", "SBP", "Temp"]):
+        dataset = convert(vitals, table, tmp_path / f"out{len(options)}", "--layout", "wide", "--time-unit", "h", *options)
+        check_cells(dataset, oracle(rows, labels))
+        assert dataset.meta.channels == (options[1:] or CHANNELS)
+
+
+def test_typed_parquet_columns_and_all_variables_by_default(tmp_path):
+    rows, labels = cohort()
+    rows = [row for row in rows if row[2] in CHANNELS and row[1] not in ("", "x")]
+    frame = pd.DataFrame(rows, columns=["id", "time", "variable", "value"])
+    frame["value"] = pd.to_numeric(frame["value"].where(~frame["value"].str.lower().isin(["", "na", "nan", "null"])))
+    frame["time"] = pd.to_datetime([clock_text(hour, None) for hour in frame["time"]])
+    frame["id"] = frame["id"].str.removeprefix("s").replace("unlabelled", "-1").astype(int)
+    with duckdb.connect() as connection:
+        connection.register("frame", frame)
+        connection.execute(f"COPY frame TO '{tmp_path / 'vitals.parquet'}' (FORMAT parquet)")
+    table = write_table(tmp_path / "labels.csv", ["id", "label"], [(stay[1:], label) for stay, label, _ in labels])
+    dataset = convert(tmp_path / "vitals.parquet", table, tmp_path / "out")
+    check_cells(dataset, {stay[1:]: cells for stay, cells in oracle(rows, labels).items()})
+    assert dataset.meta.channels == CHANNELS
+
+
+def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
+    labels = [(f"s{number}", number % 2, "") for number in range(20)] + [("bare", 1, ""), ("blank", "NA", "")]
+    rows = [(f"s{number}", hour, "HR", "80") for number in range(20) for hour in ("0", "0.5", "5.9")]
+    rows += [("s0", "6", "HR", "1"), ("s0", "7", "HR", "1"), ("s1", "1", "SBP", "90"), ("s1", "", "HR", "90"),
+             ("s1", "NaN", "HR", "90"), ("s2", "1", "HR", ""), ("s2", "1", "HR", "300"), ("blank", "1", "HR", "80"),
+             ("nobody", "1", "HR", "80")]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", "--time-unit", "h", "--channels", "HR",
+                      "--range", "HR=0:299")
+    assert dataset.meta.cohort["attrition"] == {
+        "readings": 69, "readings of ids without a label": 2, "readings of other variables": 1,
+        "readings without a time": 2, "readings without a value": 1, "readings before the origin": 0,
+        "readings after the window": 2, "readings out of range": 1, "readings used": 60,
+        "ids in the table of labels": 22, "ids without a label or an origin": 1, "ids without a reading used": 1,
+        "ids kept": 20}
+    assert "readings after the window" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule", ["forward", "linear", "median"])
+def test_gaps_are_filled_by_the_rule(tmp_path, rule):
+    rows, labels = cohort()
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / rule, *HOURS, "--impute", rule)
+    medians = [np.median(dataset.train.x[..., c][dataset.train.mask[..., c]]) for c in range(3)]
+    for split in dataset.splits.values():
+        for x, mask in zip(split.x, split.mask, strict=True):
+            for values, observed, median in zip(x.T, mask.T, medians, strict=True):
+                steps = np.flatnonzero(observed)
+                for step in np.flatnonzero(~observed):
+                    before = steps[steps < step]
+                    if rule == "median" or len(steps) == 0 or (rule == "forward" and len(before) == 0):
+                        expected = median
+                    elif rule == "forward":
+                        expected = values[before[-1]]
+                    else:
+                        expected = np.interp(step, steps, values[steps])
+                    assert values[step] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_given_split_is_kept_and_validation_is_cut_from_train_by_patient(tmp_path):
+    rows, labels = cohort()
+    vitals, _ = write_cohort(tmp_path, rows, labels)
+    table = write_table(tmp_path / "given.csv", ["id", "label", "patient", "part"], [
+        (stay, label, patient, "test" if int(patient[1:]) % 3 == 0 else "train") for stay, label, patient in labels])
+    dataset = convert(vitals, table, tmp_path / "out", *HOURS, "--subject", "patient", "--split", "part")
+    assert {int(patient[1:]) % 3 for patient in dataset.test.subject} == {0}
+    assert not set(dataset.train.subject) & set(dataset.val.subject) and len(dataset.val)
+    assert {int(patient[1:]) % 3 for split in (dataset.train, dataset.val) for patient in split.subject} == {1, 2}
+
+
+def test_text_labels_become_classes_in_sorted_order(tmp_path):
+    rows, labels = cohort()
+    labels = [(stay, {"": "", 0: "survived", 1: "died"}[label], patient) for stay, label, patient in labels]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", *HOURS, "--units", "bpm", "mmHg", "C")
+    assert dataset.meta.classes == ["died", "survived"] and dataset.meta.units == ["bpm", "mmHg", "C"]
+    labelled = {stay: label for stay, label, _ in labels}
+    for split in dataset.splits.values():
+        assert [dataset.meta.classes[y] for y in split.y] == [labelled[stay] for stay in split.subject]
+
+
+@settings(max_examples=10, deadline=None)
+@given(patients=st.lists(st.integers(0, 14), min_size=30, max_size=60), seed=st.integers(0, 5), data=st.data())
+def test_a_patient_is_never_in_two_splits(tmp_path_factory, patients, seed, data):
+    patients = [*range(15), *patients]
+    outcomes = [0, 1, 1, 0] * 3 + data.draw(st.lists(st.integers(0, 1), min_size=len(patients), max_size=len(patients)))
+    folder = tmp_path_factory.mktemp("patients")
+    labels = [(number, outcomes[number], patient) for number, patient in enumerate(patients)]
+    rows = [(number, 0, "HR", 60 + number) for number in range(len(patients))]
+    dataset = convert(*write_cohort(folder, rows, labels), folder / "out", "--time-unit", "h", "--subject", "patient",
+                      "--seed", str(seed))
+    sides = {}
+    for name, split in dataset.splits.items():
+        for patient, x in zip(split.subject, split.x, strict=True):
+            number = int(x[0, 0]) - 60
+            assert patients[number] == int(patient)
+            sides.setdefault(patient, set()).add(name)
+    assert set(map(int, sides)) == set(patients) and all(len(names) == 1 for names in sides.values())
+    assert sum(map(len, dataset.splits.values())) == len(patients)
+
+
+def test_the_same_command_again_gives_the_same_dataset(tmp_path):
+    vitals, labels = write_cohort(tmp_path, *cohort())
+    first, again = (convert(vitals, labels, tmp_path / name, *HOURS, "--name", "same") for name in ("first", "again"))
+    assert first.meta == again.meta
+    assert {name: split.fingerprint() for name, split in first.splits.items()} == \
+           {name: split.fingerprint() for name, split in again.splits.items()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "first", "labels.csv", "vitals.csv"]
+
+
+# Faults: what happens to the files, further options, and a part of the message.
+def replace_in(name, old, new, count=1):
+    def damage(folder):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, count))
+    return damage
+
+
+def overwrite(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def truncate_gzip(folder):
+    content = gzip.compress((folder / "vitals.csv").read_bytes())
+    (folder / "vitals.csv.gz").write_bytes(content[:len(content) // 2])
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def nothing(folder):
+    pass
+
+
+FAULTS = {
+    "no measurements": (remove("vitals.csv"), [], "vitals.csv: file not found"),
+    "no labels": (remove("labels.csv"), [], "labels.csv: file not found"),
+    "column": (replace_in("vitals.csv", "Time", "moment"), [], "column 'time' not found"),
+    "column of labels": (nothing, ["--subject", "person"], "column 'person' not found"),
+    "delimiter": (lambda folder: replace_in("vitals.csv", ",", ";", -1)(folder), [], "column 'id' not found"),
+    "html": (overwrite("vitals.csv", b"<!DOCTYPE html>\n<html>Log in</html>\n"), [], "vitals.csv: a web page"),
+    "html labels": (overwrite("labels.csv", b"<html>Log in</html>\n"), [], "labels.csv: a web page"),
+    "empty": (overwrite("vitals.csv", b""), [], "vitals.csv: empty"),
+    "gzip": (truncate_gzip, ["--input", "vitals.csv.gz"], "vitals.csv.gz"),
+    "no parquet": (overwrite("vitals.parquet", b"PAR1 not"), ["--input", "vitals.parquet"], "vitals.parquet: cannot be read"),
+    "duplicate id": (replace_in("labels.csv", "s2,", "s1,"), [], "labels.csv, row 3: id 's1' stands in an earlier row"),
+    "no id": (replace_in("labels.csv", "s2,", ","), [], "labels.csv, row 3: no id"),
+    "no subject": (replace_in("labels.csv", "s2,0,p1", "s2,0,"), ["--subject", "patient"], "row 3: id 's2' has no subject"),
+    "value": (replace_in("vitals.csv", "s2,1,HR,72", "s2,1,HR,72 bpm"), [],
+              "vitals.csv, row 8 below the header: the value of id 's2', variable 'HR', time 1, is '72 bpm'"),
+    "infinite value": (replace_in("vitals.csv", "s2,1,HR,72", "s2,1,HR,inf"), [], "row 8 below the header"),
+    "too large for float32": (replace_in("vitals.csv", "s2,1,HR,72", "s2,1,HR,1e300"), [], "is '1e300'; expected a number"),
+    "time": (replace_in("vitals.csv", "s2,1,HR,72", "s2,noon,HR,72"), [], "the time of id 's2', variable 'HR', is 'noon'"),
+    "numbers without a unit": (nothing, ["--no-unit"], "for numbers, give --time-unit"),
+    "label": (replace_in("labels.csv", "s2,0", "s2,0.5"), [], "label '0.5' is not a whole number"),
+    "mixed labels": (replace_in("labels.csv", "s2,0", "s2,alive"), [], "label 'alive' is not a whole number"),
+    "one class": (replace_in("labels.csv", ",1,", ",0,", -1), [], "every row has the label '0'"),
+    "class names": (nothing, ["--classes", "a", "b", "c"], "2 classes (0, 1), but --classes has 3 names"),
+    "unknown split": (replace_in("labels.csv", "s2,0,p1", "s2,0,dev"), ["--split", "patient"], "expected train, val or test"),
+    "no train": (lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"], [("s1", 0, "val"), ("s2", 1, "test")]),
+                 ["--split", "part"], "no id that is left has 'train'"),
+    "patient in two given splits": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "patient", "part"], [
+            (f"s{n}", n % 2, f"p{n // 2}", "test" if n in (9, 8, 7) else "train" if n < 5 else "val") for n in range(12)]),
+        ["--split", "part", "--subject", "patient"], "subject p3 stands in val and in test"),
+    "class not in train": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"], [
+            (f"s{n}", int(n > 8), "train" if n < 5 else "val" if n < 9 else "test") for n in range(12)]),
+        ["--split", "part"], "no row of class 1 (1)"),
+    "bad range": (nothing, ["--range", "HR=9"], "--range HR=9: expected VARIABLE=LOW:HIGH"),
+    "range upside down": (nothing, ["--range", "HR=9:1"], "with LOW < HIGH"),
+    "range of nothing": (nothing, ["--range", "CO2=1:9"], "one of the variables HR, SBP"),
+    "step": (nothing, ["--step", "1 fortnight"], "--step 1 fortnight"),
+    "length": (nothing, ["--length", "0"], "--length 0"),
+    "memory": (nothing, ["--memory-limit", "lots"], "memory limit 'lots'"),
+    "channel twice": (nothing, ["--channels", "HR", "HR"], "HR is there more than once"),
+    "channel of nothing": (nothing, ["--channels", "CO2"], "no reading is left"),
+    "units": (nothing, ["--units", "bpm"], "2 channels, but --units has 1 entries"),
+    "other ids": (replace_in("vitals.csv", "\ns", "\nt", -1), [], "no row is of an id in"),
+    "all before the origin": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "admitted"], [(f"s{n}", n % 2, 50) for n in range(12)]),
+        ["--origin", "admitted"], "no reading is left"),
+    "bad origin": (nothing, ["--origin", "patient"], "the origin 'p0' of id 's0' is not a number"),
+    "val ratio": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"], [
+            (f"s{n}", n % 2, "train" if n < 9 else "test") for n in range(12)]),
+        ["--split", "part", "--val-ratio", "1.5"], "expected positive shares"),
+}
+
+
+@pytest.fixture
+def faulty(tmp_path, monkeypatch):
+    """Return a function that makes the faulty input and gives the arguments; relative paths are below tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    rows = [(f"s{number}", hour, variable, 70 + number) for number in range(12) for hour, variable in
+            ((0, "HR"), (1, "HR"), (2, "SBP"))]
+    write_cohort(tmp_path, rows, [(f"s{number}", number % 2, f"p{number // 2}") for number in range(12)])
+
+    def make(fault):
+        damage, options, _ = FAULTS[fault]
+        damage(tmp_path)
+        unit = [] if "--no-unit" in options else ["--time-unit", "h"]
+        return ["--input", "vitals.csv", "--labels", "labels.csv", "--output", "out", *unit,
+                *(option for option in options if option != "--no-unit")]
+    return make
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_message_and_no_output(faulty, tmp_path, capsys, fault):
+    arguments = faulty(fault)
+    with pytest.raises(SystemExit) as end:
+        tables.main(arguments)
+    message = capsys.readouterr().err
+    assert end.value.code == 2
+    assert FAULTS[fault][2] in message and message.count("error: ") == 1 and "Traceback" not in message
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.scratch").exists()
+
+
+def test_a_fault_in_the_shell_ends_with_code_2(faulty, tmp_path):
+    run = subprocess.run([sys.executable, "-m", "data_preprocess.tables", *faulty("value")], cwd=tmp_path,
+                         env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and "is '72 bpm'; expected a number" in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("times", "expected"), [
+    (["2024-01-01 10:00:00+01:00", "2024-01-01 11:00:00"], "with an offset from UTC, as the first time has"),
+    (["2024-01-01 10:00:00", "2024-01-01T11:00:00Z"], "without an offset, as the first time is"),
+])
+def test_a_mix_of_times_with_and_without_an_offset_is_refused(tmp_path, capsys, times, expected):
+    rows = [(f"s{n}", times[n == 7], "HR", 80) for n in range(12)]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(12)])
+    with pytest.raises(SystemExit):
+        convert(vitals, labels, tmp_path / "out")
+    message = capsys.readouterr().err
+    assert f"row 8 below the header: the time of id 's7', variable 'HR', is '{times[1]}'" in message and expected in message

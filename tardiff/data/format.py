@@ -188,7 +188,8 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
 def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) -> None:
     """Validate and write a dataset folder: each split, then `meta.json` last, each file atomically.
 
-    Raises UserError if anything is invalid, before the first file is written.
+    What an earlier dataset left in the folder is removed. Raises UserError if anything is invalid, before the first file is
+    written.
     """
     folder = Path(folder)
     faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
@@ -199,7 +200,8 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) 
         raise UserError("\n".join(faults))
     require_folder(folder)
     try:
-        (folder / "meta.json").unlink(missing_ok=True)
+        for name in ("meta.json", *(f"{split}.npz" for split in SPLIT_NAMES if split not in splits)):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}). Choose another output folder.") from error
     for name, split in splits.items():

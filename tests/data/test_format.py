@@ -54,6 +54,13 @@ def test_a_dataset_is_read_as_it_was_written(tmp_path):
         assert dataset.splits[name].fingerprint() == split.fingerprint()
 
 
+def test_a_split_of_an_earlier_dataset_does_not_survive(tmp_path):
+    splits = toy_dataset()
+    write_dataset(tmp_path, splits, META)
+    write_dataset(tmp_path, {"train": splits["test"], "val": splits["val"]}, META)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.json", "train.npz", "val.npz"]
+
+
 @pytest.mark.parametrize("missing", [("subject",), ("mask",), ("subject", "mask")])
 def test_subject_and_mask_may_be_unknown(tmp_path, missing):
     split = replace(toy_split(), **dict.fromkeys(missing))

@@ -1,0 +1,236 @@
+"""Diffusion-TS against closed forms and plain loops: its blocks, loss, optimiser steps, rates, average and samples."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+
+from tardiff.baselines import diffusion_ts
+from tardiff.baselines.diffusion_ts import (
+    Config,
+    DiffusionTS,
+    TrendBlock,
+    TrendSeasonTransformer,
+    build,
+    reconstruction_loss,
+    step_weights,
+    strongest_frequencies,
+)
+from tardiff.baselines.interface import Stage
+from tardiff.diffusion.schedule import NoiseSchedule
+from tardiff.utils.errors import UserError
+
+TINY = {"width": 8, "num_heads": 2, "encoder_blocks": 1, "decoder_blocks": 2, "num_train_timesteps": 6, "batch_size": 4}
+STAGE = Stage("diffusion", 100, 4)
+
+
+def batches(length=12, num_channels=2, rows=4):
+    """Return a function that draws batches in [-1, 1] from torch's generator, as the training loop does."""
+    def draw():
+        return torch.rand(rows, length, num_channels) * 2 - 1, torch.zeros(rows, dtype=torch.int64)
+    return draw
+
+
+@pytest.mark.parametrize(("length", "num_channels", "settings", "expected"), [
+    (24, 7, {}, 353_531),
+    (24, 7, {"width": 96, "encoder_blocks": 4, "decoder_blocks": 3}, 1_101_301),
+    (288, 3, {}, 718_743),
+    (256, 16, {}, 656_856),
+    (300, 15, {}, 760_347),
+    # A season kernel of 5 adds 4 x width x C.
+    (256, 16, {"season_kernel": 5}, 656_856 + 4 * 64 * 16),
+])
+def test_parameters_are_those_of_the_published_code(length, num_channels, settings, expected):
+    network = TrendSeasonTransformer(Config(**settings), length, num_channels)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+def test_the_trend_block_recovers_a_cubic():
+    torch.manual_seed(0)
+    block, x = TrendBlock(25, 2, 8), torch.randn(1, 25, 8)
+    time = torch.arange(1, 26) / 26
+    cubic = torch.stack([2 * time - 3 * time**2 + 1.5 * time**3, 0.5 * time**3 - time], dim=1)[None]
+    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (block(x) - cubic).pow(2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(block(x), cubic, atol=2e-3, rtol=0)
+
+
+def test_any_trend_is_a_cubic_through_zero():
+    torch.manual_seed(0)
+    trend = TrendBlock(25, 3, 8)(torch.randn(2, 25, 8)).detach().double().numpy()
+    assert np.abs(np.diff(trend, n=4, axis=1)).max() < 1e-6 < np.abs(np.diff(trend, n=2, axis=1)).max()
+    time = np.arange(1, 26) / 26
+    assert all(abs(np.polyfit(time, column, 3)[3]) < 1e-5 for series in trend for column in series.T)
+
+
+@pytest.mark.parametrize(("length", "count"), [(24, 2), (25, 2), (30, 2), (288, 4)])
+def test_the_fourier_block_recovers_known_sinusoids_times_the_length(length, count):
+    time = torch.arange(length, dtype=torch.float64)[None, :, None]
+    waves = [(3 - index / 2) * torch.cos(2 * math.pi * (2 * index + 1) / length * time + index) for index in range(count)]
+    known = sum(waves)
+    faint = 0.1 * torch.cos(2 * math.pi * 10 / length * time) + 5
+    torch.testing.assert_close(strongest_frequencies(known + faint), length * known)
+
+
+@pytest.mark.parametrize("length", [7, 12, 24, 25])
+def test_the_fourier_block_against_a_sum_of_cosines(length):
+    x = torch.randn(3, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = np.zeros(x.shape)
+    steps = np.arange(length)
+    for series, column in np.ndindex(3, 4):
+        bins = {k: sum(x[series, n, column].item() * np.exp(-2j * np.pi * k * n / length) for n in steps)
+                for k in range(1, (length - 1) // 2 + 1)}
+        for k in sorted(bins, key=lambda k: -abs(bins[k]))[:int(math.log(len(bins)))]:
+            for sign in (1, -1):
+                angle = sign * (2 * np.pi * k / length * steps + np.angle(bins[k]))
+                expected[series, :, column] += abs(bins[k]) * np.cos(angle)
+    np.testing.assert_allclose(strongest_frequencies(x), expected, atol=1e-9)
+
+
+def test_a_prediction_is_a_cubic_with_a_level_plus_a_season_of_mean_zero():
+    torch.manual_seed(0)
+    network = TrendSeasonTransformer(Config(**TINY), 24, 3)
+    x_t, t = torch.randn(4, 24, 3), torch.tensor([0, 1, 4, 5])
+    trend, season = (part.detach() for part in network.trend_and_season(x_t, t))
+    torch.testing.assert_close(network(x_t, t), trend + season)
+    assert np.abs(np.diff(trend.double().numpy(), n=4, axis=1)).max() < 1e-5
+    assert season.mean(dim=1).abs().max() < 1e-5 < season.std()
+    assert not torch.allclose(network(x_t, t), network(x_t, t.flip(0)))
+
+
+def test_the_loss_against_plain_numpy():
+    generator = np.random.default_rng(0)
+    x0_pred, x_start = generator.normal(size=(2, 3, 10, 2))
+    weights, length = [0.5, 2.0, 1.0], 10
+    transform = np.exp(-2j * np.pi * np.outer(np.arange(length), np.arange(length)) / length) / length
+    expected = 0.0
+    for row in range(3):
+        elements = []
+        for channel in range(2):
+            predicted, real = (transform @ x[row, :, channel] for x in (x0_pred, x_start))
+            for step in range(length):
+                gap = predicted[step] - real[step]
+                elements.append(abs(x0_pred[row, step, channel] - x_start[row, step, channel])
+                                + math.sqrt(length) / 5 * (abs(gap.real) + abs(gap.imag)))
+        expected += weights[row] * np.mean(elements) / 3
+    loss = reconstruction_loss(torch.from_numpy(x0_pred), torch.from_numpy(x_start), torch.tensor(weights))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_step_weights_against_a_loop():
+    betas = NoiseSchedule(torch.tensor([0.1, 0.3, 0.999], dtype=torch.float64)).betas
+    remaining, expected = 1.0, []
+    for beta in betas.tolist():
+        remaining *= 1 - beta
+        expected.append(math.sqrt(1 - beta) * math.sqrt(1 - remaining) / beta / 100)
+    np.testing.assert_allclose(step_weights(betas), expected, rtol=1e-6)
+
+
+def test_two_accumulated_batches_step_as_one_of_twice_the_size():
+    torch.manual_seed(0)
+    model = DiffusionTS(Config(**TINY, warmup_steps=0, learning_rate=1e-3, gradient_clip=0.05), 12, 2)
+    by_hand, draw = copy.deepcopy(model.network), batches()
+    torch.manual_seed(1)
+    losses = model.train_step(STAGE, 0, draw)
+    torch.manual_seed(1)
+    parts = []
+    for _ in range(2):
+        x_start, _ = draw()
+        parts.append((x_start, torch.randint(6, (4,)), torch.randn_like(x_start)))
+    x_start, t, noise = (torch.cat(part) for part in zip(*parts, strict=True))
+    remaining = NoiseSchedule(model.process.schedule.betas).alphas_cumprod.float()[t][:, None, None]
+    output = by_hand(remaining.sqrt() * x_start + (1 - remaining).sqrt() * noise, t)
+    loss = reconstruction_loss(output, x_start, model.step_weights[t])
+    loss.backward()
+    assert losses["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+    norm = torch.cat([parameter.grad.flatten() for parameter in by_hand.parameters()]).norm()
+    assert norm > 0.05
+    for parameter in by_hand.parameters():
+        parameter.grad *= 0.05 / norm
+    torch.optim.Adam(by_hand.parameters(), lr=1e-3, betas=(0.9, 0.96)).step()
+    # Adam's first step divides by the gradient, so that tiny gradients are compared up to their rounding.
+    for stepped, expected in zip(model.network.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(stepped.grad, expected.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-4)
+
+
+def test_the_rate_rises_linearly_then_halves_on_a_plateau():
+    torch.manual_seed(0)
+    model = DiffusionTS(Config(**TINY, warmup_steps=5, patience=3, learning_rate=4e-5), 12, 2)
+    draw, rates, losses = batches(), [], []
+    for step in range(40):
+        rates.append(model.optimizers["adam"].param_groups[0]["lr"])
+        losses.append(model.train_step(STAGE, step, draw)["loss"].item())
+    expected, rate, best, worse = [1e-5], 4e-5, math.inf, 0
+    for done, loss in enumerate(losses, start=1):
+        if done <= 5:
+            expected.append(1e-5 + done / 5 * 3e-5)
+            continue
+        if loss < 0.9 * best:
+            best, worse = loss, 0
+        else:
+            worse += 1
+        if worse > 3:
+            rate, worse = max(rate / 2, 1e-5), 0
+        expected.append(rate)
+    np.testing.assert_allclose(rates, expected[:40], rtol=1e-9)
+    assert max(rates) == pytest.approx(4e-5) and rates[-1] == 1e-5
+
+
+def test_the_average_moves_every_ten_steps_and_makes_the_samples():
+    torch.manual_seed(0)
+    model = DiffusionTS(Config(**TINY, warmup_steps=0, learning_rate=1e-2), 12, 2)
+    name = "season.weight"
+    expected, decays = model.average.get_parameter(name).clone(), iter([1 / 10, 2 / 11])
+    draw = batches()
+    for step in range(20):
+        model.train_step(STAGE, step, draw)
+        if step in (9, 19):
+            decay = next(decays)
+            expected = decay * expected + (1 - decay) * model.network.get_parameter(name).detach()
+        torch.testing.assert_close(model.average.get_parameter(name), expected)
+    labels, samples = torch.zeros(3, dtype=torch.int64), torch.arange(3)
+    before = model.sample(labels, samples, 0)
+    assert before.abs().max() <= 1
+    with torch.no_grad():
+        model.network.residual.bias += 1
+        assert torch.equal(model.sample(labels, samples, 0), before)
+        model.average.residual.bias += 1
+    assert not torch.allclose(model.sample(labels, samples, 0), before)
+
+
+@pytest.mark.parametrize("num_inference_steps", [None, 3])
+@pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (5, 2, 2)])
+def test_any_shape_gives_the_rows_asked_for(tmp_path, num_inference_steps, length, num_channels, num_classes):
+    x, y = sinusoids(12, length, num_channels, num_classes)
+    sample = fit(tmp_path, diffusion_ts, x, y, **TINY, steps=2, num_inference_steps=num_inference_steps)
+    assert_rows_stand_alone(sample, (length, num_channels), num_classes)
+
+
+def test_a_killed_training_resumes_exactly(tmp_path):
+    x, y = sinusoids(12)
+    assert_resumes_exactly(tmp_path, diffusion_ts, x, y, (11, 17), **{**TINY, "gradient_accumulation": 1},
+                           steps=11, warmup_steps=2, patience=1)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    with pytest.raises(UserError, match="width=10 cannot be divided among num_heads=4"):
+        build(Config(width=10), 24, 7, 2)
+
+
+@pytest.mark.slow
+def test_it_learns_two_classes_of_sinusoids(tmp_path):
+    result = study(tmp_path, diffusion_ts, width=32, encoder_blocks=2, decoder_blocks=1, num_train_timesteps=200, steps=800,
+                   batch_size=64, gradient_accumulation=1, learning_rate=2e-3, warmup_steps=50, num_inference_steps=50)
+    assert result.synthetic_accuracy > 0.95 * result.real_accuracy and result.real_accuracy > 0.9
+    assert result.synthetic_fid < result.noise_fid / 2

@@ -35,7 +35,7 @@ def run_baseline(name: str, config, dry_run: bool) -> None:
     seed_torch(config.seed, "baseline", "initialisation")
     model = method.build(config, length, num_channels, dataset.num_classes)
     labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, config.seed)
-    print(f"{name}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, "
+    print(f"{name}: {sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad):,} parameters, "
           f"budget: {config.budget}; {len(dataset.train):,} training series of shape {dataset.shape}; {len(labels):,} to make; "
           f"on {device}")
     if dry_run:

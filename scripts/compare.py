@@ -11,10 +11,11 @@ from pathlib import Path
 
 import yaml
 from run_experiment import find, run_stages, script
+from utility_table import inputs_exist, synthetic_folders
 
 from tardiff.baselines import BASELINES
 from tardiff.baselines.rules import RULES
-from tardiff.cli import Flag, repository_path, run_stage
+from tardiff.cli import Flag, folder_flag, repository_path, run_stage
 from tardiff.config import CompareConfig, ReportConfig
 from tardiff.utils.checkpoint import require_folder, write_text
 from tardiff.utils.errors import UserError
@@ -28,6 +29,10 @@ def main(config: CompareConfig, dry_run: bool) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise UserError(f"methods: '{unknown[0]}' is none of {', '.join(METHODS)}, or all.")
+    if not Path(find(config.configs)).is_dir():
+        raise UserError(f"configs: folder {config.configs} not found.")
+    if not dry_run:
+        inputs_exist(config, synthetic_folders(config), dry_run)
     taken = [name for name in methods if name in config.synthetic]
     if taken:
         raise UserError(f"synthetic.{taken[0]}: this is the name of a method. Choose another.")
@@ -63,6 +68,5 @@ def evaluation_settings(config: CompareConfig, runs: dict[str, list[Path]]) -> s
 if __name__ == "__main__":
     run_stage(CompareConfig, main, "Train and sample rival methods, and evaluate them in one report.",
               repository_path("configs/evaluation/comparison.yaml"), (
-                  Flag("--real", "real dataset folder", lambda values: f"real={values[0]}"),
-                  Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True),
-                  Flag("--output", "folder of the runs and the report", lambda values: f"output={values[0]}")))
+                  folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the runs and the report"),
+                  Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True)))

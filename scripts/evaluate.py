@@ -12,9 +12,10 @@ from typing import Any
 import analyze_influence
 import numpy as np
 import report_pictures
+from report_inputs import check_classifier, check_settings
 from utility_table import build_protocol, inputs_exist, named_by_folder, read_matching, synthetic_folders
 
-from tardiff.cli import Flag, repository_path, run_stage
+from tardiff.cli import Flag, folder_flag, repository_path, run_stage
 from tardiff.config import InfluenceAnalysisConfig, ReportConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
@@ -23,7 +24,7 @@ from tardiff.evaluation.cache import ResultCache
 from tardiff.evaluation.metrics import reliability_curve
 from tardiff.evaluation.report import write_report
 from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics, read_costs
-from tardiff.evaluation.tables import format_table, write_tables
+from tardiff.evaluation.tables import format_table, without_nan, write_tables
 from tardiff.evaluation.utility import Arm, score_arms
 from tardiff.utils.checkpoint import read_json, write_json
 from tardiff.utils.distributed import resolve_device
@@ -34,10 +35,12 @@ from tardiff.utils.settings import to_yaml
 def main(config: ReportConfig, dry_run: bool) -> None:
     folders, device = synthetic_folders(config), resolve_device(config.device)
     metrics = fidelity_metrics(config.fidelity_metrics)
+    check_settings(config, folders)
     if not inputs_exist(config, folders, dry_run):
         return
     real = read_dataset(config.real)
     sets = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+    check_classifier(config, real, device)
     print(f"{len(real.train):,} training and {len(real.test):,} test series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
     if dry_run:
@@ -87,7 +90,9 @@ def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, An
     """Run TRTR, TSTR and TSRTR, print and write the table, and return it with the reliability of TRTR and TSTR."""
     protocol = build_protocol(config, folders)
     reference = config.reference if config.reference in folders else None
-    alone = [Arm("TRTR"), *(Arm("TSTR", name) for name in folders)]
+    complete = [name for name, parts in protocol.synthetic.items()  # A set of some classes can only be added to real rows.
+                if all(set(part.y) == set(protocol.real.y) for part in parts)]
+    alone = [Arm("TRTR"), *(Arm("TSTR", name) for name in complete)]
     results = protocol.predictions(alone + [Arm("TSRTR", name, ratio) for name in folders for ratio in config.ratios],
                                    config.seeds)
     rows = score_arms(results, protocol, reference, config.bootstrap)
@@ -98,22 +103,13 @@ def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, An
                                            label=minority) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
             "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
+            "prevalence": float((protocol.scored.y == 1).mean()), "fewest_datasets": min(map(len, folders.values())),
             "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
-
-
-def without_nan(value: Any) -> Any:
-    """Return a JSON-like value with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 if __name__ == "__main__":
     run_stage(ReportConfig, main, "Evaluate synthetic sets and write one report.",
               repository_path("configs/evaluation/default.yaml"), (
-                  Flag("--real", "real dataset folder", lambda values: f"real={values[0]}"),
-                  Flag("--synthetic", "synthetic dataset folders; NAME-seed0, NAME-seed1 are one set",
-                       named_by_folder, many=True),
-                  Flag("--output", "folder of the report", lambda values: f"output={values[0]}")))
+                  folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the report"),
+                  Flag("--synthetic", "synthetic dataset folders; NAME-seed0, NAME-seed1 are one set", named_by_folder,
+                       many=True)))

@@ -21,6 +21,9 @@ INFLUENCE = {"gradient_norms.png": "Norm of the loss gradients per class",
              "fine_tuning.png": "Influence against the measured fall of the guidance loss after one step on each series"}
 
 
+REAL_SERIES = "real"
+
+
 def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.ndarray, scaled: dict[str, list[np.ndarray]],
          results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Draw all pictures into `output` and return for each its part of the report, file and description.
@@ -51,12 +54,13 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
         pictures.append(("influence", f"influence/{name}", text))
     for name, split in first.items():
         save("pictures", f"bands-{file_name(name)}.png", f"Median and 10-90 % band per class and channel: real test series "
-             f"and {name}", channel_bands({"real": (real.test.x, real.test.y), name: (split.x, split.y)},
+             f"and {name}", channel_bands({REAL_SERIES: (real.test.x, real.test.y), name: (split.x, split.y)},
                                           meta.channels, meta.units, meta.classes))
     save("pictures", "examples.png", "Single series, drawn at random, of each class: real and of each set",
-         plots.example_series({"real": real.test, **first}, meta.channels, meta.units, meta.classes))
-    save("pictures", "components.png", "Series of each set on the first two principal components of the real test series",
-         plots.principal_components({"real": test, **{name: parts[0] for name, parts in scaled.items()}}))
+         plots.example_series({REAL_SERIES: real.test, **first}, meta.channels, meta.units, meta.classes))
+    if test[0].size > 1 and len(test) > 1:
+        save("pictures", "components.png", "Series of each set on the first two principal components of the real test series",
+             plots.principal_components({REAL_SERIES: test, **{name: parts[0] for name, parts in scaled.items()}}))
     return pictures
 
 

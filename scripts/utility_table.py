@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 from classifier.models import build_classifier, custom_source
+from classifier.rnn import RNNClassifier
+from classifier.timesnet import TimesNet
 from classifier.train import fit_classifier
 from tardiff.config import EvaluationConfig
 from tardiff.data.format import Dataset, absent_classes, read_dataset
@@ -15,7 +17,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.tables import format_table, write_tables
 from tardiff.evaluation.utility import Arm, Protocol, score_arms
-from tardiff.utils.checkpoint import require_folder
+from tardiff.utils.checkpoint import require_folder, source_fingerprint
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -72,8 +74,9 @@ def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> P
         fitted = fit_classifier(train, chosen_on, real.num_classes, config.model, config.training, seed, device)
         return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
 
+    code = [source_fingerprint(thing) for thing in (fit_classifier, RNNClassifier, TimesNet)]
     recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
-              **custom_source(config.model)}
+              **custom_source(config.model), "code": code, "device": device.type}
     return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, synthetic,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output))
 
@@ -92,7 +95,7 @@ def named_by_folder(paths: list[str]) -> str:
     """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
     sets: dict[str, list[str]] = {}
     for path in paths:
-        name = re.sub(r"-seed\d+$", "", next(part for part in reversed(Path(path).parts) if part != "synthetic"))
+        name = re.sub(r"-seed\d+$", "", next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic"))
         sets.setdefault(name, []).append(path)
     clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
         len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)

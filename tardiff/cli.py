@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ class Flag:
     text: str
     override: Callable[[list[str]], str]
     many: bool = False
+
+
+def folder_flag(name: str, text: str) -> Flag:
+    """Return the flag `--name DIR` for the setting `name`."""
+    return Flag(f"--{name}", text, lambda values: f"{name}={json.dumps(values[0])}")
 
 
 def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None,
@@ -56,8 +62,10 @@ def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, 
     overrides = []
     for flag in flags:
         given = getattr(options, flag.name.strip("-")) or []
-        options.arguments += [value for value in given if "=" in value]  # A setting after a flag of many values.
-        values = [value for value in given if "=" not in value]
+        # A setting may follow a flag of many values; what holds a slash before the sign is a path.
+        settings = [value for value in given if "=" in value and "/" not in value.partition("=")[0]]
+        options.arguments += settings
+        values = [value for value in given if value not in settings]
         overrides += [flag.override(values)] if values else []
     files = [argument for argument in options.arguments if "=" not in argument]
     missing = [path for path in files if not Path(path).exists()]

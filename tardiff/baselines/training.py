@@ -58,7 +58,7 @@ def train_baseline(model: Baseline, scaler: Scaler, x: np.ndarray, y: np.ndarray
                 "extra": model.extra_state()})
     write_json(run.folder / "budget.json", {
         "budget": config.budget, "optimiser_steps": steps_done, "training_seconds": seconds, "device": str(device),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "stages": [dataclasses.asdict(stage) for stage in stages]})
     save_tensors(weights, _whole(model, scaler).state_dict())
     run.close()

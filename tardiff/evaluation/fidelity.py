@@ -146,12 +146,11 @@ def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int,
 @dataclass(frozen=True)
 class Column:
     """One figure of a metric: `key` in its result, heading, and `perfect`, the value of a perfect generator (None: that
-    of the real-vs-real anchor). Nearer to it is better; for `lower`, lower always is."""
+    of the real-vs-real anchor, or no such value)."""
 
     key: str
     title: str
     perfect: float | None
-    direction: str = "lower"
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,8 @@ class FidelityMetric:
 
 
 def _judge_columns(title: str) -> tuple[Column, ...]:
-    return (Column("score", title, 0.0), Column("real_recall", "recall of real", 0.5, "near"),
-            Column("synthetic_recall", "recall of synthetic", 0.5, "near"))
+    return (Column("score", title, 0.0), Column("real_recall", "recall of real", 0.5),
+            Column("synthetic_recall", "recall of synthetic", 0.5))
 
 
 FIDELITY = (

@@ -187,7 +187,7 @@ def _share_called(squared: np.ndarray, threshold: float) -> float:
 
 @dataclass(frozen=True)
 class PrivacyMetric:
-    """One entry of PRIVACY. The first column is the headline; a column of direction `none` is no ranking.
+    """One entry of PRIVACY. The first column is the headline; a column without a perfect value is no ranking.
 
     compute(data, seed, device) returns a flat dict of floats with the keys of the columns.
     """
@@ -200,11 +200,11 @@ class PrivacyMetric:
 
 
 _ATTACK_COLUMNS = (
-    Column("auroc", "attack AUROC", 0.5, "near"), Column("tpr", "TPR at 1 % FPR", FALSE_POSITIVE_RATE, "near"),
-    Column("dcr_ratio", "distance ratio", 1.0, "near"), Column("exact_copies", "exact copies", 0.0),
-    Column("near_copies", "near-copies", None, "none"),
-    Column("near_copies_non_members", "near-copies of non-members", None, "none"),
-    Column("control_auroc", "control AUROC", None, "none"), Column("flagged", "flagged", 0.0))
+    Column("auroc", "attack AUROC", 0.5), Column("tpr", "TPR at 1 % FPR", FALSE_POSITIVE_RATE),
+    Column("dcr_ratio", "distance ratio", 1.0), Column("exact_copies", "exact copies", 0.0),
+    Column("near_copies", "near-copies", None),
+    Column("near_copies_non_members", "near-copies of non-members", None),
+    Column("control_auroc", "control AUROC", None), Column("flagged", "flagged", 0.0))
 
 PRIVACY = (
     PrivacyMetric(
@@ -225,26 +225,16 @@ PRIVACY = (
         "nnaa", "Nearest-neighbour adversarial accuracy",
         "Whether nearest neighbours tell synthetic from training series less well than from held-out ones, as they do "
         "if training series are copied.",
-        (Column("nnaa", "NNAA", 0.0), Column("aa_train", "AA train", 0.5, "near"),
-         Column("aa_heldout", "AA held-out", 0.5, "near")),
+        (Column("nnaa", "NNAA", 0.0), Column("aa_train", "AA train", 0.5),
+         Column("aa_heldout", "AA held-out", 0.5)),
         lambda data, seed, device: adversarial_accuracy(data.train.x, data.heldout.x, data.synthetic, seed,
                                                         device=device)),
     PrivacyMetric(
         "mir", "Membership inference risk, TimeDiff protocol",
         "For comparison with published tables alone: calling everybody a member scores 2/3, and the value does not "
         "tell a copy of the training series from a fresh draw.",
-        (Column("mir", "MIR (TimeDiff)", None, "none"), Column("all_members", "all called members", None, "none"),
-         Column("called_members", "members called", None, "none"),
-         Column("called_non_members", "non-members called", None, "none")),
+        (Column("mir", "MIR (TimeDiff)", None), Column("all_members", "all called members", None),
+         Column("called_members", "members called", None),
+         Column("called_non_members", "non-members called", None)),
         lambda data, seed, device: mir_timediff(data.train.x, data.heldout.x, data.synthetic, seed, device=device)),
 )
-
-
-def verdict(name: str, result: dict[str, float]) -> str:
-    """Return one sentence on the result of a membership attack on `name`, such as "training rows"."""
-    figures = (f"attack AUROC {result['auroc']:.3f} [{result['auroc_low']:.3f}, {result['auroc_high']:.3f}], "
-               f"{result['tpr']:.1%} of {name} found at {FALSE_POSITIVE_RATE:.0%} false alarms "
-               f"[{result['tpr_low']:.1%}, {result['tpr_high']:.1%}]")
-    if result["flagged"]:
-        return f"LEAK: the synthetic series tell {name} from held-out ones; {figures}."
-    return f"No leak of {name} found by nearest neighbours; {figures}."

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.fidelity import FIDELITY, Column
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.utils.checkpoint import write_text
 
@@ -18,7 +18,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 76rem; margin: 2rem auto;
        padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; }
-p, li, caption { max-width: 54rem; } .quiet { color: #57606a; }
+p, li, caption, .answer div { max-width: 58rem; } .answer div { margin: .6rem 0; } .quiet { color: #57606a; }
 .answer { border-left: .35rem solid #0072B2; background: #f3f7fa; padding: .6rem 1.2rem; margin: 1rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }
@@ -31,6 +31,9 @@ code, pre { font-size: .85rem; } pre { background: #f6f8fa; padding: .8rem; over
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } figure, table { break-inside: avoid; }
                h2, h3 { break-after: avoid; } .scroll { overflow: visible; } th, td { padding: .15rem .4rem; white-space: normal; } }
 """
+
+
+GAIN, LOSS = "a gain", "a loss"
 
 
 def write_report(folder: str | Path, results: dict[str, Any], pictures: list[tuple[str, str, str]]) -> Path:
@@ -66,58 +69,74 @@ def answer(results: dict[str, Any]) -> str:
         sentences.append(privacy_words(results["privacy"], results["synthetic"]))
     if not sentences:
         sentences = ["Utility and privacy were not evaluated, so this report does not say whether the data help."]
-    return '<div class="answer">' + "".join(f"<p>{sentence}</p>" for sentence in sentences) + "</div>"
+    return '<div class="answer">' + "".join(f"<div>{sentence}</div>" for sentence in sentences) + "</div>"
 
 
 def utility_words(utility: dict[str, Any]) -> list[str]:
-    """Return the sentences on utility, from the rows of TRTR, TSTR and TSRTR."""
+    """Return the sentences on utility. What is judged is, for each set, the comparison with real data alone at the largest
+    ratio, so that many ratios are not many chances."""
     rows = utility["rows"]
-    added = [row for row in rows if row["protocol"] == "TSRTR"]
-    gains = [row for row in added if row["auprc_minus_trtr"]["low"] > 0]
-    losses = [row for row in added if row["auprc_minus_trtr"]["high"] < 0]
-    verdict = {
-        (True, False): "<strong>Adding synthetic series helped in some settings.</strong>",
-        (False, True): "<strong>Adding synthetic series did not help, and in some settings it harmed.</strong>",
-        (True, True): "<strong>Adding synthetic series helped in some settings and harmed in others.</strong>",
-        (False, False): "<strong>No gain was shown from adding synthetic series.</strong>"}[bool(gains), bool(losses)]
-    chance = f"{0.025 * len(added):.1f}"
-    sentences = [
-        (f"{verdict} Of {len(added)} comparisons with real data alone (sets x ratios), AUPRC rose in {len(gains)} and fell in "
-        f"{len(losses)} by more than the 95 % interval allows; by chance alone about {chance} of each are to be expected. "
-        f"Scored on {utility['scored_rows']:,} real test series of {utility['scored_subjects']:,} subjects, "
-        f"{utility['seeds']} seeds each.")] if added else []
     trtr = next(row for row in rows if row["protocol"] == "TRTR")
-    sentences.append(f"Trained on real data alone, the classifier reaches AUROC {spread(trtr['auroc'])} and AUPRC "
-                     f"{spread(trtr['auprc'])}.")
+    added = [row for row in rows if row["protocol"] == "TSRTR"]
+    largest = max((row["ratio"] for row in added), default=None)
+    judged = {row["synthetic"]: judgement(row["auprc_minus_trtr"]) for row in added if row["ratio"] == largest}
+    sentences = []
     if trtr["auroc"]["low"] <= 0.5:
-        sentences.insert(0, "<strong>The classifier does not beat chance when trained on real data, so this evaluation "
-                            "cannot tell whether synthetic data help.</strong> Train it for longer, or choose another one.")
-    for row in (row for row in rows if row["protocol"] == "TSTR"):
-        mine = [other for other in added if other["synthetic"] == row["synthetic"]]
-        text = (f"<strong>{escape(row['synthetic'])}</strong>: trained on it alone, AUROC {spread(row['auroc'])} "
-                f"({row['auroc']['mean'] / trtr['auroc']['mean']:.0%} of real) and AUPRC {spread(row['auprc'])}")
-        if mine:
-            last = max(mine, key=lambda other: other["ratio"])
-            difference = last["auprc_minus_trtr"]
-            text += (f"; added to the real data at ratio {last['ratio']:g}, AUPRC changes by {interval(difference)}, "
-                     f"{judgement(difference)}")
-            if difference.get("seeds_for_0.01"):
-                text += f" (to see a change of 0.01, about {difference['seeds_for_0.01']} seeds would be needed)"
-        sentences.append(text + ".")
+        sentences.append("<strong>The classifier does not beat chance when trained on real data, so this evaluation cannot "
+                         "tell whether synthetic data help.</strong> Train it for longer, or choose another one.")
+    elif utility["seeds"] < 3:
+        sentences.append(f"<strong>No verdict: {utility['seeds']} seed(s) are too few.</strong> Use at least 3.")
+    elif judged:
+        sentences.append(f"<strong>{verdict(judged)}</strong> Judged is AUPRC against real data alone at ratio {largest:g}, by "
+                         f"whether its 95 % interval excludes 0, once for each of {len(judged)} set(s); with several sets, "
+                         "some will by chance.")
+    sentences.append(f"Trained on real data alone, the classifier reaches AUROC {spread(trtr['auroc'])} and AUPRC "
+                     f"{spread(trtr['auprc'])} (chance: {utility['prevalence']:.3f}) on {utility['scored_rows']:,} real test "
+                     f"series of {utility['scored_subjects']:,} subjects; mean (standard deviation over {utility['seeds']} "
+                     "seeds).")
+    for name in dict.fromkeys(row["synthetic"] for row in rows if row["synthetic"]):
+        sentences.append(f"<strong>{escape(name)}</strong>: {set_words(name, rows, largest)}.")
+    if utility["fewest_datasets"] < 2:
+        sentences.append("Some set is a single dataset: what differs between runs of its generator is not in the intervals.")
     return sentences
 
 
+def verdict(judged: dict[str, str]) -> str:
+    """Return the answer in a sentence or two, from the judgement of each set."""
+    gained, lost = (escape(", ".join(name for name, found in judged.items() if found == what)) for what in (GAIN, LOSS))
+    return " ".join([f"It helped: adding series of {gained} raised AUPRC." if gained else "No gain was shown.",
+                     *([f"Adding series of {lost} lowered AUPRC."] if lost else [])])
+
+
+def set_words(name: str, rows: list[dict[str, Any]], ratio: float | None) -> str:
+    """Say what a set does alone, and what it adds to the real data at a ratio."""
+    alone = [f"trained on it alone, AUROC {spread(row['auroc'])} and AUPRC {spread(row['auprc'])}"
+             for row in rows if row["protocol"] == "TSTR" and row["synthetic"] == name]
+    if not alone:
+        alone = ["it lacks a class, so that nothing can be trained on it alone"]
+    added = []
+    for row in rows:
+        if row["protocol"] == "TSRTR" and row["synthetic"] == name and row["ratio"] == ratio:
+            difference = row["auprc_minus_trtr"]
+            seeds = difference.get("seeds_for_0.01")
+            added = [f"added at ratio {ratio:g}, AUPRC changes by {interval(difference)}: {judgement(difference)}"
+                     + (f" (to see a change of 0.01, some {seeds} seeds would be needed)" if seeds else "")]
+    return "; ".join(alone + added)
+
+
 def privacy_words(privacy: dict[str, Any], synthetic: dict[str, Any]) -> str:
-    """Return the sentence on privacy: the attack on each set, and whether it was flagged."""
+    """Say for each set what the two membership attacks found, with intervals, and whether they were flagged."""
     parts = []
     for name in synthetic:
-        attack = privacy[name]["train_attack"]
-        flags = attack["flagged"]["values"]
-        parts.append(f"{escape(name)} {attack['auroc']['mean']:.3f} "
-                     f"({'flagged' if any(flags) else 'not flagged'}{f' in {int(sum(flags))} of {len(flags)}' * (len(flags) > 1)})")
-    return ("<strong>Privacy:</strong> an attacker who guesses from nearness to a synthetic series who was in the training data "
-            f"reaches an AUROC (0.5 is chance, 1 a copy) of: {'; '.join(parts)}. Not flagged is no guarantee; it is what this "
-            "attack found.")
+        found = []
+        for attack, members in (("train_attack", "training"), ("guidance_attack", "guidance")):
+            result = privacy[name][attack]
+            found.append(f"{members} rows {result['auroc']['mean']:.3f} [{result['auroc_low']['mean']:.3f}, "
+                         f"{result['auroc_high']['mean']:.3f}], flagged in {flags(result['flagged'])}")
+        parts.append(f"<li>{escape(name)}: {'; '.join(found)}</li>")
+    return ("<strong>Privacy:</strong> an attacker who guesses from nearness to a synthetic series who was among the patients "
+            f"behind it reaches this AUROC (0.5 is chance, 1 a copy; mean over datasets): <ul>{''.join(parts)}</ul>"
+            "Not flagged is no guarantee; it is what this attack found.")
 
 
 def compared(results: dict[str, Any]) -> str:
@@ -140,14 +159,15 @@ def compared(results: dict[str, Any]) -> str:
 
 def utility_tables(utility: dict[str, Any]) -> str:
     """Return the table of TRTR, TSTR and TSRTR."""
-    heads = ["trained on", "AUROC", "AUPRC", "F1 at 0.5", "F1 selected", "Brier", "AUPRC minus TRTR"]
+    heads = ["trained on", "AUROC", "AUPRC", "F1, most probable class", "F1 at the selected threshold", "Brier", "predicted positive",
+             "AUROC minus TRTR", "AUPRC minus TRTR"]
     reference = utility["reference"]
     heads += [f"AUPRC minus {reference}"] if reference else []
     rows = []
     for row in utility["rows"]:
-        cells = [row["arm"], *(spread(row[key]) for key in ("auroc", "auprc", "f1", "f1_selected", "brier"))]
+        cells = [row["arm"], *(spread(row[key]) for key in ("auroc", "auprc", "f1", "f1_selected", "brier", "positive_rate"))]
         cells += [interval(row[key]) if key in row else ""
-                  for key in ("auprc_minus_trtr", *(["auprc_minus_reference"] if reference else []))]
+                  for key in ("auroc_minus_trtr", "auprc_minus_trtr", *(["auprc_minus_reference"] if reference else []))]
         rows.append((cells, row["protocol"] == "TRTR"))
     return ("<p>TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series plus synthetic ones at the given "
             "ratio. One recipe, one selection half, the same seeds; scored on real test series. Mean (standard deviation "
@@ -156,18 +176,24 @@ def utility_tables(utility: dict[str, Any]) -> str:
 
 
 def fidelity_tables(fidelity: dict[str, Any]) -> str:
-    """Return one table of all metrics, the anchors first, and what each means."""
+    """Return a table of the headline of every metric, the anchors first, and one of all columns for each metric."""
     metrics = [metric for metric in FIDELITY if metric.name in next(iter(fidelity.values()))]
-    columns = [(metric, column) for metric in metrics for column in metric.columns[:1]]
-    anchors = list(fidelity)[:2]
-    rows = [[name, *(spread(of_set[metric.name][column.key]) for metric, column in columns)]
+    marks = [position < 2 for position in range(len(fidelity))]
+    rows = [[name, *(spread(of_set[metric.name][metric.columns[0].key]) for metric in metrics)]
             for name, of_set in fidelity.items()]
-    meanings = "".join(f"<li><strong>{escape(metric.title)}</strong>: {escape(metric.meaning)}</li>" for metric in metrics)
-    return ("<p>Against real test series, in units of the real training standard deviation. Read each value between its "
-            "anchors: real training series (as good as it gets) and white noise with the same mean and deviation per "
-            "channel (poor). Lower is better. Mean (standard deviation over repeats).</p>"
-            + table(["set", *(column.title for _, column in columns)], rows, "", [row[0] in anchors for row in rows])
-            + f"<ul>{meanings}</ul>")
+    parts = [("<p>Against real test series, in units of the real training standard deviation. Read each value between its "
+             "anchors: real training series (as good as it gets) and white noise with the same mean and deviation per "
+             "channel (poor). Lower is better. Mean (standard deviation over repeats). Values of sets of different size compare "
+             "only where the rows used are equal.</p>"),
+             table(["set", *(metric.columns[0].title for metric in metrics)], rows, "", marks)]
+    for metric in metrics:
+        keys = [(column.key, column.title) for column in metric.columns] + [("rows", "rows used")]
+        keys = [(key, title) for key, title in keys if key in next(iter(fidelity.values()))[metric.name]]
+        rows = [[name, *(f"{of_set[metric.name][key]['mean']:,.0f}" if key == "rows" else spread(of_set[metric.name][key])
+                         for key, _ in keys)] for name, of_set in fidelity.items()]
+        parts += [f"<h3>{escape(metric.title)}</h3><p>{escape(metric.meaning)}</p>",
+                  table(["set", *(title for _, title in keys)], rows, ideals(metric.columns), marks)]
+    return "".join(parts)
 
 
 def privacy_tables(privacy: dict[str, Any]) -> str:
@@ -175,11 +201,27 @@ def privacy_tables(privacy: dict[str, Any]) -> str:
     parts = [("<p>Members are the series that a generator saw, non-members held-out series of other subjects. Two anchors: a "
              "copy of the training series gives everything away, fresh real series give nothing away.</p>")]
     for metric in PRIVACY:
-        rows = [[name, *(spread(of_set[metric.name][column.key]) for column in metric.columns)]
+        rows = [[name, *(privacy_cell(column.key, of_set[metric.name]) for column in metric.columns)]
                 for name, of_set in privacy.items()]
         parts += [f"<h3>{escape(metric.title)}</h3><p>{escape(metric.meaning)}</p>",
-                  table(["set", *(column.title for column in metric.columns)], rows, "", [number < 2 for number in range(len(rows))])]
+                  table(["set", *(column.title for column in metric.columns)], rows, ideals(metric.columns),
+                        [position < 2 for position in range(len(rows))])]
     return "".join(parts)
+
+
+def ideals(columns: Iterable[Column]) -> str:
+    """Return what a perfect generator would score, for the columns that have such a value."""
+    known = [f"{column.title} {column.perfect:g}" for column in columns if column.perfect is not None]
+    return f"Perfect: {', '.join(known)}" if known else ""
+
+
+def privacy_cell(key: str, result: dict[str, Any]) -> str:
+    """Return a number, with its interval where it has one; of flags, in how many datasets."""
+    if key == "flagged":
+        return flags(result[key])
+    if f"{key}_low" in result:
+        return f"{number(result[key]['mean'])} [{number(result[f'{key}_low']['mean'])}, {number(result[f'{key}_high']['mean'])}]"
+    return spread(result[key])
 
 
 def influence_tables(influence: dict[str, list[dict[str, Any]]]) -> str:
@@ -213,11 +255,21 @@ def table(heads: list[str], rows: list[list[str]], caption: str, anchors: Iterab
     return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def spread(summary: dict[str, Any]) -> str:
-    """Return `mean (sd)`, or the mean alone where there is one value; a dash where it is not defined."""
-    if summary["mean"] is None or math.isnan(summary["mean"]):
+def number(value: float | None) -> str:
+    """Return three decimals, or more where a small value has none of them; a dash where it is not defined."""
+    if value is None or math.isnan(value):
         return "-"
-    return f"{summary['mean']:.3f}" + ("" if summary["sd"] is None else f" ({summary['sd']:.3f})")
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """Return `mean (sd)`, or the mean alone where there is one value."""
+    return number(summary["mean"]) + ("" if summary["sd"] is None else f" ({number(summary['sd'])})")
+
+
+def flags(summary: dict[str, Any]) -> str:
+    """Return in how many datasets a flag is set."""
+    return f"{int(sum(summary['values']))} of {len(summary['values'])}"
 
 
 def interval(difference: dict[str, Any]) -> str:
@@ -227,7 +279,7 @@ def interval(difference: dict[str, Any]) -> str:
 
 def judgement(difference: dict[str, Any]) -> str:
     """Return what an interval says of a difference."""
-    return "a gain" if difference["low"] > 0 else "a loss" if difference["high"] < 0 else "no difference that can be told from none"
+    return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else "no difference that can be told from none"
 
 
 def _cell(value: Any) -> str:

@@ -10,9 +10,11 @@ import torch
 from tqdm import tqdm
 
 from tardiff.data.format import Split
+from tardiff.data.splits import split_subjects
 from tardiff.evaluation.cache import ResultCache
 from tardiff.evaluation.fidelity import FIDELITY, FidelityMetric, matched_noise
 from tardiff.evaluation.judges import discriminative_score
+from tardiff.evaluation.metrics import true_positive_rate
 from tardiff.evaluation.neighbours import nearest
 from tardiff.evaluation.privacy import PRIVACY, PrivacyData
 from tardiff.evaluation.ts2vec import TS2Vec, train_encoder
@@ -50,7 +52,7 @@ def evaluate_fidelity(train: np.ndarray, held_out: np.ndarray, sets: dict[str, l
     hashes = {id(x): fingerprint(x) for x in [held_out, *(x for xs in candidates.values() for x in xs)]}
     jobs = [(metric, name, repeat) for metric in metrics for name, datasets in candidates.items()
             for repeat in range(repeats if metric.seeded else len(datasets))]
-    code = [source_fingerprint(thing) for thing in (FidelityMetric, discriminative_score, TS2Vec)]
+    code = [source_fingerprint(thing) for thing in (FidelityMetric, discriminative_score, TS2Vec, nearest)] + [device.type]
     results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in candidates}
     progress = tqdm(jobs, desc="fidelity", unit="result")
     for metric, name, repeat in progress:
@@ -73,11 +75,8 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
 
     All x are (N, L, C) float32, z-scored with the scaler of the real training rows.
     """
-    half = len(held_out) // 2
-    order = np.argsort(np.unique(held_out.subjects(), return_inverse=True)[1], kind="stable")
-    rows = {True: order[:half], False: order[half:]}
-    fresh = held_out[rows[True]]
-    candidates = {COPY: ([train.x], held_out), FRESH: ([fresh.x], held_out[rows[False]]),
+    rows = split_subjects(held_out.subjects(), held_out.y, {"fresh": 0.5, "non-members": 0.5}, seed=0)
+    candidates = {COPY: ([train.x], held_out), FRESH: ([held_out.x[rows["fresh"]]], held_out[rows["non-members"]]),
                   **{name: (datasets, held_out) for name, datasets in sets.items()}}
     base = [split.fingerprint() for split in (train, guidance, selection)]
     results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in candidates}
@@ -89,7 +88,8 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
         datasets, non_members = candidates[name]
         data = PrivacyData(train, guidance, selection, non_members, datasets[number])
         inputs = [*base, non_members.fingerprint(), fingerprint(datasets[number]),
-                  source_fingerprint(PrivacyData), source_fingerprint(nearest)]
+                  source_fingerprint(PrivacyData), source_fingerprint(nearest),
+                  source_fingerprint(true_positive_rate), device.type]
         results[name].setdefault(metric.name, []).append(
             cache.get(metric.name, inputs, lambda metric=metric, data=data: metric.compute(data, 0, device)))
     return {name: {metric: _summaries(values) for metric, values in of_set.items()} for name, of_set in results.items()}

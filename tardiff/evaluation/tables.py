@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], cont
                          *cells])
     write_text(Path(folder) / f"{name}.csv", buffer.getvalue())
     write_json(Path(folder) / f"{name}.json", {**context, "rows": rows})
+
+
+def without_nan(value: Any) -> Any:
+    """Return a JSON-like value with None for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mean_and_sd(summary: dict[str, Any]) -> str:

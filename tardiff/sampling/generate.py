@@ -124,7 +124,7 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
                                                  "processes": workers.world_size, "device": str(workers.device)})
         write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
         write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
-            meta, name=f"{meta.name} (synthetic)", source="TarDiff; see provenance.json", cohort={})))
+            meta, name=f"{meta.name} (synthetic)", source="synthetic; see provenance.json", cohort={})))
     _clear_chunks(output, workers)
     workers.barrier()
 

@@ -1,6 +1,7 @@
 """The whole evaluation as a user runs it, resumed after a kill, and its report in a real browser."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tardiff.data.format import read_dataset
+from tardiff.data.format import Split, read_dataset, write_split
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,10 +44,15 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def sets(workplace, tmp_path_factory):
-    """Two synthetic sets: the generated one as two datasets of one set, and one more."""
+    """Two synthetic sets, all datasets different: the generated one and a noisy copy of it, and the training rows."""
     folder = tmp_path_factory.mktemp("sets")
     for name in ("first-seed0", "first-seed1", "second"):
         shutil.copytree(workplace.folder / "synthetic", folder / name)
+    made = read_dataset(folder / "first-seed0", ("train",)).train
+    noise = np.random.default_rng(0).normal(0, 1, made.x.shape).astype(np.float32)
+    write_split(folder / "first-seed1" / "train.npz", Split(made.x + noise, made.y))
+    real = read_dataset(workplace.folder / "data").train
+    write_split(folder / "second" / "train.npz", Split(real.x, real.y))
     return folder
 
 
@@ -76,7 +83,9 @@ def test_the_report_answers_first_and_shows_every_part(report, workplace):
     assert [text.partition(":")[0] for text in outline.headings[1:]] == [
         "What was compared", "Utility", "Fidelity", "Privacy", "Influence", "Pictures", "Provenance"]
     assert page.index('class="answer"') < page.index("What was compared")
-    assert "Of 4 comparisons with real data alone" in page
+    assert "No verdict: 2 seed(s) are too few" in page or "does not beat chance" in page
+    assert re.search(r"second: training rows 1\.000 \[.*\], flagged in 1 of 1", page)
+    assert re.search(r"first: training rows 0\.\d+ \[.*\], flagged in \d of 2", page)
     assert len(outline.images) == 10 and all(len(image["alt"]) > 20 for image in outline.images)
     assert all(link.startswith("data:image/png;base64,") for link in outline.links)
 
@@ -91,7 +100,9 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
                     "TSRTR second 0.2"]
     names = ["first", "second"]
     assert list(results["fidelity"])[2:] == names and list(results["privacy"])[2:] == names
-    assert results["fidelity"]["first"]["mmd"]["mmd2"]["values"] == results["fidelity"]["second"]["mmd"]["mmd2"]["values"]
+    first, second = (results["fidelity"][name]["marginal"]["ks"] for name in names)
+    assert len(set(first["values"])) == 2, "one value for each dataset of the set"
+    assert second["mean"] == pytest.approx(next(iter(results["fidelity"].values()))["marginal"]["ks"]["mean"])
     assert (report / "utility.csv").exists() and (report / "privacy.csv").read_text().startswith("set,metric,key,mean,sd")
 
 
@@ -100,6 +111,7 @@ def test_anchors_of_privacy_are_in_range(report):
     copy, fresh = list(privacy.values())[:2]
     assert copy["train_attack"]["auroc"]["mean"] > 0.99 and copy["train_attack"]["flagged"]["mean"] == 1
     assert copy["train_attack"]["exact_copies"]["mean"] == 1 and fresh["train_attack"]["exact_copies"]["mean"] == 0
+    assert fresh["train_attack"]["flagged"]["mean"] == 0 and 0.2 < fresh["train_attack"]["auroc"]["mean"] < 0.8
 
 
 def test_a_killed_evaluation_resumes_and_ends_alike(report, workplace, sets, tmp_path):
@@ -138,12 +150,15 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--synthetic", "{sets}/nowhere"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
+    (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
+    (["score_on=selection"], "the report is for results on test"), (["ratios=[0.2,0.2]"], "give each ratio once"),
+    (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
+    (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),
     (["--synthetic", "{sets}/second", "{sets}/second"], "would have the same name")])
 def test_a_fault_is_one_message(workplace, sets, tmp_path, arguments, message):
     output = tmp_path / "report"
-    process = start(workplace, sets, output, *(argument.format(sets=sets) for argument in arguments))
+    process = start(workplace, sets, output, *(argument.replace("{sets}", str(sets)) for argument in arguments))
     printed = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and message in printed and "Traceback" not in printed
     assert not (output / "report.html").exists()

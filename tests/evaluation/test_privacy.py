@@ -16,7 +16,6 @@ from tardiff.evaluation.privacy import (
     membership_attack,
     mir_timediff,
     roc_curve,
-    verdict,
 )
 
 CPU = torch.device("cpu")
@@ -72,14 +71,12 @@ def test_copies_are_flagged_although_the_mir_of_papers_is_low(noise):
     copy = train + (noise * series(300, 9, (12, 3))).astype(np.float32)
     result = attack(train, heldout, copy, control)
     assert result["flagged"] == 1 and result["auroc"] >= 0.99 and result["tpr"] >= 0.99 and result["dcr_ratio"] < 0.2
-    assert verdict("training rows", result).startswith("LEAK: the synthetic series tell training rows")
     if noise < 0.1:
         assert mir_timediff(train, heldout, copy, 0, runs=2)["mir"] < 0.1
     accuracy = adversarial_accuracy(train, heldout, copy, 0)
     assert accuracy["aa_train"] < 0.01 and accuracy["nnaa"] > 0.4
     result = attack(train, heldout, fresh, control)
     assert result["flagged"] == 0 and 0.45 < result["auroc"] < 0.55
-    assert verdict("training rows", result).startswith("No leak of training rows found")
 
 
 def test_a_few_copies_among_many_rows_are_flagged():

@@ -1,0 +1,43 @@
+"""What is refused before the report is begun, since each part takes long."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from analyze_influence import SELECTION, TRAINING, load_matching_task
+from report_pictures import REAL_SERIES, file_name
+
+from tardiff.config import ReportConfig
+from tardiff.data.format import Dataset
+from tardiff.evaluation.sections import COPY, FRESH, NOISE, REAL
+from tardiff.utils.errors import UserError
+
+RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, "all"}
+
+
+def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
+    """Raise UserError on settings that no report can be made with."""
+    if not folders:
+        raise UserError("no synthetic dataset is given. Name at least one: --synthetic DIR.")
+    if config.score_on != "test":
+        raise UserError(f"score_on={config.score_on}: the report is for results on test. Compare settings with "
+                        "evaluate_tstr.py or evaluate_tsrtr.py.")
+    if len(set(config.ratios)) < len(config.ratios):
+        raise UserError(f"ratios={config.ratios}: give each ratio once.")
+    for name in folders:
+        if name in RESERVED:
+            raise UserError(f"synthetic.{name}: this name stands for other rows of the report. Choose another.")
+        if not re.fullmatch(r"[\w .,+=()-]+", name):
+            raise UserError(f"synthetic.{name}: a name may hold letters, digits, spaces and . , + = ( ) - _ alone.")
+    files = [file_name(name) for name in folders]
+    if len(set(files)) < len(files):
+        raise UserError(f"synthetic: the names {', '.join(folders)} are too alike for files; give clearer ones.")
+    if config.reference is not None and config.reference not in folders and config.reference != "unguided":
+        raise UserError(f"reference={config.reference}: not among the sets {', '.join(folders)}.")
+
+
+def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) -> None:
+    """Raise UserError if the guide of the influence part is not there, or not one of this dataset."""
+    if "influence" in config.sections and config.classifier is not None:
+        load_matching_task(config.classifier, real, device)

@@ -3,7 +3,7 @@
     python -m data_preprocess.adftd --input DIR --output data/adftd
 
 DIR is the folder of OpenNeuro ds004504 (https://openneuro.org/datasets/ds004504): `participants.tsv` and, for each
-participant, `derivatives/sub-XXX/eeg/*.set`, the recordings that the publishers filtered to 0.5-45 Hz and cleaned.
+participant, `derivatives/sub-NNN/eeg/*.set`, the recordings that the publishers filtered to 0.5-45 Hz and cleaned.
 
 Decisions, as in Medformer:
 - Linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without overlap, laid out from the middle

@@ -61,7 +61,7 @@ def preprocess(folder: Path, output: Path) -> None:
     channels, read_windows = windows.read_subjects(members, read)
     windows.write(output, members, read_windows, "windows", PUBLISHED, Metadata(
         name="apava", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{RATE} s",
-        source=f"APAVA, {SOURCE}", cohort={"window": LENGTH, "stride": STRIDE}))
+        source=f"APAVA, {SOURCE}", licence=f"see {SOURCE}", cohort={"window": LENGTH, "stride": STRIDE}))
 
 
 def find_files(folder: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ Decisions:
 - Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them.
 - All splits are by subject. Without subjects, each series is its own, and equal series in two splits are warned of, not
   refused: published archives hold some, and their given splits are what results are compared on.
-- A subject in two given splits is refused.
+- A subject in two given splits is refused, and so are subjects of some splits only, which could not be compared.
 - A value that is NaN or that a mask marks as unobserved is filled only where --impute says how; NaN without a mask is
   refused else. Infinite values are always refused.
 """
@@ -58,6 +58,10 @@ def preprocess(options: argparse.Namespace) -> None:
     shapes = {name: part.x.shape[1:] for name, part in parts.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"{what}: splits differ in (length, channels): {shapes}.")
+    anonymous = [name for name, part in parts.items() if part.subject is None]
+    if 0 < len(anonymous) < len(parts):
+        raise UserError(f"{what}: {' and '.join(anonymous)} without subjects, while the other splits have them, so that nobody "
+                        "can tell whether a subject is in two. Give the array subject in every split or in none.")
     num_channels = next(iter(parts.values())).x.shape[2]
     channels, units = own_data.channel_names(options.channels, options.units,
                                              [f"channel {number}" for number in range(1, num_channels + 1)], what)
@@ -160,12 +164,17 @@ def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays x, y, subject and mask of an `.npz` archive, in any case."""
+    """Read the arrays of an `.npz` archive: x, y, subject and mask, in any case. Raises UserError on any other."""
     archive = load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
     with archive, readable(path):
-        return {name.lower(): archive[name] for name in archive.files if name.lower() in ARRAYS}
+        names = [name.lower() for name in archive.files]
+        for name, lowered in zip(archive.files, names, strict=True):
+            if lowered not in ARRAYS or names.count(lowered) > 1:
+                raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known subject "
+                                "(whom a row is of) and mask, once each. Rename or remove it.")
+        return {lowered: archive[name] for name, lowered in zip(archive.files, names, strict=True)}
 
 
 def read_tuple(path: Path) -> dict[str, np.ndarray]:

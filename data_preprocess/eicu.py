@@ -14,7 +14,8 @@ The channels are HR, RR and SpO2 from heartrate, respiration and sao2, which is 
 Cohorts:
 - complete (default): a row in each of the 288 steps of the first 24 hours, step = observationoffset // 5 for
   0 <= observationoffset < 1440, and each channel observed at least once. A row may lack a channel; the mask tells. The
-  paper names 288 steps and 31,065 stays and not its rule; this one is the natural candidate, and the count is compared.
+  paper names 288 steps and 31,065 stays, of which 3,173 died and 13,206 stayed over 3 days, and not its rule; this one is
+  the natural candidate, and the counts are compared.
 - timediff, after TimeDiff (62,453 stays): a row at or before minute 60 and one at or after minute 1440, and between them
   observationoffsets exactly 5 minutes apart. The 276 steps are 60 <= observationoffset < 1440. TimeDiff splits by stay,
   so that patients leak; here the split is by patient. A stay without a valid value is left out.
@@ -26,7 +27,7 @@ unitdischargeoffset > 4320 minutes, 3 days (`--days`). The split is by patient (
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,11 @@ DEMO = icu.Edition("eICU Demo v2.0", "https://physionet.org/content/eicu-crd-dem
 
 @dataclass(frozen=True)
 class Cohort:
-    """A rule for stays: the first minute of its steps, its published number of stays, and whether it asks for rows 5
-    minutes apart that begin by the first minute and go on to the end."""
+    """A rule for stays: the first minute of its steps, its published counts by attrition step, and whether it asks for rows
+    5 minutes apart that begin by the first minute and go on to the end."""
 
     start: int
-    published_stays: int
+    published: Mapping[str, int]
     regular: bool
 
     @property
@@ -68,7 +69,11 @@ class Cohort:
         return (END_MINUTE - self.start) // STEP_MINUTES
 
 
-COHORTS = {"complete": Cohort(0, 31_065, regular=False), "timediff": Cohort(60, 62_453, regular=True)}
+COHORTS = {
+    "complete": Cohort(0, {"stays kept": 31_065, "deaths among them": 3_173, "over 3 days among them": 13_206},
+                       regular=False),
+    "timediff": Cohort(60, {"stays kept": 62_453}, regular=True),
+}
 
 
 def preprocess(options: argparse.Namespace) -> None:
@@ -89,10 +94,11 @@ def preprocess(options: argparse.Namespace) -> None:
         x = read_cells(connection, vital_periodic, np.flatnonzero(kept), cohort.steps)
 
     attrition = {**counts, **label_counts, **row_counts, **stay_counts, "stays kept": len(stays),
-                 "deaths among them": int((stays["hospitaldischargestatus"] == "Expired").sum())}
+                 "deaths among them": int((stays["hospitaldischargestatus"] == "Expired").sum()),
+                 "over 3 days among them": int((stays["unitdischargeoffset"] > 3 * 24 * 60).sum())}
     edition = DEMO if counts["stays read"] == DEMO.published["stays read"] else FULL
     report.print_attrition({edition.title: attrition})
-    cohort_counts = {"stays kept": cohort.published_stays} if edition is FULL else {}
+    cohort_counts = cohort.published if edition is FULL else {}
     report.compare_with_published({**edition.published, **cohort_counts}, attrition)
     grid.write_stays(options.output, x, stays["y"].to_numpy(np.int64), stays["uniquepid"].to_numpy(str),
                      options.ratios, options.seed, Metadata(
@@ -151,13 +157,13 @@ def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.
     query.fetch(connection, f"""
         CREATE TEMP TABLE cells AS
         SELECT reason, stay, step, count(*) AS rows, min(minute) AS first, max(minute) AS last, {means}
-        FROM (SELECT *, observationoffset AS minute, {icu.reason_case(reasons)} AS reason,
+        FROM (SELECT *, observationoffset AS minute, {query.reason_case(reasons)} AS reason,
                      IF(reason = {len(reasons)}, (minute - {cohort.start}) // {STEP_MINUTES}, NULL) AS step
               FROM {table} LEFT JOIN stays USING (patientunitstayid))
         GROUP BY reason, stay, step""", "vitalPeriodic", vital_periodic)
     found = query.fetch(connection, "SELECT reason, sum(rows)::BIGINT AS rows FROM cells GROUP BY reason", "rows",
                         vital_periodic)
-    return icu.count_reasons(reasons, found["reason"], found["rows"])
+    return query.count_reasons(reasons, found["reason"], found["rows"])
 
 
 def cohort_rules(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, cohort: Cohort) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ class Vital:
 
     def condition(self, column: str) -> str:
         """Return the range as a SQL condition on a column."""
-        return f"({self.low:g} {self.above} {column} AND {column} {self.below} {self.high:g})"
+        return f"({self.low!r} {self.above} {column} AND {column} {self.below} {self.high!r})"
 
     @property
     def above(self) -> str:

@@ -1,4 +1,4 @@
-"""What the ICU databases MIMIC-III and eICU share: options, labels, tables with a key, and counts of rows in SQL."""
+"""What the ICU databases MIMIC-III and eICU share: options, labels and tables with a key."""
 
 from __future__ import annotations
 
@@ -79,18 +79,3 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
         raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names ({len(unknown)} such "
                         f"rows). All tables must be of one release. {query.AGAIN}")
     return table.set_index(key).loc[wanted].set_index(wanted.index)
-
-
-def reason_case(reasons: Mapping[str, str]) -> str:
-    """Return SQL for the position of the first reason whose condition holds for a row, or their number if none does.
-
-    The counterpart of `grid.drop_rows` inside a query. A condition must not be NULL where it is to hold.
-    """
-    cases = " ".join(f"WHEN {condition} THEN {position}" for position, condition in enumerate(reasons.values()))
-    return f"CASE {cases} ELSE {len(reasons)} END"
-
-
-def count_reasons(reasons: Mapping[str, str], position: np.ndarray, rows: np.ndarray) -> dict[str, int]:
-    """Return the rows read, those that each reason dropped, and those used: position, rows (R,) int of `reason_case`."""
-    counts = np.bincount(position, weights=rows, minlength=len(reasons) + 1).astype(int).tolist()
-    return {"rows read": sum(counts), **dict(zip([*reasons, "rows used"], counts, strict=True))}

@@ -36,7 +36,7 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
 
     labels (N,) numbers or text. names: class names in that order, or None for the labels themselves. what: where the
     labels are from. Returns y (N,) int64 and the class names. Raises UserError on a number that is not whole, on numbers
-    mixed with text, on fewer than 2 classes, and on names that are not as many.
+    mixed with text, on fewer than 2 classes, and on names that are not as many or not distinct.
     """
     numbers = pd.to_numeric(pd.Series(labels), errors="coerce").to_numpy(dtype=np.float64)
     if not np.isnan(numbers).all():
@@ -51,6 +51,9 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
     if names is not None and len(names) != len(found):
         raise UserError(f"{what}: {len(found)} classes ({', '.join(map(str, found[:10]))}{', ...' * (len(found) > 10)}), "
                         f"but --classes has {len(names)} names.")
+    repeated = [name for name in names or () if names.count(name) > 1]
+    if repeated:
+        raise UserError(f"--classes: {repeated[0]} is there more than once; give each class a name of its own.")
     return y.astype(np.int64), list(names or map(str, found))
 
 

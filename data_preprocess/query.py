@@ -1,12 +1,14 @@
-"""Tables too large for memory, in CSV, CSV.GZ or Parquet, read by DuckDB: out of core, in parallel, in one pass.
+"""Tables too large for memory, in CSV, CSV.GZ or Parquet, read by DuckDB: out of core and in parallel.
 
-A caller finds its tables (`find_table`), opens an engine (`open_engine`), writes SQL over the tables (`source`) and
-fetches the result (`fetch`). Every fault of a file is one UserError that names the file, and the line where there is one.
+A caller finds its tables (`find_table`), opens an engine (`open_engine`), writes SQL over the tables (`source`,
+`reason_case`) and fetches the result (`fetch`). Every fault of a file is one UserError that names the file, and the line
+or row where it is known. A compressed file is read once more, before its first query, to test that it is whole.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import re
@@ -30,6 +32,13 @@ HEADER_BYTES = 1 << 16
 UNPACKED_BYTES = 1 << 20
 LOOK_SECONDS = 0.5  # between two looks at the progress of a query
 GZIP = b"\x1f\x8b"
+
+# How the reader of CSV takes a type: its own conversion rounds fractions and ignores text after a time.
+READ_AS = {"INTEGER": "DOUBLE", "TIMESTAMP": "VARCHAR"}
+PLAIN_TIMES = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS")
+TIME_FORM = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?"
+EXPECTED = {"INTEGER": "a whole number (INTEGER)", "TIMESTAMP": "a time such as 2150-01-31 15:00:00, without a zone (TIMESTAMP)"}
+FAULT = re.compile(r'Error when converting column "(.+?)". Could not convert string "(.*?)" to \'(\w+)\'', re.DOTALL)
 
 
 def find_table(folder: Path, name: str) -> Path:
@@ -76,11 +85,14 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
 def source(path: Path, columns: Mapping[str, str]) -> str:
     """Return a SQL table expression that reads just these columns of a file, whatever their order and the case of names.
 
-    columns: lower-case name -> DuckDB type; the result has these names and types, and an empty field is NULL. Raises
-    UserError if a column is missing or stands there twice, if the file is not a table with commas, and if a compressed
-    one is damaged or incomplete, for which it is read to its end.
+    columns: lower-case name -> VARCHAR, DOUBLE, INTEGER or TIMESTAMP; the result has these names and types. Text loses the
+    spaces around it, and an empty or blank one is NULL. A fraction is no INTEGER; a TIMESTAMP is a date, with a time of day
+    or not, and nothing after it. Raises UserError if a column is missing or stands there twice, if the file is not a table
+    with commas, and if a compressed one is damaged or incomplete, for which it is read to its end once.
     """
-    header = parquet_header(path) if path.suffix.lower() == ".parquet" else csv_header(path)
+    parquet = path.suffix.lower() == ".parquet"
+    found = parquet_columns(path) if parquet else [(name, "") for name in csv_header(path)]
+    header = [name for name, _ in found]
     lowered = [name.strip().lower() for name in header]
     for name in columns:
         if lowered.count(name) != 1:
@@ -88,19 +100,45 @@ def source(path: Path, columns: Mapping[str, str]) -> str:
             raise UserError(f"{path}: column '{name}' {state}. Expected the columns {', '.join(columns)} (in any case and "
                             f"order, separated by commas); the file has: {', '.join(header)[:500]}.")
     file = quoted_path(path)
-    if path.suffix.lower() == ".parquet":
-        chosen = ", ".join(f'CAST("{header[lowered.index(name)].replace(chr(34), chr(34) * 2)}" AS {kind}) AS "{name}"'
-                           for name, kind in columns.items())
+    if parquet:
+        chosen = ", ".join(converted(name, identifier(header[position]), found[position][1], kind)
+                           for name, kind in columns.items() for position in [lowered.index(name)])
         return f"(SELECT {chosen} FROM read_parquet({file}))"
-    kinds = ", ".join(f"{quoted(name)}: {quoted(columns[name])}" if name in columns else f"'unused {position}': 'VARCHAR'"
+    read_as = {name: READ_AS.get(kind, kind) for name, kind in columns.items()}
+    kinds = ", ".join(f"{quoted(name)}: {quoted(read_as[name])}" if name in columns else f"'unused {position}': 'VARCHAR'"
                       for position, name in enumerate(lowered))
-    chosen = ", ".join(f'"{name}"' for name in columns)
+    chosen = ", ".join(converted(name, identifier(name), read_as[name], kind) for name, kind in columns.items())
     compression = "none"
     if path.suffix.lower() == ".gz":
         compression = "gzip"
         check_gzip(path)
     return (f"(SELECT {chosen} FROM read_csv({file}, columns = {{{kinds}}}, auto_detect = false, header = true, "
             f"delim = ',', quote = '\"', escape = '\"', compression = '{compression}'))")
+
+
+def converted(name: str, field: str, found: str, kind: str) -> str:
+    """Return SQL for the column `name` of type `kind` from a field of type `found`; a value that is none is an error."""
+    value = f"NULLIF(trim({field}), '')" if found == "VARCHAR" else field
+    if kind == "VARCHAR" or found == kind or (kind == "TIMESTAMP" and found in PLAIN_TIMES):
+        return f"CAST({value} AS {kind}) AS {identifier(name)}"
+    number, text = f"TRY_CAST({value} AS DOUBLE)", f"CAST({value} AS VARCHAR)"
+    # The usual form of a time comes first, for it is four times as fast as the regular expression.
+    usual = (f"IF(strlen({field}) = 19 AND {field} BETWEEN '0' AND ':', try_strptime({field}, '%Y-%m-%d %H:%M:%S'), NULL), "
+             if found == "VARCHAR" else "")
+    attempts = {
+        "DOUBLE": number,
+        "INTEGER": f"IF(TRY_CAST({number} AS INTEGER) = {number}, TRY_CAST({number} AS INTEGER), NULL)",
+        "TIMESTAMP": f"{usual}IF(regexp_full_match({text}, {quoted(TIME_FORM)}), TRY_CAST({text} AS TIMESTAMP), NULL)",
+    }[kind]
+    # The words are those of the reader of CSV, so that `faults_of` knows both.
+    before, after = f'Error when converting column "{name}". Could not convert string "', f"\" to '{kind}'"
+    return (f"coalesce({attempts}, IF({value} IS NULL, NULL, error({quoted(before)} || {text} || {quoted(after)}))) "
+            f"AS {identifier(name)}")
+
+
+def identifier(name: str) -> str:
+    """Return the name of a column as SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def quoted(text: str) -> str:
@@ -134,9 +172,20 @@ def csv_header(path: Path) -> list[str]:
 
 
 def check_gzip(path: Path) -> None:
-    """Raise UserError if a .gz file is incomplete or fails its checksum; DuckDB looks at neither in every version."""
-    with unpacking(path), open(path, "rb") as file, gzip.open(file) as stream, tqdm(
-            total=path.stat().st_size, desc=f"check of {path.name}", unit="B", unit_scale=True, disable=None) as bar:
+    """Raise UserError if a .gz file is incomplete or fails its checksum; DuckDB looks at neither in every version.
+
+    A file found whole is not read again by this process until its size or time changes.
+    """
+    with unpacking(path):
+        state = path.stat()
+        read_gzip(path.absolute(), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def read_gzip(path: Path, size: int, modified: int) -> None:
+    """Read a .gz file of this size to its end, with a progress bar; `modified` only tells its states apart."""
+    with open(path, "rb") as file, gzip.open(file) as stream, tqdm(
+            total=size, desc=f"check of {path.name}", unit="B", unit_scale=True, disable=None) as bar:
         while stream.read(UNPACKED_BYTES):
             bar.update(file.tell() - bar.n)
 
@@ -157,8 +206,14 @@ def is_web_page(content: bytes) -> bool:
 
 def parquet_header(path: Path) -> list[str]:
     """Return the names of the columns of a Parquet file. Raises UserError if it is none."""
+    return [name for name, _ in parquet_columns(path)]
+
+
+def parquet_columns(path: Path) -> list[tuple[str, str]]:
+    """Return the names and DuckDB types of the columns of a Parquet file. Raises UserError if it is none."""
     with duckdb.connect() as connection, faults_of(path):
-        return [name for name, *_ in connection.execute(f"DESCRIBE FROM read_parquet({quoted_path(path)})").fetchall()]
+        described = connection.execute(f"DESCRIBE FROM read_parquet({quoted_path(path)})").fetchall()
+    return [(name, kind) for name, kind, *_ in described]
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, description: str, path: Path) -> dict[str, np.ndarray]:
@@ -210,14 +265,40 @@ def faults_of(path: Path) -> Iterator[None]:
                         "an --output on a disk with more free space.") from None
     except duckdb.Error as error:
         line = re.search(r"CSV Error on Line: (\d+)\nOriginal Line: (.*)", str(error))
-        if line is None:
+        fault = FAULT.search(str(error))
+        if line is None and fault is None:
             raise UserError(f"{path}: cannot be read ({first_line(error)}). {AGAIN}") from None
-        fault = re.search(r'Error when converting column "(.+?)". Could not convert string "(.*)" to \'(\w+)\'', str(error))
-        reason = (f"column '{fault[1]}' holds '{fault[2][:80]}', expected {fault[3]}" if fault
+        reason = (f"column '{fault[1]}' holds '{fault[2][:80]}', expected {EXPECTED.get(fault[3], fault[3])}" if fault
                   else "the fields do not match the header, or a quote stays open")
-        raise UserError(f"{path}, line {line[1]}: found '{line[2][:160]}'; {reason}. {AGAIN}") from None
+        place = f", line {line[1]}: found '{line[2][:160]}';" if line else f"{row_of(path, fault[1], fault[2])}:"
+        raise UserError(f"{path}{place} {reason}. {AGAIN}") from None
+
+
+def row_of(path: Path, column: str, text: str) -> str:
+    """Return where a column first holds a text, or its number, as `, row 3 below the header`; empty if not found."""
+    same = f"text = {quoted(text)} OR TRY_CAST(text AS DOUBLE) = TRY_CAST({quoted(text)} AS DOUBLE)"
+    table = source(path, {column: "VARCHAR"})
+    with duckdb.connect() as connection, faults_of(path):
+        found = connection.execute(f"SELECT row FROM (SELECT row_number() OVER () AS row, {identifier(column)} AS text "
+                                   f"FROM {table}) WHERE {same} LIMIT 1").fetchall()
+    return "".join(f", row {row} below the header" for row, in found)
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of a message, without a stop at its end."""
     return str(error).splitlines()[0].rstrip(".")
+
+
+def reason_case(reasons: Mapping[str, str]) -> str:
+    """Return SQL for the position of the first reason whose condition holds for a row, or their number if none does.
+
+    The counterpart of `grid.drop_rows` inside a query. A condition must not be NULL where it is to hold.
+    """
+    cases = " ".join(f"WHEN {condition} THEN {position}" for position, condition in enumerate(reasons.values()))
+    return f"CASE {cases} ELSE {len(reasons)} END"
+
+
+def count_reasons(reasons: Mapping[str, str], position: np.ndarray, rows: np.ndarray) -> dict[str, int]:
+    """Return the rows read, those that each reason dropped, and those used: position, rows (R,) int of `reason_case`."""
+    counts = np.bincount(position, weights=rows, minlength=len(reasons) + 1).astype(int).tolist()
+    return {"rows read": sum(counts), **dict(zip([*reasons, "rows used"], counts, strict=True))}

@@ -9,9 +9,10 @@ may be in any case. The measurements are read out of core, so that they need not
 
 Decisions:
 - Step h averages the valid values in [origin + h, origin + h + 1) steps. The origin is the id's first row in the
-  measurements, whatever it measures, unless --origin names a column.
-- Times are ISO timestamps, or with --time-unit numbers. Timestamps with an offset from UTC are compared as instants; a mix
-  of those with and without an offset is refused.
+  measurements, whatever it measures, unless --origin names a column. Where times are numbers, a first row before 0 is
+  refused without --origin: one wrong row would shift the series.
+- Times are ISO timestamps such as 2024-01-31 15:00:00, or with --time-unit numbers. Timestamps with an offset from UTC (Z,
+  UTC, +05:30) are compared as instants; a mix of those with and without an offset is refused, and so is AM or PM.
 - Missing are empty fields, NA, NaN and NULL, in any case. Any other text where a number is expected is refused.
 - --range drops values outside a closed interval, never repairs them.
 - Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for it.
@@ -23,6 +24,7 @@ Decisions:
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,32 +35,51 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, grid, own_data, report
-from data_preprocess.query import csv_header, fetch, open_engine, parquet_header, quoted, source
+from data_preprocess.query import count_reasons, csv_header, fetch, open_engine, parquet_header, quoted, reason_case, source
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_subjects
 from tardiff.utils.errors import UserError
 
 UNITS = {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9, "d": 8.64e10}  # in microseconds
-ZONE = r":[0-9.]+ *(Z|UTC|[+-][0-9:]+)$"
-MISSING = "('', 'na', 'nan', 'null')"
+CLOCK_TIME = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"
+ZONED = CLOCK_TIME + r"(Z| ?UTC|[+-]\d\d(:?\d\d)?)"
+UNZONED = CLOCK_TIME + r"|\d{4}-\d\d-\d\d"
 
-# Where a reading goes; the first that holds counts. USED and the faults are no reasons to leave one out.
-REASONS = ("readings of ids without a label", "readings of other variables", "readings without a time", "time",
-           "readings without a value", "value", "readings before the origin", "readings after the window",
-           "readings out of range", "readings used")
-USED = len(REASONS) - 1
-FAULTS = (REASONS.index("time"), REASONS.index("value"))
+
+def is_missing(text: str) -> str:
+    """Return the SQL that tells whether a text stands for a missing value."""
+    return f"(coalesce(lower({text}), '') IN ('', 'na', 'nan', 'null'))"
+
+
+# Why a reading is left out, in order of precedence: SQL on the columns of `judge`.
+REASONS = {
+    "readings of ids without a label": "stay IS NULL",
+    "readings of other variables": "channel IS NULL",
+    "readings without a time": is_missing("time"),
+    "readings without a value": is_missing("value"),
+    "readings before the origin": "step < 0",
+    "readings after the window": "step >= length",
+    "readings out of range": "number NOT BETWEEN low AND high",
+}
+# What ends the run, of readings that would be used.
+FAULTS = {
+    what: f"stay IS NOT NULL AND channel IS NOT NULL AND NOT {is_missing(what)} AND coalesce(NOT isfinite({number}), true)"
+    for what, number in (("time", "moment"), ("value", "TRY_CAST(number AS FLOAT)"))
+}
 
 
 @dataclass(frozen=True)
 class Channel(grid.Vital):
     """A variable with the closed interval of its valid values."""
 
+    includes_high: bool = True
+    includes_low: bool = True
+
     @property
     def valid_range(self) -> str:
         """The range as text."""
-        return f"{self.low:g} <= {self.name} <= {self.high:g}" if np.isfinite((self.low, self.high)).any() else "any"
+        return super().valid_range if np.isfinite((self.low, self.high)).any() else "any"
 
 
 @dataclass(frozen=True)
@@ -73,8 +94,9 @@ class Clock:
         if self.unit is not None:
             return f"round(TRY_CAST({text} AS DOUBLE) * {UNITS[self.unit]})"
         kind = "TIMESTAMPTZ" if self.zoned else "TIMESTAMP"
-        same_form = f"regexp_matches({text}, {quoted(ZONE)}) = {self.zoned}"
-        return f"CASE WHEN {same_form} THEN CAST(epoch_us(TRY_CAST({text} AS {kind})) AS DOUBLE) END"
+        # DuckDB ignores what follows the time, so that 02:00:00 PM would be read as 02:00:00.
+        whole = f"regexp_full_match({text}, {quoted(ZONED if self.zoned else UNZONED)})"
+        return f"CASE WHEN {whole} THEN CAST(epoch_us(TRY_CAST({text} AS {kind})) AS DOUBLE) END"
 
     @property
     def expected(self) -> str:
@@ -97,6 +119,10 @@ class Measurements:
     wide: tuple[str, ...] | None
     clock: Clock
 
+    def key(self, variable: str) -> str:
+        """Return what tells a variable from others: its name, for a column in lower case."""
+        return variable.lower() if self.wide else variable
+
     def times(self) -> str:
         """Return the SQL of id and time of every row."""
         return f"(SELECT trim({name(self.id)}) AS id, trim({name(self.time)}) AS time FROM " \
@@ -104,7 +130,7 @@ class Measurements:
 
     def readings(self, numbered: bool = False) -> str:
         """Return the SQL of id, time, variable and value of every reading, as text; numbered: and of its row, from 1."""
-        values = tuple(map(str.lower, self.wide or ())) or (self.variable, self.value)
+        values = tuple(map(self.key, self.wide or ())) or (self.variable, self.value)
         table = source(self.path, dict.fromkeys((self.id, self.time, *values), "VARCHAR"))
         if numbered:
             table = f"(SELECT row_number() OVER () AS \"row number\", * FROM {table})"
@@ -120,11 +146,6 @@ class Measurements:
 def name(column: str) -> str:
     """Return the name of a column as SQL."""
     return '"' + column.replace('"', '""') + '"'
-
-
-def is_missing(text: str) -> str:
-    """Return the SQL that tells whether a text stands for a missing value."""
-    return f"(coalesce(lower({text}), '') IN {MISSING})"
 
 
 def preprocess(options: argparse.Namespace) -> None:
@@ -145,9 +166,11 @@ def preprocess(options: argparse.Namespace) -> None:
         stays = table[table["complete"]].reset_index(drop=True)
         register_stays(connection, stays)
         channels = find_channels(connection, measurements, options)
+        shape = (len(stays), options.length, len(channels))
+        require_memory(shape, options.memory_limit)
         if not options.origin:
             register_stays(connection, place_origins(connection, measurements, stays))
-        x, counts = grid_readings(connection, measurements, channels, (len(stays), options.length, len(channels)), step)
+        x, counts = grid_readings(connection, measurements, channels, shape, step)
         kept = ~np.isnan(x).all(axis=(1, 2))
         attrition = {**counts, "ids in the table of labels": len(table),
                      "ids without a label or an origin": len(table) - len(stays),
@@ -208,7 +231,7 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
                                 Clock(options.time_unit))
     if options.time_unit is not None:
         return measurements
-    first = fetch(connection, f"SELECT regexp_matches(time, {quoted(ZONE)}) AS zoned FROM {measurements.times()} "
+    first = fetch(connection, f"SELECT regexp_full_match(time, {quoted(ZONED)}) AS zoned FROM {measurements.times()} "
                               f"WHERE NOT {is_missing('time')} LIMIT 1", "first time", options.input)["zoned"]
     return replace(measurements, clock=Clock(None, bool(first.any())))
 
@@ -256,22 +279,27 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
                   options: argparse.Namespace) -> list[Channel]:
     """Return the channels in order: those asked for, or every variable of a labelled id, sorted by name.
 
-    Raises UserError on a variable named twice and on a --range that is none or of another variable.
+    Raises UserError on a variable that is named twice or not there, and on a --range that is none or of another variable.
     """
-    names = measurements.wide or options.channels
-    if names is None:
-        names = sorted(fetch(connection, f"SELECT DISTINCT variable FROM {measurements.readings()} JOIN stays USING (id) "
-                                         f"WHERE NOT {is_missing('variable')}", "variables",
-                             measurements.path)["variable"].tolist())
-    what = str(measurements.path)
-    repeated = [channel for channel in names if names.count(channel) > 1]
-    if repeated:
-        raise UserError(f"--channels: {repeated[0]} is there more than once.")
-    if not names:
-        raise UserError(f"{what}: no row is of an id in {options.labels} that has a label. The first id there is "
+    path = measurements.path
+    if measurements.wide:
+        present = [column for column in columns(path) if column.lower() not in (measurements.id, measurements.time)]
+    else:
+        present = sorted(fetch(connection, f"SELECT DISTINCT variable FROM {measurements.readings()} JOIN stays USING (id) "
+                                           f"WHERE NOT {is_missing('variable')}", "variables", path)["variable"].tolist())
+    if not present:
+        raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. The first id there is "
                         f"'{first_id(connection, measurements)}'.")
+    names = measurements.wide or options.channels or present
+    keys = list(map(measurements.key, names))
+    for channel, key in zip(names, keys, strict=True):
+        if keys.count(key) > 1:
+            raise UserError(f"--channels: {channel} is there more than once.")
+        if key not in map(measurements.key, present):
+            raise UserError(f"--channels: {path} has no variable '{channel}' of an id with a label; found "
+                            f"{', '.join(present)[:500]}.")
     ranges = dict(parse_range(text, names) for text in options.range)
-    names, units = own_data.channel_names(None, options.units, names, what)
+    names, units = own_data.channel_names(None, options.units, names, str(path))
     return [Channel(channel, unit, *ranges.get(channel, (-np.inf, np.inf)))
             for channel, unit in zip(names, units, strict=True)]
 
@@ -296,13 +324,33 @@ def register_stays(connection: duckdb.DuckDBPyConnection, stays: pd.DataFrame) -
 
 
 def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measurements, stays: pd.DataFrame) -> pd.DataFrame:
-    """Set the start of each stay to the first time of its id in the measurements, NaN where it has none."""
-    time = measurements.clock.microseconds("time")
+    """Set the start of each stay to the first time of its id in the measurements, NaN where it has none.
+
+    Raises UserError if times are numbers and the first one is below 0.
+    """
+    time, unit = measurements.clock.microseconds("time"), measurements.clock.unit
     first = fetch(connection, f"SELECT stay, min({time}) AS start FROM {measurements.times()} JOIN stays USING (id) "
                               f"WHERE NOT {is_missing('time')} GROUP BY stay", "origins", measurements.path)
     starts = np.full(len(stays), np.nan)
     starts[first["stay"]] = first["start"]
+    early = np.flatnonzero(starts < 0)
+    if unit is not None and len(early):
+        raise UserError(f"{measurements.path}: the first time of id '{stays['id'][early[0]]}' is "
+                        f"{starts[early[0]] / UNITS[unit]:g} {unit}, below 0 ({len(early)} such ids), and would start its "
+                        "series. Correct or remove such rows, or give --origin, a column of the labels with the time that "
+                        "the series start.")
     return stays.assign(start=starts)
+
+
+def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
+    """Raise UserError if x of the shape (N, L, C) float32 alone is larger than the memory limit, such as `8GB`."""
+    number, prefix, binary = re.fullmatch(r"([\d.]+) ?([KMGT])(i?)B", memory_limit, re.IGNORECASE).groups()
+    allowed = float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(prefix.upper()))
+    needed = 4 * math.prod(shape)
+    if needed > allowed:
+        raise UserError(f"--length {shape[1]}: {shape[0]} ids x {shape[1]} steps x {shape[2]} variables need "
+                        f"{needed / 1e9:,.1f} GB, more than the memory limit of {memory_limit}. Give a smaller --length, "
+                        "fewer --channels or a larger --memory-limit.")
 
 
 def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measurements, channels: Sequence[Channel],
@@ -312,48 +360,43 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
     shape: (N, L, C). step: in microseconds. The connection knows the `stays` (id, stay, start). Raises UserError naming the
     row of the first reading whose time or value is not a number.
     """
-    keys = [channel.name.lower() if measurements.wide else channel.name for channel in channels]
     connection.register("channels", pd.DataFrame({
-        "variable": keys, "channel": np.arange(len(channels)), "low": [channel.low for channel in channels],
-        "high": [channel.high for channel in channels]}))
+        "variable": [measurements.key(channel.name) for channel in channels], "channel": np.arange(len(channels)),
+        "low": [channel.low for channel in channels], "high": [channel.high for channel in channels]}))
     judged = judge(measurements, step, shape[1])
+    used, sound = f"reason = {len(REASONS)}", len(FAULTS)
     # Compensated sums: the order of the rows, which threads change, must not change a mean.
     cells = fetch(connection, f"""
-        SELECT reason, stay, channel, step, count(*) AS readings, favg(number) AS mean FROM (
-            SELECT reason, if(reason = {USED}, stay, 0) AS stay, if(reason = {USED}, channel, 0) AS channel,
-                   if(reason = {USED}, CAST(step AS BIGINT), 0) AS step, if(reason = {USED}, number, 0) AS number
+        SELECT fault, reason, stay, channel, step, count(*) AS readings, favg(number) AS mean FROM (
+            SELECT fault, reason, if({used}, stay, 0) AS stay, if({used}, channel, 0) AS channel,
+                   if({used} AND fault = {sound}, CAST(step AS BIGINT), 0) AS step, if({used}, number, 0) AS number
             FROM {judged(measurements.readings())})
-        GROUP BY reason, stay, channel, step""", "readings", measurements.path)
-    totals = np.bincount(cells["reason"], weights=cells["readings"], minlength=len(REASONS)).astype(np.int64).tolist()
-    if any(totals[fault] for fault in FAULTS):
+        GROUP BY fault, reason, stay, channel, step""", "readings", measurements.path)
+    if (cells["fault"] < sound).any():
         raise UserError(fault_of(connection, measurements, judged(measurements.readings(numbered=True))))
-    used = cells["reason"] == USED
+    kept = cells["reason"] == len(REASONS)
     x = np.full(shape, np.nan, dtype=np.float32)
-    x[cells["stay"][used], cells["step"][used], cells["channel"][used]] = cells["mean"][used]
-    counts = {reason: total for reason, total in zip(REASONS, totals, strict=True) if " " in reason}
-    return x, {"readings": sum(totals), **counts}
+    x[cells["stay"][kept], cells["step"][kept], cells["channel"][kept]] = cells["mean"][kept]
+    counts = count_reasons(REASONS, cells["reason"], cells["readings"])
+    return x, {what.replace("rows", "readings"): count for what, count in counts.items()}
 
 
 def judge(measurements: Measurements, step: float, length: int) -> Callable[[str], str]:
-    """Return a function that extends the SQL of readings by number, stay, channel, step and the place of its reason."""
+    """Return a function that extends the SQL of readings by number, stay, channel, step and the places of fault and reason."""
     time, number = measurements.clock.microseconds("time"), "TRY_CAST(value AS DOUBLE)"
-    tests = ("stay IS NULL", "channel IS NULL", is_missing("time"), "coalesce(NOT isfinite(moment), true)",
-             is_missing("value"), "coalesce(NOT isfinite(TRY_CAST(number AS FLOAT)), true)", "step < 0", f"step >= {length}",
-             "number < low OR number > high")
-    cases = " ".join(f"WHEN {test} THEN {reason}" for reason, test in enumerate(tests))
     return lambda readings: f"""(
-        SELECT *, CASE {cases} ELSE {USED} END AS reason FROM (
-            SELECT *, floor((moment - start) / {step}) AS step FROM (
+        SELECT *, {reason_case(FAULTS)} AS fault, {reason_case(REASONS)} AS reason FROM (
+            SELECT *, floor((moment - start) / {step}) AS step, {length} AS length FROM (
                 SELECT readings.*, stay, start, channel, low, high, {time} AS moment, {number} AS number
                 FROM {readings} AS readings LEFT JOIN stays USING (id) LEFT JOIN channels USING (variable))))"""
 
 
 def fault_of(connection: duckdb.DuckDBPyConnection, measurements: Measurements, judged: str) -> str:
     """Return the message on the first row whose time or value is not a number."""
-    fault = fetch(connection, f"SELECT row, id, variable, time, value, reason FROM {judged} WHERE reason IN {FAULTS} "
-                              "ORDER BY row LIMIT 1", "fault", measurements.path)
-    row, stay, variable, time, value, reason = (fault[column][0] for column in fault)
-    what = REASONS[reason]
+    fault = fetch(connection, f"SELECT row, id, variable, time, value, fault FROM {judged} "
+                              f"WHERE fault < {len(FAULTS)} ORDER BY row LIMIT 1", "fault", measurements.path)
+    row, stay, variable, time, value, place = (fault[column][0] for column in fault)
+    what = list(FAULTS)[place]
     expected = "a number" if what == "value" else measurements.clock.expected
     return (f"{measurements.path}, row {row} below the header: the {what} of id '{stay}', variable '{variable}'"
             f"{f', time {time}' * (what == 'value')}, is '{value if what == 'value' else time}'; expected {expected}.")

@@ -11,6 +11,8 @@ Decisions, as in Medformer except for the first:
   and in the table, which differ, so its counts and scores cannot be expected here.
 - Rows without id or indication and those of the replication set are dropped, then further rows of one participant;
   PARKINSON (class 1) and HEALTHY (class 0) are numbered in the order of the table.
+- A folder sub-X whose participant is not in the table is named in a warning and skipped, as the notebook skips it.
+  Rows of one participant with different indications are refused where the participant is used; of others the first counts.
 - Training is numbers 1-17 and 29-45, validation 18-21 and 46-49, test 22-25 and 50-53; the others are not used.
 - All sessions, eyes closed; linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without
   overlap, laid out from the middle of the recording outward.
@@ -20,6 +22,7 @@ Versions 3 and later have other folders and other healthy participants, to whom 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,8 +79,8 @@ def preprocess(folder: Path, output: Path) -> None:
 def read_participants(folder: Path) -> list[Subject]:
     """Read the table of participants, and number those with Parkinson's disease and the healthy ones in its order.
 
-    Raises UserError if columns are missing, if the rows of a participant contradict each other, or if the folder holds a
-    participant who is not in the table.
+    Warns on stderr of folders of participants who are not in the table. Raises UserError if columns are missing, or if the
+    rows of a participant in one of the splits contradict each other.
     """
     path = folder / TABLE
     try:
@@ -92,17 +95,18 @@ def read_participants(folder: Path) -> list[Subject]:
             raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. {AGAIN}")
     unknown = sorted({place.name for place in folder.glob("sub-*")} - set(table["participants_ID"].dropna().str.strip()))
     if unknown:
-        raise UserError(f"{folder / unknown[0]}: participant {unknown[0]} is not in {TABLE} ({len(unknown)} such folders). "
-                        "The table and the recordings must be of one version.")
+        print(f"warning: folders of participants who are not in {TABLE} are skipped ({len(unknown)}): "
+              f"{', '.join(unknown)}. The table and the recordings should be of one version.", file=sys.stderr)
     table = table.dropna(subset=["participants_ID", "indication"])
     names, indications = table["participants_ID"].str.strip(), table["indication"].str.strip().str.upper()
     indications = indications[indications != "REPLICATION"].groupby(names, sort=False).agg(["first", "nunique"])
-    doubtful = indications.index[(indications["nunique"] > 1) & indications["first"].isin(INDICATIONS)]
-    if len(doubtful):
-        raise UserError(f"{path}: participant {doubtful[0]} occurs with different indications. {AGAIN}")
-    kept = indications.loc[indications["first"].isin(INDICATIONS), "first"]
+    kept = indications[indications["first"].isin(INDICATIONS)]
+    used = set.union(*NUMBERS.values())
+    for number, (name, contradicted) in enumerate((kept["nunique"] > 1).items(), start=1):
+        if contradicted and number in used:
+            raise UserError(f"{path}: participant {name} occurs with different indications. {AGAIN}")
     return [Subject(name, number, INDICATIONS.index(indication))
-            for number, (name, indication) in enumerate(kept.items(), start=1)]
+            for number, (name, indication) in enumerate(kept["first"].items(), start=1)]
 
 
 def read_recording(path: Path) -> tuple[list[str], np.ndarray]:

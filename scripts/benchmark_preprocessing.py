@@ -2,19 +2,25 @@
 
     python scripts/benchmark_preprocessing.py --rows 50000000 --memory-limit 3GB
 
-The tables are made in a temporary folder (about 100 bytes a row of CSV) and deleted at the end. The command runs as its
-own process, once to the end and once until it is killed midway, which must leave no meta.json.
+The tables are made in a temporary folder (about 100 bytes a row of CSV). The command runs to its end; is killed in the
+scan, which must leave the finished dataset whole; is killed in the writing, after which none must be read; and runs again,
+which must give the first dataset. Ends with an error where this fails, below 1 million rows/s, and above 4 GB.
 """
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
+
+from tardiff.data.format import read_dataset
+from tardiff.utils.errors import UserError
 
 ROWS_OF_A_STAY = 5400
 ITEMS = (211, 220045, 51, 220179, 8368, 220180, 52, 220181, 618, 220210, 678, 223761, 646, 220277)
@@ -28,56 +34,56 @@ def write_tables(folder: Path, rows: int, suffix: str) -> None:
     tables = {
         f"CHARTEVENTS{suffix}": f"""
             SELECT i AS ROW_ID, stay AS SUBJECT_ID, stay + 100000 AS HADM_ID, stay + 200000 AS ICUSTAY_ID,
-                   IF(i % 8 = 0, {item}, 224000 + i % 997) AS ITEMID, charttime AS CHARTTIME,
-                   charttime + INTERVAL 20 MINUTE AS STORETIME, 14000 + i % 5000 AS CGID, value::VARCHAR AS VALUE,
-                   value AS VALUENUM, 'mmHg' AS VALUEUOM, 0 AS WARNING, (i % 5000 = 0)::INT AS ERROR, NULL AS RESULTSTATUS,
-                   NULL AS STOPPED
+                   IF(i % 8 = 0, {item}, 224000 + i % 997) AS ITEMID, charttime AS CHARTTIME, charttime AS STORETIME,
+                   14000 + i % 5000 AS CGID, value::VARCHAR AS VALUE, value AS VALUENUM, 'mmHg' AS VALUEUOM, 0 AS WARNING,
+                   (i % 5000 = 0)::INT AS ERROR, NULL AS RESULTSTATUS, NULL AS STOPPED
             FROM (SELECT i, i % {stays} AS stay, 60 + i % 41 + (i % 7) / 10 AS value,
                          TIMESTAMP '2150-01-01' + INTERVAL 1 MINUTE * (hash(i) % 5760)::INT AS charttime
                   FROM range({rows}) AS t (i))""",
-        "ICUSTAYS.csv": f"""
-            SELECT i AS ROW_ID, i AS SUBJECT_ID, i + 100000 AS HADM_ID, i + 200000 AS ICUSTAY_ID,
-                   TIMESTAMP '2150-01-01' AS INTIME, 2 + i % 4 AS LOS FROM range({stays}) AS t (i)""",
+        "ICUSTAYS.csv": f"""SELECT i AS SUBJECT_ID, i + 100000 AS HADM_ID, i + 200000 AS ICUSTAY_ID,
+                            TIMESTAMP '2150-01-01' AS INTIME, 2 + i % 4 AS LOS FROM range({stays}) AS t (i)""",
         "ADMISSIONS.csv": f"SELECT i + 100000 AS HADM_ID, (i % 10 = 0)::INT AS HOSPITAL_EXPIRE_FLAG FROM range({stays}) AS t (i)",
         "PATIENTS.csv": f"SELECT i AS SUBJECT_ID, TIMESTAMP '2090-01-01' AS DOB FROM range({stays}) AS t (i)",
     }
     with duckdb.connect(config={"preserve_insertion_order": "false", "memory_limit": "2GB"}) as connection:
         for name, sql in tables.items():
-            columns = [column for column, *_ in connection.execute(f"DESCRIBE {sql}").fetchall()]
-            header = ",".join(f'"{column}"' for column in columns)
+            header = ",".join(f'"{column}"' for column, *_ in connection.execute(f"DESCRIBE {sql}").fetchall())
             text = "FORCE_QUOTE (VALUE, VALUEUOM)," if "CHARTEVENTS" in name else ""
             connection.execute(f"""
                 COPY ({sql}) TO '{folder / name}' (FORMAT csv, HEADER false, PREFIX '{header}\n', SUFFIX '\n', {text}
                 TIMESTAMPFORMAT '%Y-%m-%d %H:%M:%S')""")
 
 
-def start(folder: Path, output: Path, memory_limit: str, cohort: str) -> subprocess.Popen:
-    """Start the command on the tables of a folder."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "data_preprocess.mimic3", "--input", str(folder), "--output", str(output),
-         "--memory-limit", memory_limit, "--cohort", cohort], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-
-
-def measure(folder: Path, output: Path, memory_limit: str, cohort: str) -> tuple[float, float, float]:
+def measure(command: Sequence[str], output: Path) -> tuple[float, float, float]:
     """Run the command to its end; return its seconds, its CPU seconds and its peak resident memory in GB."""
     began = time.monotonic()
-    process = start(folder, output, memory_limit, cohort)
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    if status != 0 or not (output / "meta.json").is_file():
-        sys.exit("error: the command failed; see above.")
+    check(status == 0 and (output / "meta.json").is_file(), "the command failed; see above")
     return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9
 
 
-def kill_midway(folder: Path, output: Path, memory_limit: str, cohort: str, after: float) -> None:
-    """Kill the command after some seconds. Exit with an error if it was done by then or left a meta.json."""
-    process = start(folder, output, memory_limit, cohort)
-    time.sleep(after)
-    if process.poll() is not None:
-        sys.exit("error: the command ended before it could be killed; give more --rows.")
+def kill(command: Sequence[str], moment: Callable[[], bool]) -> None:
+    """Kill the command as soon as `moment` says so. Exit with an error if it ended before."""
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not moment():
+        time.sleep(0.0002)
     process.kill()
-    process.wait()
-    if (output / "meta.json").exists():
-        sys.exit(f"error: the killed command left {output / 'meta.json'}.")
+    check(process.wait() == -signal.SIGKILL, "the command ended before it could be killed; give more --rows")
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """Exit with an error if a condition does not hold."""
+    if not holds:
+        sys.exit(f"error: {otherwise}.")
+
+
+def contents(output: Path) -> dict[str, str] | None:
+    """Return a hash of each split of a dataset, None where it is refused."""
+    try:
+        return {name: split.fingerprint() for name, split in read_dataset(output).splits.items()}
+    except UserError:
+        return None
 
 
 def main() -> None:
@@ -91,13 +97,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_tables(folder, options.rows, options.suffix)
-        size = (folder / f"CHARTEVENTS{options.suffix}").stat().st_size / 1e9
-        print(f"CHARTEVENTS{options.suffix}: {options.rows:,} rows, {size:.2f} GB", flush=True)
-        seconds, cpu, peak = measure(folder, folder / "complete", options.memory_limit, options.cohort)
+        table, output = folder / f"CHARTEVENTS{options.suffix}", folder / "output"
+        print(f"{table.name}: {options.rows:,} rows, {table.stat().st_size / 1e9:.2f} GB", flush=True)
+        command = [sys.executable, "-m", "data_preprocess.mimic3", "--input", str(folder), "--output", str(output),
+                   "--memory-limit", options.memory_limit, "--cohort", options.cohort]
+        seconds, cpu, peak = measure(command, output)
         print(f"{seconds:.1f} s, {options.rows / seconds:,.0f} rows/s, {cpu:.1f} CPU s on {os.cpu_count()} CPUs, "
               f"peak memory {peak:.2f} GB", flush=True)
-        kill_midway(folder, folder / "killed", options.memory_limit, options.cohort, after=seconds / 2)
-        print("killed midway: no meta.json")
+        first, spill = contents(output), output.with_name(f".{output.name}.scratch")
+        halfway = time.monotonic() + seconds / 2
+        kill(command, lambda: time.monotonic() > halfway)
+        check(spill.exists() and first is not None and contents(output) == first, "a run killed in the scan did harm")
+        kill(command, lambda: not (output / "meta.json").exists())
+        check(contents(output) is None, "a run killed in the writing left a dataset that is read")
+        measure(command, output)
+        check(contents(output) == first and not spill.exists(), "a run after killed ones differs or left its spill folder")
+        print("killed in the scan: the old dataset is whole; killed in the writing: none is read; run again: the same")
+    check(options.rows / seconds >= 1_000_000 and peak <= 4, "too slow or too much memory")
 
 
 if __name__ == "__main__":

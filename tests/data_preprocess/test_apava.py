@@ -49,6 +49,10 @@ def dataset(published, tmp_path_factory):
     return read_dataset(output)
 
 
+def test_the_licence_is_referred_to(dataset):
+    assert dataset.meta.licence == "see https://osf.io/jbysn"
+
+
 def test_every_window_against_a_plain_loop(dataset):
     for split in dataset.splits.values():
         for name in np.unique(split.subject):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_preprocess import arrays
 from tardiff.data.format import read_dataset
@@ -36,7 +38,7 @@ def write_whole(folder, form):
     """Write X, Y in one form, undivided; return what --input should be and further options."""
     folder.mkdir()
     if form == "npz":
-        np.savez(folder / "stays.npz", X=X.astype(np.float64), y=Y.astype(np.int8), other=np.zeros(3))
+        np.savez(folder / "stays.npz", X=X.astype(np.float64), y=Y.astype(np.int8))
     elif form == "npy":
         np.save(folder / "X.npy", X)
         np.save(folder / "y.npy", Y[:, None].astype(float))
@@ -99,6 +101,28 @@ def test_undivided_data_are_split_by_subject(tmp_path):
         for subject in split.subject:
             sides.setdefault(str(subject), set()).add(name)
     assert len(sides) == 20 and all(len(names) == 1 for names in sides.values())
+
+
+@settings(max_examples=10, deadline=None)
+@given(subjects=st.lists(st.integers(0, 14), min_size=N - 15, max_size=N - 15), seed=st.integers(0, 5), whole=st.booleans(),
+       as_text=st.booleans())
+def test_a_subject_is_never_in_two_splits(tmp_path_factory, subjects, seed, whole, as_text):
+    folder = tmp_path_factory.mktemp("subjects")
+    subject = np.array([*range(15), *subjects])
+    # Undivided, or with the last of the subjects given as test.
+    parts = {"stays": subject >= 0} if whole else {"train": subject < 12, "test": subject >= 12}
+    for name, rows in parts.items():
+        np.savez(folder / f"{name}.npz", x=X[rows], y=(subject[rows] % 3 == 0).astype(int),
+                 subject=subject[rows].astype(str) if as_text else subject[rows])
+    dataset = convert(folder, folder / "out", "--seed", str(seed))
+    row_of = {x.tobytes(): row for row, x in enumerate(X)}
+    sides = {}
+    for name, split in dataset.splits.items():
+        for x, own in zip(split.x, split.subject, strict=True):
+            assert subject[row_of[x.tobytes()]] == int(own)
+            sides.setdefault(int(own), set()).add(name)
+    assert set(sides) == set(range(15)) and all(len(names) == 1 for names in sides.values())
+    assert sum(map(len, dataset.splits.values())) == N
 
 
 def test_one_channel_metadata_and_labels_that_are_not_0_to_k(tmp_path):
@@ -286,6 +310,11 @@ FAULTS = {
     "class names": (savez(), ["--classes", "one"], "2 classes (0, 1), but --classes has 1 names"),
     "channel names": (savez(), ["--channels", "HR"], "3 channels, but --channels has 1 entries"),
     "subject in two splits": (give(test={"subject": SUBJECT[:10] + 4}), [], "subject 4 stands in train and in test"),
+    "subjects of some splits only": (lambda folder: (give()(folder), np.savez(folder / "test.npz", x=X[30:], y=Y[30:])), [],
+                                     "test without subjects, while the other splits have them"),
+    "unknown array": (savez(patient=SUBJECT), [], "stays.npz: array 'patient' is unknown or there twice; expected x, y"),
+    "array twice": (savez(X=X), [], "is unknown or there twice"),
+    "class names twice": (savez(), ["--classes", "a", "a"], "--classes: a is there more than once"),
     "shapes differ": (give(test={"x": X[PARTS["test"], :4]}), [], "splits differ in (length, channels)"),
     "class not in train": (give(train={"y": Y[:20] * 0}), [], "no row of class 1 (1)"),
     "half an archive": (half_npz, [], "stays.npz: cannot be read as numpy arrays"),

@@ -232,6 +232,15 @@ def test_a_fault_of_the_input_is_one_message_and_no_output(tmp_path, capsys, fau
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
 
 
+def test_the_counts_of_the_paper_stand_beside_those_found(published, tmp_path, capsys):
+    dataset = convert(published, tmp_path / "out")
+    warnings = capsys.readouterr().err
+    long = sum(str(patient).startswith("002") and int(patient[4:]) % 2 for patient in by_patient(dataset))
+    (counts,) = dataset.meta.cohort["attrition"].values()
+    assert "deaths among them: 5 observed, 3,173 published" in warnings and counts["over 3 days among them"] >= long
+    assert f"over 3 days among them: {counts['over 3 days among them']} observed, 13,206 published" in warnings
+
+
 @settings(max_examples=8, deadline=None)
 @given(owners=st.lists(st.integers(0, 9), min_size=1, max_size=10), seed=st.integers(0, 5))
 def test_a_patient_is_never_in_two_splits(tmp_path_factory, owners, seed):

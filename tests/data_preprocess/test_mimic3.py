@@ -1,6 +1,7 @@
 """MIMIC-III: tiny tables in the publisher's format, cell by cell, and the demo against plain pandas where present."""
 
 import gzip
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from data_preprocess import mimic3
 from tardiff.data.format import read_dataset
+from tardiff.utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CHANNELS = ["HR", "SBP", "DBP", "MBP", "RR", "Temp", "SpO2"]
@@ -311,7 +313,11 @@ FAULTS = {
     "admission missing": (spoil("ADMISSIONS", ",100003,", ",999,"), [], "table ADMISSIONS: no row with hadm_id 100003"),
     "patient missing": (spoil("PATIENTS", "1,3,", "1,999,"), [], "table PATIENTS: no row with subject_id 3"),
     "value": (spoil("CHARTEVENTS", ",80.2,", ",eighty,"), [], "CHARTEVENTS.csv, line 16: found"),
-    "time": (spoil("CHARTEVENTS", "2150-01-01 02:00:00", "01/13/2150 2:00"), [], "CHARTEVENTS.csv, line 2: found"),
+    "time": (spoil("CHARTEVENTS", "2150-01-01 02:00:00", "01/13/2150 2:00"), [], "CHARTEVENTS.csv, row 1 below the header: column 'charttime' holds '01/13/2150 2:00'"),
+    "time with PM": (spoil("CHARTEVENTS", "2150-01-01 02:00:00", "2150-01-01 02:00:00 PM"), [], "holds '2150-01-01 02:00:00 PM'"),
+    "admission time with zone": (spoil("ICUSTAYS", "00:30:00", "00:30:00 EST"), [], "ICUSTAYS.csv, row 1 below the header"),
+    "birth with zone": (spoil("PATIENTS", "00:00:00", "00:00:00+05"), [], "column 'dob' holds '2090-05-05 00:00:00+05'"),
+    "fraction": (spoil("CHARTEVENTS", ",200003,", ",200003.5,"), [], "column 'icustay_id' holds '200003.5'"),
     "no chart row": (header_only("CHARTEVENTS"), [], "no stay is left"),
     "no stay": (header_only("ICUSTAYS"), [], "ICUSTAYS.csv: no row below the header"),
     "nobody died": (spoil("ADMISSIONS", '"EMERGENCY",1', '"EMERGENCY",0', -1), [], "no row of class 1 (died in hospital)"),
@@ -351,6 +357,48 @@ def test_a_difference_from_the_published_counts_is_a_warning(published, tmp_path
     warnings = capsys.readouterr().err
     assert "rows read: " in warnings and "330,712,483 published" in warnings
     assert "stays kept: 27 observed, 26,150 published" in warnings
+    assert "deaths in 100 stays: 30 observed, 8 published" in warnings  # 8 of 27
+
+
+KILLED = """
+import importlib, os, runpy, signal, sys
+module, name, last = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+real, calls = getattr(module, name), []
+def counted(*arguments):
+    calls.append(name)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+setattr(module, name, counted)
+sys.argv[1:] = sys.argv[4:]
+runpy.run_module("data_preprocess.mimic3", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("module", "function", "call", "files"), [
+    ("data_preprocess.query", "fetch", 5, ["meta.json", "test.npz", "train.npz", "val.npz"]),  # after the scan
+    ("tardiff.data.format", "write_split", 2, ["test.npz", "train.npz", "val.npz"]),           # after train.npz
+    ("tardiff.data.format", "write_json", 1, ["test.npz", "train.npz", "val.npz"]),            # before meta.json
+])
+def test_a_killed_run_leaves_the_old_dataset_or_none(published, dataset, tmp_path, module, function, call, files):
+    """Killed by SIGKILL over a finished dataset of another label; the same command then completes."""
+    output = tmp_path / "out"
+    old = convert(published, output, "--label", "length_of_stay")
+    run = subprocess.run([sys.executable, "-c", KILLED, module, function, str(call), "--input", str(published), "--output",
+                          str(output)], cwd=REPOSITORY, capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in output.iterdir()) == files
+    if "meta.json" in files:
+        assert (tmp_path / ".out.scratch").is_dir()
+        assert {name: split.fingerprint() for name, split in read_dataset(output).splits.items()} == \
+               {name: split.fingerprint() for name, split in old.splits.items()}
+    else:
+        with pytest.raises(UserError, match=r"meta\.json"):
+            read_dataset(output)
+    completed = convert(published, output)
+    assert completed.meta == dataset.meta and [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {name: split.fingerprint() for name, split in completed.splits.items()} == \
+           {name: split.fingerprint() for name, split in dataset.splits.items()}
 
 
 @settings(max_examples=12, deadline=None)

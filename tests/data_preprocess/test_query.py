@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from data_preprocess import query
 from tardiff.utils.errors import UserError
@@ -107,7 +108,14 @@ FAULTS = {
     "value": (BIG_WITH_TEXT, ".csv",
               "line 15002: found '45,2150-01-01 00:00:00,text 15000,abc'; column 'valuenum' holds 'abc', expected DOUBLE"),
     "value in gz": (BIG_WITH_TEXT, ".csv.gz", "line 15002: found"),
-    "time": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv", "line 3: found"),
+    "time": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv",
+             "table.csv, row 2 below the header: column 'charttime' holds '2150-13-02 00:00:00', expected a time such as"),
+    "time in gz": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv.gz", "row 2 below the header"),
+    "time of no kind": (PLAIN.replace("2150-01-02 00:00:00", "infinity"), ".csv", "column 'charttime' holds 'infinity'"),
+    "fraction": (PLAIN.replace("51", "17.6"), ".csv",
+                 "row 2 below the header: column 'itemid' holds '17.6', expected a whole number (INTEGER)"),
+    "large number": (PLAIN.replace("51", "99999999999"), ".csv.gz", "row 2 below the header: column 'itemid' holds '99999999999"),
+    "no number": (PLAIN.replace("51", "nan"), ".csv", "row 2 below the header: column 'itemid' holds 'nan'"),
     "row cut off": (PLAIN.replace(",2150-01-02 00:00:00,,\n", ""), ".csv", "line 3: found '2,51'; the fields do not match the header"),
     "row too long": (PLAIN.replace("36.6", "36.6,1"), ".csv", "line 2: found"),
     "open quote": (PLAIN.replace('b"', "b"), ".csv", "a quote stays open"),
@@ -141,6 +149,49 @@ def test_a_fault_of_a_file_is_one_message_that_names_it(engine, tmp_path, fault)
     assert message.startswith(f"{path}") and expected in message and "\n" not in message.replace(content, "")
 
 
+# A time as it may stand in a file, and what it means; None where it must be refused.
+TIMES = {
+    "2150-01-01 02:00:00": "2150-01-01T02:00:00.000", "2150-01-01": "2150-01-01T00:00:00.000",
+    "2150-01-01 02:00": "2150-01-01T02:00:00.000", "2150-01-01T02:00:00": "2150-01-01T02:00:00.000",
+    "2150-01-01 02:00:00.0": "2150-01-01T02:00:00.000", "2150-01-01 02:00:00.125": "2150-01-01T02:00:00.125",
+    " 2150-01-01 02:00:00 ": "2150-01-01T02:00:00.000", "": "NaT", "  ": "NaT",
+    **dict.fromkeys(["2150-01-01 02:00:00 PM", "2150-01-01 2:00:00 PM", "2150-01-01 02:00 PM", "2150-01-01 02:00:00 EST",
+                     "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05", "2150-01-01 02:00+05", "2150-01-01 02:00:00+05:30",
+                     "2150-01-01 02:00:00Z", "2150-01-01 02:00:00,5", "2150-02-30 02:00:00", "2150-01-01 25:00:00",
+                     "2150-01-01 02", "2150/01/01 02:00:00", "01/02/2150", "20150-01-01", "2150-1-1 2:00", "epoch", "-infinity",
+                     "2150-01-01 2:00 foo", "2150"]),
+}
+
+
+@pytest.mark.parametrize("text", TIMES)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_time_is_read_whole_or_refused(engine, tmp_path, text, suffix):
+    path = tmp_path / f"table{suffix}"
+    engine.execute(f"COPY (FROM (VALUES ('2149-12-31 23:59:59', 'x'), ('{text}', 'y')) AS t (charttime, other)) TO '{path}'")
+    if TIMES[text] is None:
+        with pytest.raises(UserError) as error:
+            read(engine, path, {"charttime": "TIMESTAMP"})
+        assert str(error.value).startswith(f"{path}, row 2 below the header: column 'charttime' holds '{text}', expected a time")
+    else:
+        times = read(engine, path, {"charttime": "TIMESTAMP"})["charttime"]
+        assert times.astype("datetime64[ms]").astype(str).tolist() == ["2149-12-31T23:59:59.000", TIMES[text]]
+
+
+def test_a_gzip_is_checked_once_until_it_changes(engine, tmp_path, monkeypatch):
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(BIG.encode()))
+    opened = []
+    monkeypatch.setattr(query, "tqdm", lambda **options: opened.append(options["desc"]) or tqdm(disable=True))
+    for _ in range(3):
+        query.source(path, COLUMNS)
+    assert opened == ["check of table.csv.gz"]
+    path.write_bytes(gzip.compress(BIG.encode())[:-9])
+    for _ in range(2):
+        with pytest.raises(UserError, match="damaged or incomplete"):
+            query.source(path, COLUMNS)
+    assert len(opened) == 3
+
+
 def test_what_a_browser_makes_of_a_download_is_named(engine, tmp_path):
     for name, content, expected in (("a.csv.gz", b"<html>", "web page"), ("b.csv.gz", PLAIN.encode(), "cannot be read"),
                                     ("c.csv", gzip.compress(PLAIN.encode()), "Give its name the ending .csv.gz")):
@@ -152,7 +203,27 @@ def test_what_a_browser_makes_of_a_download_is_named(engine, tmp_path):
 def test_parquet_with_values_of_another_type_is_named(engine, tmp_path):
     path = tmp_path / "table.parquet"
     engine.execute(f"COPY (SELECT 'abc' AS itemid, 1.0 AS valuenum, '' AS value, now() AS charttime) TO '{path}'")
-    assert "'abc'" in refusal(engine, path)
+    assert "row 1 below the header: column 'itemid' holds 'abc'" in refusal(engine, path)
+    for kind, sql, held in (("INTEGER", "17.6::DOUBLE", "17.6"), ("INTEGER", "'17.6'", "17.6"), ("INTEGER", "3000000000", "3000000000"),
+                            ("DOUBLE", "'12a'", "12a"), ("TIMESTAMP", "TIMESTAMPTZ '2150-01-01 02:00:00+00'", "2150-01-01"),
+                            ("TIMESTAMP", "2150", "2150")):
+        engine.execute(f"COPY (SELECT {sql} AS a) TO '{path}'")
+        with pytest.raises(UserError, match=f"column 'a' holds '{held}.*', expected .*{kind}"):
+            read_one(engine, path, kind)
+
+
+def read_one(engine, path, kind):
+    return query.fetch(engine, f"FROM {query.source(path, {'a': kind})}", "rows", path)["a"].tolist()
+
+
+def test_parquet_text_counts_as_the_same_text_in_csv_does(engine, tmp_path):
+    """An empty or blank text is NULL, spaces around it do not count, and a whole number may be written as 17.0."""
+    for suffix in (".parquet", ".csv"):
+        path = tmp_path / f"table{suffix}"
+        engine.execute(f"COPY (FROM (VALUES (''), (' 17.0'), ('18 '), (NULL)) AS t (a)) TO '{path}'")
+        assert [read_one(engine, path, kind) for kind in ("INTEGER", "VARCHAR")] == [
+            [None, 17, 18, None], [None, "17.0", "18", None]], suffix
+        np.testing.assert_array_equal(read_one(engine, path, "DOUBLE"), [np.nan, 17, 18, np.nan])
 
 
 @pytest.mark.parametrize("name", ["CHARTEVENTS.csv", "chartevents.csv.gz", "ChartEvents.CSV", "CHARTEVENTS.parquet"])

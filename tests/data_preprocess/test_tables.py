@@ -32,9 +32,9 @@ def cohort(seed=0, stays=40):
         for _ in range(generator.integers(8, 30)):
             value = generator.choice(["", "NA", "nan", "Null", "500", None], p=[.02, .02, .02, .02, .02, .9])
             value = f"{generator.normal(80, 10):.2f}" if value is None else value
-            rows.append((stay, f"{generator.integers(-10, 90) / 10}", str(generator.choice(CHANNELS)), value))
+            rows.append((stay, f"{generator.integers(10, 110) / 10}", str(generator.choice(CHANNELS)), value))
         rows.append((stay, "", "HR", "80"))
-    rows += [("unlabelled", "1.0", "HR", "80"), ("unlabelled", "x", "HR", "x"), ("s1", "-1.5", "Rhythm", "sinus")]
+    rows += [("unlabelled", "1.0", "HR", "80"), ("unlabelled", "x", "HR", "x"), ("s1", "0.5", "Rhythm", "sinus")]
     rows = [rows[number] for number in generator.permutation(len(rows))]
     return rows, [*labels, ("s999", 1, "p999"), ("s998", "", "p998")]
 
@@ -123,10 +123,10 @@ def test_ranges_drop_what_is_outside_the_closed_interval(tmp_path):
 
 def test_an_origin_from_the_table_of_labels(tmp_path):
     rows, labels = cohort()
-    origin = {stay: 1.3 for stay, _, _ in labels}
+    origin = {stay: 3.3 for stay, _, _ in labels}
     vitals, _ = write_cohort(tmp_path, rows, labels)
     table = write_table(tmp_path / "origins.csv", ["id", "label", "admitted"],
-                        [(stay, label, "NA" if stay == "s7" else 1.3) for stay, label, _ in labels])
+                        [(stay, label, "NA" if stay == "s7" else 3.3) for stay, label, _ in labels])
     dataset = convert(vitals, table, tmp_path / "out", *HOURS, "--origin", "Admitted")
     expected = oracle(rows, labels, origin=origin)
     del expected["s7"]
@@ -189,7 +189,7 @@ def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
     dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", "--time-unit", "h", "--channels", "HR",
                       "--range", "HR=0:299")
     assert dataset.meta.cohort["attrition"] == {
-        "readings": 69, "readings of ids without a label": 2, "readings of other variables": 1,
+        "readings read": 69, "readings of ids without a label": 2, "readings of other variables": 1,
         "readings without a time": 2, "readings without a value": 1, "readings before the origin": 0,
         "readings after the window": 2, "readings out of range": 1, "readings used": 60,
         "ids in the table of labels": 22, "ids without a label or an origin": 1, "ids without a reading used": 1,
@@ -293,6 +293,10 @@ def nothing(folder):
     pass
 
 
+def wide_table(folder):
+    write_table(folder / "vitals.csv", ["id", "time", "HR", "SBP"], [(f"s{n}", 0, 70 + n, 120) for n in range(12)])
+
+
 FAULTS = {
     "no measurements": (remove("vitals.csv"), [], "vitals.csv: file not found"),
     "no labels": (remove("labels.csv"), [], "labels.csv: file not found"),
@@ -335,7 +339,15 @@ FAULTS = {
     "length": (nothing, ["--length", "0"], "--length 0"),
     "memory": (nothing, ["--memory-limit", "lots"], "memory limit 'lots'"),
     "channel twice": (nothing, ["--channels", "HR", "HR"], "HR is there more than once"),
-    "channel of nothing": (nothing, ["--channels", "CO2"], "no reading is left"),
+    "channel of nothing": (nothing, ["--channels", "CO2"], "has no variable 'CO2' of an id with a label; found HR, SBP."),
+    "channel in another case": (nothing, ["--channels", "hr"], "has no variable 'hr' of an id with a label; found HR, SBP."),
+    "column twice": (wide_table, ["--layout", "wide", "--channels", "HR", "hr"], "--channels: HR is there more than once"),
+    "column of nothing": (wide_table, ["--layout", "wide", "--channels", "CO2"],
+                          "has no variable 'CO2' of an id with a label; found HR, SBP."),
+    "class names twice": (nothing, ["--classes", "a", "a"], "--classes: a is there more than once"),
+    "time below 0": (replace_in("vitals.csv", "s2,1,HR,72", "s2,-5,HR,72"), [],
+                     "the first time of id 's2' is -5 h, below 0 (1 such ids)"),
+    "endless": (nothing, ["--length", "99999999999"], "--length 99999999999: 12 ids x 99999999999 steps x 2 variables need"),
     "units": (nothing, ["--units", "bpm"], "2 channels, but --units has 1 entries"),
     "other ids": (replace_in("vitals.csv", "\ns", "\nt", -1), [], "no row is of an id in"),
     "all before the origin": (
@@ -394,3 +406,25 @@ def test_a_mix_of_times_with_and_without_an_offset_is_refused(tmp_path, capsys, 
         convert(vitals, labels, tmp_path / "out")
     message = capsys.readouterr().err
     assert f"row 8 below the header: the time of id 's7', variable 'HR', is '{times[1]}'" in message and expected in message
+
+
+@pytest.mark.parametrize("text", ["2150-01-01 02:00:00 PM", "2150-01-01 02:00:00 EST", "2150-01-01 02:00:00 Europe/Berlin",
+                                  "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05", "2150-01-01 02:00:00+", "01/02/2150",
+                                  "2150-01-01 02:00:00Z"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_text_after_a_time_is_refused(tmp_path, capsys, text, suffix):
+    rows = [(f"s{n}", text if n == 7 else "2150-01-01 01:00:00", "HR", 80) for n in range(12)]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(12)], suffix)
+    with pytest.raises(SystemExit):
+        convert(vitals, labels, tmp_path / "out")
+    assert f"row 8 below the header: the time of id 's7', variable 'HR', is '{text}'; expected a timestamp" in \
+        capsys.readouterr().err
+
+
+def test_an_origin_with_text_after_the_time_is_refused(tmp_path, capsys):
+    vitals, _ = write_cohort(tmp_path, [(f"s{n}", "2150-01-01 01:00", "HR", 80) for n in range(12)], [])
+    labels = write_table(tmp_path / "origins.csv", ["id", "label", "start"], [
+        (f"s{n}", n % 2, "2150-01-01" + " 02:00:00 PM" * (n == 7)) for n in range(12)])
+    with pytest.raises(SystemExit):
+        convert(vitals, labels, tmp_path / "out", "--origin", "start")
+    assert "row 8: the origin '2150-01-01 02:00:00 PM' of id 's7' is not a timestamp" in capsys.readouterr().err

@@ -121,6 +121,20 @@ def test_another_version_of_the_table_is_said_so(published, tmp_path, capsys):
     assert "warning: participants, healthy: 183 observed, 47 published" in capsys.readouterr().err
 
 
+def test_unknown_folders_and_contradictions_of_the_unused_are_skipped(published, tmp_path, capsys):
+    tdbrain.main(["--input", str(published), "--output", str(tmp_path / "before")])
+    folder = Path(shutil.copytree(published, tmp_path / "derivatives"))
+    (folder / "sub-00000001").mkdir()
+    write_table(folder, [*table_rows(), (identifier(26), "HEALTHY"), (identifier(54), "PARKINSON")])
+    capsys.readouterr()
+    tdbrain.main(["--input", str(folder), "--output", str(tmp_path / "out")])
+    assert "folders of participants who are not in TDBRAIN_participants_V2.tsv are skipped (1): sub-00000001" in \
+        capsys.readouterr().err
+    before, after = (read_dataset(tmp_path / name) for name in ("before", "out"))
+    assert {name: split.fingerprint() for name, split in before.splits.items()} == \
+           {name: split.fingerprint() for name, split in after.splits.items()}
+
+
 def html(folder):
     write_recording(folder, 17).write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
 
@@ -169,8 +183,7 @@ FAULTS = {
     "html table": (lambda folder: (folder / tdbrain.TABLE).write_text("<!DOCTYPE html>\n<html>Log in</html>\n"),
                    "line 1: column 'participants_ID' is missing"),
     "contradiction": (contradiction, f"participant {identifier(5)} occurs with different indications"),
-    "unknown participant": (lambda folder: (folder / "sub-00000001").mkdir(), "participant sub-00000001 is not in"),
-    "no one with the disease": (remove_one_class, "is not in TDBRAIN_participants_V2.tsv"),
+    "no one with the disease": (remove_one_class, "train lacks Parkinson's disease"),
     "no recording of the healthy": (remove_recordings_of_healthy, "train lacks healthy, val lacks healthy, test lacks healthy"),
 }
 

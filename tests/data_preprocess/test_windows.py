@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 from sklearn.preprocessing import StandardScaler
 
-from data_preprocess import adftd, ptb, windows
+from data_preprocess import adftd, apava, ptb, tdbrain, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata, read_dataset
 from tardiff.utils.errors import UserError
@@ -98,6 +100,25 @@ def test_listed_numbers_and_nobody_else():
     members = windows.members_by_number(subjects(0, 1, 0, 1), {"train": {1}, "val": {4}, "test": {2}})
     assert {name: [subject.name for subject in part] for name, part in members.items()} == {
         "train": ["s1"], "val": ["s4"], "test": ["s2"]}
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=60), cuts=st.lists(st.floats(0, 1), min_size=2, max_size=2))
+def test_a_subject_is_never_in_two_splits_by_class_order(labels, cuts):
+    everyone = subjects(*labels)
+    members = windows.members_by_class_order(everyone, sorted(cuts))
+    placed = sorted(subject.number for part in members.values() for subject in part)
+    assert placed == [subject.number for subject in everyone]  # each once
+
+
+@pytest.mark.parametrize("source", [apava, tdbrain])
+@settings(max_examples=25, deadline=None)
+@given(labels=st.lists(st.integers(0, 1), min_size=1, max_size=80))
+def test_a_subject_is_never_in_two_splits_of_a_source(source, labels):
+    members = windows.members_by_number(subjects(*labels), source.NUMBERS)
+    placed = [subject.number for part in members.values() for subject in part]
+    listed = [number for numbers in source.NUMBERS.values() for number in numbers if number <= len(labels)]
+    assert len(set(placed)) == len(placed) and sorted(placed) == sorted(listed)
 
 
 def test_absent_subjects_are_named_and_left_out(capsys):

@@ -2,6 +2,7 @@
 
 import _thread
 import gzip
+import signal
 import threading
 import time
 
@@ -280,6 +281,15 @@ def test_too_little_memory_is_one_message_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C raise KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_query_and_leaves_nothing(tmp_path):
     def interrupt(engine):
         while engine.query_progress() < 0:  # until the query has begun
@@ -288,6 +298,9 @@ def test_ctrl_c_ends_a_query_and_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt), query.open_engine("1GB", tmp_path / "out") as engine:
         threading.Thread(target=interrupt, args=[engine], daemon=True).start()
+        limit = threading.Timer(60, engine.interrupt)  # The test fails then, and does not hang.
+        limit.daemon = True
+        limit.start()
         query.fetch(engine, "SELECT sum(hash(i)) FROM range(1_000_000_000_000) AS t (i)", "rows", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -301,7 +301,10 @@ def test_ctrl_c_ends_a_query_and_leaves_nothing(tmp_path):
         limit = threading.Timer(60, engine.interrupt)  # The test fails then, and does not hang.
         limit.daemon = True
         limit.start()
-        query.fetch(engine, "SELECT sum(hash(i)) FROM range(1_000_000_000_000) AS t (i)", "rows", tmp_path)
+        try:
+            query.fetch(engine, "SELECT sum(hash(i)) FROM range(1_000_000_000_000) AS t (i)", "rows", tmp_path)
+        finally:
+            limit.cancel()
     assert not list(tmp_path.iterdir())
 
 

@@ -35,7 +35,7 @@ def icu_parser(module: str, docstring: str, files: str, cohorts: Sequence[str]) 
     parser = command.source_parser(module, docstring, files, " or ".join(f"data/{module}_{task}" for task in TASKS.values()))
     parser.add_argument("--label", choices=TASKS, default="mortality", help="default: mortality")
     parser.add_argument("--days", type=float, default=3, help="length_of_stay: class 1 stays longer (default: 3)")
-    parser.add_argument("--cohort", choices=cohorts, default=cohorts[0], help=f"see above (default: {cohorts[0]})")
+    parser.add_argument("--cohort", choices=cohorts, default=cohorts[0], help=f"see below (default: {cohorts[0]})")
     parser.add_argument("--memory-limit", default="8GB", metavar="SIZE",
                         help="memory of the query; what does not fit goes to disk beside the output (default: 8GB)")
     command.add_split_options(parser)

@@ -19,7 +19,7 @@ from tardiff.utils.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for a fault in the arguments or the output folder."""
     parser = argparse.ArgumentParser(description="Write a simulated ICU cohort (not patient data) as a dataset folder.",
-                                     allow_abbrev=False)
+                                     allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/simulated"), help="dataset folder to write")
     parser.add_argument("--stays", type=int, default=3000, help="number of ICU stays")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal cohorts")

@@ -67,8 +67,8 @@ def answer(results: dict[str, Any]) -> str:
     sentences = [*utility_words(results["utility"])] if "utility" in results else []
     if "privacy" in results:
         sentences.append(privacy_words(results["privacy"], results["synthetic"]))
-    if not sentences:
-        sentences = ["Utility and privacy were not evaluated, so this report does not say whether the data help."]
+    if "utility" not in results:
+        sentences.insert(0, "Utility was not evaluated, so this report does not say whether the synthetic series help.")
     return '<div class="answer">' + "".join(f"<div>{sentence}</div>" for sentence in sentences) + "</div>"
 
 
@@ -133,10 +133,13 @@ def privacy_words(privacy: dict[str, Any], synthetic: dict[str, Any]) -> str:
             result = privacy[name][attack]
             found.append(f"{members} rows {result['auroc']['mean']:.3f} [{result['auroc_low']['mean']:.3f}, "
                          f"{result['auroc_high']['mean']:.3f}], flagged in {flags(result['flagged'])}")
-        parts.append(f"<li>{escape(name)}: {'; '.join(found)}</li>")
+        copies = privacy[name]["train_attack"]["exact_copies"]["mean"]
+        warning = f"; <strong>{copies:.1%} of the training series stand in it verbatim: do not share it</strong>"
+        parts.append(f"<li>{escape(name)}: {'; '.join(found)}{warning if copies > 0 else ''}</li>")
     return ("<strong>Privacy:</strong> an attacker who guesses from nearness to a synthetic series who was among the patients "
             f"behind it reaches this AUROC (0.5 is chance, 1 a copy; mean over datasets): <ul>{''.join(parts)}</ul>"
-            "Not flagged is no guarantee; it is what this attack found.")
+            "Flagged: the interval lies above chance, and above what the same attack finds with real series that cannot leak. Not "
+            "flagged is no guarantee.")
 
 
 def compared(results: dict[str, Any]) -> str:
@@ -199,7 +202,7 @@ def fidelity_tables(fidelity: dict[str, Any]) -> str:
 def privacy_tables(privacy: dict[str, Any]) -> str:
     """Return one table per privacy metric, anchors first, and what each means."""
     parts = [("<p>Members are the series that a generator saw, non-members held-out series of other subjects. Two anchors: a "
-             "copy of the training series gives everything away, fresh real series give nothing away.</p>")]
+             "copy of the training series gives away everything of these, fresh real series give nothing away.</p>")]
     for metric in PRIVACY:
         rows = [[name, *(privacy_cell(column.key, of_set[metric.name]) for column in metric.columns)]
                 for name, of_set in privacy.items()]

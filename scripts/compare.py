@@ -31,11 +31,11 @@ def main(config: CompareConfig, dry_run: bool) -> None:
         raise UserError(f"methods: '{unknown[0]}' is none of {', '.join(METHODS)}, or all.")
     if not Path(find(config.configs)).is_dir():
         raise UserError(f"configs: folder {config.configs} not found.")
-    if not dry_run:
-        inputs_exist(config, synthetic_folders(config), dry_run)
     taken = [name for name in methods if name in config.synthetic]
     if taken:
         raise UserError(f"synthetic.{taken[0]}: this is the name of a method. Choose another.")
+    if not dry_run:
+        inputs_exist(config, synthetic_folders(config), dry_run)
     runs = {name: [Path(config.output) / "methods" / f"{name}-seed{seed}" for seed in range(config.generation_seeds)]
             for name in methods}
     stages = [training(config, name, folder, seed) for name, folders in runs.items() for seed, folder in enumerate(folders)]

@@ -35,7 +35,17 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, grid, own_data, report
-from data_preprocess.query import count_reasons, csv_header, fetch, open_engine, parquet_header, quoted, reason_case, source
+from data_preprocess.query import (
+    count_reasons,
+    csv_header,
+    fetch,
+    identifier,
+    open_engine,
+    parquet_header,
+    quoted,
+    reason_case,
+    source,
+)
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_subjects
@@ -125,7 +135,7 @@ class Measurements:
 
     def times(self) -> str:
         """Return the SQL of id and time of every row."""
-        return f"(SELECT trim({name(self.id)}) AS id, trim({name(self.time)}) AS time FROM " \
+        return f"(SELECT trim({identifier(self.id)}) AS id, trim({identifier(self.time)}) AS time FROM " \
                f"{source(self.path, dict.fromkeys((self.id, self.time), 'VARCHAR'))})"
 
     def readings(self, numbered: bool = False) -> str:
@@ -136,16 +146,11 @@ class Measurements:
             table = f"(SELECT row_number() OVER () AS \"row number\", * FROM {table})"
         if self.wide:
             table = f"{table} UNPIVOT INCLUDE NULLS (\"cell value\" FOR \"cell variable\" IN " \
-                    f"({', '.join(map(name, values))}))"
+                    f"({', '.join(map(identifier, values))}))"
         variable, value = ("cell variable", "cell value") if self.wide else values
         row = "\"row number\" AS row, " if numbered else ""
-        return f"(SELECT {row}trim({name(self.id)}) AS id, trim({name(self.time)}) AS time, " \
-               f"trim({name(variable)}) AS variable, trim({name(value)}) AS value FROM {table})"
-
-
-def name(column: str) -> str:
-    """Return the name of a column as SQL."""
-    return '"' + column.replace('"', '""') + '"'
+        return f"(SELECT {row}trim({identifier(self.id)}) AS id, trim({identifier(self.time)}) AS time, " \
+               f"trim({identifier(variable)}) AS variable, trim({identifier(value)}) AS value FROM {table})"
 
 
 def preprocess(options: argparse.Namespace) -> None:
@@ -253,7 +258,7 @@ def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: ar
     roles = {"id": options.id, "label": options.label, "subject": options.subject or options.id,
              "split": options.split or options.id, "origin": options.origin or options.id}
     table = source(path, dict.fromkeys(roles.values(), "VARCHAR"))
-    trimmed = {role: f"trim({name(column)})" for role, column in roles.items()}
+    trimmed = {role: f"trim({identifier(column)})" for role, column in roles.items()}
     texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}" for role, text in trimmed.items())
     stays = pd.DataFrame(fetch(connection, f"SELECT *, {clock.microseconds('origin')} AS start FROM "
                                            f"(SELECT {texts} FROM {table})", "labels", path))

@@ -25,7 +25,7 @@ from tardiff.evaluation.metrics import reliability_curve
 from tardiff.evaluation.report import write_report
 from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics, read_costs
 from tardiff.evaluation.tables import format_table, without_nan, write_tables
-from tardiff.evaluation.utility import Arm, score_arms
+from tardiff.evaluation.utility import Arm, minority_class, score_arms
 from tardiff.utils.checkpoint import read_json, write_json
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.logging import provenance
@@ -98,7 +98,7 @@ def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, An
     rows = score_arms(results, protocol, reference, config.bootstrap)
     write_tables(config.output, "utility", rows, {"config": dataclasses.asdict(config), **provenance()})
     print(format_table(rows, reference))
-    minority = int(np.argmin(np.bincount(protocol.real.y)))
+    minority = minority_class(protocol.real.y)
     curves = {arm.label: reliability_curve(protocol.scored.y, np.mean([scored for _, scored in results[arm]], axis=0),
                                            label=minority) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),

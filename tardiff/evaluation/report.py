@@ -18,7 +18,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 76rem; margin: 2rem auto;
        padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; } h3 { font-size: 1.05rem; }
-p, li, caption, .answer div { max-width: 58rem; } .answer div { margin: .6rem 0; } .quiet { color: #57606a; }
+p, li, caption, .answer div { max-width: 58rem; } .answer div { margin: .6rem 0; }
 .answer { border-left: .35rem solid #0072B2; background: #f3f7fa; padding: .6rem 1.2rem; margin: 1rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }
@@ -27,7 +27,7 @@ th, td { padding: .25rem .55rem; text-align: right; border-bottom: 1px solid #d8
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #57606a; vertical-align: bottom; white-space: normal; max-width: 8rem; }
 tr.anchor td, tr.anchor th { background: #f6f6f6; font-style: italic; }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: #57606a; font-size: .9rem; }
-code, pre { font-size: .85rem; } pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; white-space: pre-wrap; }
+pre { font-size: .85rem; background: #f6f8fa; padding: .8rem; overflow-x: auto; white-space: pre-wrap; }
 @media print { body { max-width: none; margin: 0; font-size: 11pt; } figure, table { break-inside: avoid; }
                h2, h3 { break-after: avoid; } .scroll { overflow: visible; } th, td { padding: .15rem .4rem; white-space: normal; } }
 """

@@ -78,7 +78,10 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
     rows = split_subjects(held_out.subjects(), held_out.y, {"fresh": 0.5, "non-members": 0.5}, seed=0)
     candidates = {COPY: ([train.x], held_out), FRESH: ([held_out.x[rows["fresh"]]], held_out[rows["non-members"]]),
                   **{name: (datasets, held_out) for name, datasets in sets.items()}}
-    base = [split.fingerprint() for split in (train, guidance, selection)]
+    base = [*(split.fingerprint() for split in (train, guidance, selection)),
+            *map(source_fingerprint, (PrivacyData, nearest, true_positive_rate)), device.type]
+    hashes = {name: [[non_members.fingerprint(), fingerprint(x)] for x in datasets]
+              for name, (datasets, non_members) in candidates.items()}
     results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in candidates}
     jobs = [(metric, name, number) for name, (datasets, _) in candidates.items() for number in range(len(datasets))
             for metric in PRIVACY]
@@ -87,9 +90,7 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
         progress.set_postfix_str(f"{metric.name}, {name}")
         datasets, non_members = candidates[name]
         data = PrivacyData(train, guidance, selection, non_members, datasets[number])
-        inputs = [*base, non_members.fingerprint(), fingerprint(datasets[number]),
-                  source_fingerprint(PrivacyData), source_fingerprint(nearest),
-                  source_fingerprint(true_positive_rate), device.type]
+        inputs = [*base, *hashes[name][number]]
         results[name].setdefault(metric.name, []).append(
             cache.get(metric.name, inputs, lambda metric=metric, data=data: metric.compute(data, 0, device)))
     return {name: {metric: _summaries(values) for metric, values in of_set.items()} for name, of_set in results.items()}

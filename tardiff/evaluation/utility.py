@@ -154,8 +154,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     num_seeds = len(next(iter(results.values())))
     draws = np.random.default_rng(derive_seed(seed, "seeds")).integers(num_seeds, size=(resamples, num_seeds))
-    counts = np.bincount(protocol.real.y)
-    minority = int(np.argmin(np.where(counts > 0, counts, counts.max() + 1)))
+    minority = minority_class(protocol.real.y)
     tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
@@ -171,6 +170,12 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
                         row[f"{name}_minus_{key}"]["seeds_for_0.01"] = seeds_needed(difference[0])
         rows.append(row)
     return rows
+
+
+def minority_class(y: np.ndarray) -> int:
+    """Return the rarest class among the labels y (N,) int64."""
+    labels, counts = np.unique(y, return_counts=True)
+    return int(labels[np.argmin(counts)])
 
 
 def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:

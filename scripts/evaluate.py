@@ -13,7 +13,7 @@ import analyze_influence
 import numpy as np
 import report_pictures
 from report_inputs import check_classifier, check_settings
-from utility_table import build_protocol, inputs_exist, named_by_folder, read_matching, synthetic_folders
+from utility_table import build_protocol, inputs_exist, named_by_folder, read_sets, synthetic_folders
 
 from tardiff.cli import Flag, folder_flag, repository_path, run_stage
 from tardiff.config import InfluenceAnalysisConfig, ReportConfig
@@ -39,7 +39,7 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     if not inputs_exist(config, folders, dry_run):
         return
     real = read_dataset(config.real)
-    sets = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+    sets = read_sets(folders, real)
     check_classifier(config, real, device)
     print(f"{len(real.train):,} training and {len(real.test):,} test series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
@@ -51,7 +51,7 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
     results = describe(config, real, sets, folders)
     if "utility" in config.sections:
-        results["utility"] = utility(config, folders)
+        results["utility"] = utility(config, real, sets)
     if "fidelity" in config.sections:
         results["fidelity"] = evaluate_fidelity(train.x, test.x, scaled, metrics, config.repeats, cache, device)
     if "privacy" in config.sections:
@@ -86,14 +86,14 @@ def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], 
             "cost": read_costs(folders), "provenance": provenance(), "settings": to_yaml(config)}
 
 
-def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, Any]:
+def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -> dict[str, Any]:
     """Run TRTR, TSTR and TSRTR, print and write the table, and return it with the reliability of TRTR and TSTR."""
-    protocol = build_protocol(config, folders)
-    reference = config.reference if config.reference in folders else None
-    complete = [name for name, parts in protocol.synthetic.items()  # A set of some classes can only be added to real rows.
+    protocol = build_protocol(config, real, sets)
+    reference = config.reference if config.reference in sets else None
+    complete = [name for name, parts in sets.items()  # A set of some classes can only be added to real rows.
                 if all(set(part.y) == set(protocol.real.y) for part in parts)]
     alone = [Arm("TRTR"), *(Arm("TSTR", name) for name in complete)]
-    results = protocol.predictions(alone + [Arm("TSRTR", name, ratio) for name in folders for ratio in config.ratios],
+    results = protocol.predictions(alone + [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios],
                                    config.seeds)
     rows = score_arms(results, protocol, reference, config.bootstrap)
     write_tables(config.output, "utility", rows, {"config": dataclasses.asdict(config), **provenance()})
@@ -103,7 +103,7 @@ def utility(config: ReportConfig, folders: dict[str, list[str]]) -> dict[str, An
                                            label=minority) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
             "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
-            "prevalence": float((protocol.scored.y == 1).mean()), "fewest_datasets": min(map(len, folders.values())),
+            "prevalence": float((protocol.scored.y == 1).mean()), "fewest_datasets": min(map(len, sets.values())),
             "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
 
 

@@ -12,7 +12,7 @@ from classifier.rnn import RNNClassifier
 from classifier.timesnet import TimesNet
 from classifier.train import fit_classifier
 from tardiff.config import EvaluationConfig
-from tardiff.data.format import Dataset, absent_classes, read_dataset
+from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.tables import format_table, write_tables
@@ -28,7 +28,8 @@ def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]
     folders = synthetic_folders(config)
     if not inputs_exist(config, folders, dry_run):
         return
-    protocol = build_protocol(config, folders)
+    real = read_dataset(config.real, ("train", "val", *(["test"] if config.score_on == "test" else [])))
+    protocol = build_protocol(config, real, read_sets(folders, real))
     print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
           f"selection and {len(protocol.scored):,} {config.score_on} series")
     if dry_run:
@@ -56,17 +57,14 @@ def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_ru
     return not missing
 
 
-def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> Protocol:
-    """Read the real and the synthetic sets, and check that they fit together."""
-    scored_name = "test" if config.score_on == "test" else "val"
-    real = read_dataset(config.real, ("train", "val") if scored_name == "val" else ("train", "val", "test"))
+def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]) -> Protocol:
+    """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results computed."""
     _, selection = halve_validation(real.val)
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
-    if scored_name == "test":
+    if config.score_on == "test":
         faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
     if faults:
         raise UserError("\n".join(faults))
-    synthetic = {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
     device = resolve_device(config.device)
     build_classifier(config.model, real.shape, real.num_classes)
 
@@ -77,7 +75,7 @@ def build_protocol(config: EvaluationConfig, folders: dict[str, list[str]]) -> P
     code = [source_fingerprint(thing) for thing in (fit_classifier, RNNClassifier, TimesNet)]
     recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
               **custom_source(config.model), "code": code, "device": device.type}
-    return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, synthetic,
+    return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, sets,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output))
 
 
@@ -103,6 +101,11 @@ def named_by_folder(paths: list[str]) -> str:
         raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
                         "'synthetic={first: DIR, second: DIR}'.")
     return f"synthetic={json.dumps(sets)}"
+
+
+def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:
+    """Read the rows of all synthetic datasets, by set."""
+    return {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
 
 
 def read_matching(path: str, real: Dataset) -> Dataset:

@@ -26,9 +26,10 @@ from tardiff.evaluation.report import write_report
 from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics, read_costs
 from tardiff.evaluation.tables import format_table, without_nan, write_tables
 from tardiff.evaluation.utility import Arm, minority_class, score_arms
-from tardiff.utils.checkpoint import read_json, write_json
+from tardiff.utils.checkpoint import read_json, write_json, write_text
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.logging import provenance
+from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 
@@ -46,7 +47,9 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     if dry_run:
         return
     output = Path(config.output)
-    scaler, cache = Normalizer.fit("zscore", real.train.x), ResultCache(output / "metrics")
+    write_text(output / "settings.yaml", to_yaml(config))
+    scaler = Normalizer.fit("zscore", real.train.x)
+    cache = ResultCache(output / "metrics", worker_count(config.processes, device))
     scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
     train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
     results = describe(config, real, sets, folders)

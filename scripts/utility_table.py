@@ -21,6 +21,7 @@ from tardiff.utils.checkpoint import require_folder, source_fingerprint
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
+from tardiff.utils.parallel import worker_count
 
 
 def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]) -> None:
@@ -76,7 +77,8 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
               **custom_source(config.model), "code": code, "device": device.type}
     return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, sets,
-                    Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output))
+                    Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output),
+                    worker_count(config.processes, device))
 
 
 def synthetic_folders(config: EvaluationConfig) -> dict[str, list[str]]:

@@ -271,6 +271,8 @@ class EvaluationConfig:
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
+    processes: int | None = setting(None, "Fits and metrics computed at a time, each on one thread; null: one per CPU core, a "
+                                          "single one on a GPU. Results do not depend on it.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")

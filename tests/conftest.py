@@ -7,6 +7,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # Tests that need several processes ask for them.
 
 
 @pytest.fixture(scope="session")

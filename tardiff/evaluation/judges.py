@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from tardiff.evaluation.neighbours import CPU, drawn_rows
 from tardiff.utils.seeding import derive_seed, seed_torch
@@ -92,7 +91,7 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
     inputs, targets = (part.to(device) for part in _next_step(torch.from_numpy(x), form))
     generator = torch.Generator().manual_seed(derive_seed(seed, "predictor", "batches"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for _ in tqdm(range(iterations), desc="predictor", leave=False):
+    for _ in range(iterations):
         batch = _batch(rows, batch_size, generator)
         _descend(optimizer, F.l1_loss(model(inputs[batch]), targets[batch]))
     inputs, targets = _next_step(torch.from_numpy(np.ascontiguousarray(real_test)), form)
@@ -173,7 +172,7 @@ def _fit_judge(model: nn.Module, train: list[Tensor], validation: list[Tensor] |
     generator = torch.Generator().manual_seed(derive_seed(seed, "judge", "batches"))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     lowest, weights, in_vain = float("inf"), None, 0
-    for iteration in tqdm(range(1, iterations + 1), desc="judge", leave=False):
+    for iteration in range(1, iterations + 1):
         real, synthetic = (side[_batch(len(side), batch_size, generator)] for side in train)
         _descend(optimizer, _judge_loss(model(real), model(synthetic)))
         if validation is not None and iteration % _CHECK_EVERY == 0:

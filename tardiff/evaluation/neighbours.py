@@ -7,7 +7,6 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tardiff.utils.seeding import derive_seed
 
@@ -50,7 +49,7 @@ def nearest(a: np.ndarray, b: np.ndarray, exclude_self: bool = False, max_bytes:
     norms = (points**2).sum(dim=1)
     norms[len(right):] = torch.inf
     distances, numbers = np.empty(len(left)), np.empty(len(left), dtype=np.int64)
-    for start in tqdm(range(0, len(left), _ROWS), desc="nearest neighbours", leave=False):
+    for start in range(0, len(left), _ROWS):
         block = queries[start:start + _ROWS].to(device)
         found = _candidates(block, points, norms, width, start if exclude_self else None).cpu().clamp(max=len(right) - 1)
         differences = right[found].double() - left[start:start + _ROWS, None].double()

@@ -54,7 +54,7 @@ def write_report(folder: str | Path, results: dict[str, Any], pictures: list[tup
                                   ("privacy", "Privacy", privacy_tables), ("influence", "Influence", influence_tables)):
         if part in results:
             body += [f'<h2 id="{part}">{heading}</h2>', tables(results[part]), *figures.get(part, [])]
-    body += ['<h2 id="pictures">Pictures</h2>', *figures.get("pictures", []), reproduction(results)]
+    body += ['<h2 id="pictures">Pictures</h2>', *figures.get("pictures", []), reproduction(results, folder)]
     page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n")
@@ -237,13 +237,13 @@ def influence_tables(influence: dict[str, list[dict[str, Any]]]) -> str:
     return "".join(parts)
 
 
-def reproduction(results: dict[str, Any]) -> str:
+def reproduction(results: dict[str, Any], folder: Path) -> str:
     """Return versions, hashes of the inputs, settings and the command."""
     record = results["provenance"]
     hashes = table(["data", "hash"], [[name, value] for name, value in results["hashes"].items()], "Content of the inputs")
     versions = ", ".join(f"{name} {record[name]}" for name in ("tardiff", "commit", "python", "torch", "numpy"))
     return (f'<h2 id="provenance">Provenance</h2><p>{escape(versions)}</p>{hashes}<p>To reproduce:</p>'
-                        "<pre>python scripts/evaluate.py settings.yaml</pre><p>with these settings in the file:</p>"
+            f"<pre>python scripts/evaluate.py {escape(folder / 'settings.yaml')}</pre><p>The settings in that file:</p>"
             f"<pre>{escape(results['settings'])}</pre>")
 
 
@@ -291,6 +291,6 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def escape(text: str) -> str:
+def escape(text: object) -> str:
     """Return text for HTML."""
     return html.escape(str(text))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tardiff.data.format import Split
 from tardiff.data.splits import split_subjects
-from tardiff.evaluation.cache import ResultCache
+from tardiff.evaluation.cache import Job, ResultCache
 from tardiff.evaluation.fidelity import FIDELITY, FidelityMetric, matched_noise
 from tardiff.evaluation.judges import discriminative_score
 from tardiff.evaluation.metrics import true_positive_rate
@@ -20,6 +20,7 @@ from tardiff.evaluation.privacy import PRIVACY, PrivacyData
 from tardiff.evaluation.ts2vec import TS2Vec, train_encoder
 from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, read_json, save_tensors, source_fingerprint
 from tardiff.utils.errors import UserError
+from tardiff.utils.parallel import run_jobs
 
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator."""
@@ -50,22 +51,19 @@ def evaluate_fidelity(train: np.ndarray, held_out: np.ndarray, sets: dict[str, l
     """
     candidates = {REAL: [train], NOISE: [matched_noise(train, 0)], **sets}
     hashes = {id(x): fingerprint(x) for x in [held_out, *(x for xs in candidates.values() for x in xs)]}
-    jobs = [(metric, name, repeat) for metric in metrics for name, datasets in candidates.items()
-            for repeat in range(repeats if metric.seeded else len(datasets))]
     code = [source_fingerprint(thing) for thing in (FidelityMetric, discriminative_score, TS2Vec, nearest)] + [device.type]
-    results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in candidates}
-    progress = tqdm(jobs, desc="fidelity", unit="result")
-    for metric, name, repeat in progress:
-        progress.set_postfix_str(f"{metric.name}, {name}")
-        x = candidates[name][repeat % len(candidates[name])]
-
-        def compute(metric=metric, x=x, repeat=repeat) -> dict[str, float]:
-            encoder = _encoder(train, hashes[id(train)], repeat, cache, device) if metric.name == "context_fid" else None
-            return metric.compute(held_out, x, repeat, encoder, device)
-
-        inputs = [hashes[id(held_out)], hashes[id(x)], hashes[id(train)], repeat if metric.seeded else 0, *code]
-        results[name].setdefault(metric.name, []).append(cache.get(metric.name, inputs, compute))
-    return {name: {metric: _summaries(values) for metric, values in of_set.items()} for name, of_set in results.items()}
+    names = [metric.name for metric in metrics]
+    encoders = _encoders(train, hashes[id(train)], repeats, cache, device) if "context_fid" in names else []
+    jobs, places = [], []
+    for metric in metrics:
+        for name, datasets in candidates.items():
+            for repeat in range(repeats if metric.seeded else len(datasets)):
+                x = datasets[repeat % len(datasets)]
+                encoder = encoders[repeat] if metric.name == "context_fid" else None
+                inputs = [hashes[id(held_out)], hashes[id(x)], hashes[id(train)], repeat if metric.seeded else 0, *code]
+                jobs.append(Job(metric.name, inputs, partial(metric.compute, held_out, x, repeat, encoder, device), name))
+                places.append((name, metric.name))
+    return _summaries(places, cache.results(jobs, "fidelity"))
 
 
 def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: Split, sets: dict[str, list[np.ndarray]],
@@ -82,18 +80,14 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
             *map(source_fingerprint, (PrivacyData, nearest, true_positive_rate)), device.type]
     hashes = {name: [[non_members.fingerprint(), fingerprint(x)] for x in datasets]
               for name, (datasets, non_members) in candidates.items()}
-    results: dict[str, dict[str, list[dict[str, float]]]] = {name: {} for name in candidates}
-    jobs = [(metric, name, number) for name, (datasets, _) in candidates.items() for number in range(len(datasets))
-            for metric in PRIVACY]
-    progress = tqdm(jobs, desc="privacy", unit="result")
-    for metric, name, number in progress:
-        progress.set_postfix_str(f"{metric.name}, {name}")
-        datasets, non_members = candidates[name]
-        data = PrivacyData(train, guidance, selection, non_members, datasets[number])
-        inputs = [*base, *hashes[name][number]]
-        results[name].setdefault(metric.name, []).append(
-            cache.get(metric.name, inputs, lambda metric=metric, data=data: metric.compute(data, 0, device)))
-    return {name: {metric: _summaries(values) for metric, values in of_set.items()} for name, of_set in results.items()}
+    jobs, places = [], []
+    for name, (datasets, non_members) in candidates.items():
+        for number, x in enumerate(datasets):
+            data = PrivacyData(train, guidance, selection, non_members, x)
+            for metric in PRIVACY:
+                jobs.append(Job(metric.name, [*base, *hashes[name][number]], partial(metric.compute, data, 0, device), name))
+                places.append((name, metric.name))
+    return _summaries(places, cache.results(jobs, "privacy"))
 
 
 def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
@@ -112,23 +106,32 @@ def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     return costs
 
 
-def _encoder(train: np.ndarray, train_hash: str, seed: int, cache: ResultCache, device: torch.device
-             ) -> TS2Vec:
-    """Return the encoder of a seed, trained on the real training rows once."""
-    path = cache.folder / f"ts2vec-{fingerprint(train_hash, seed, source_fingerprint(TS2Vec))}.safetensors"
-    if path.exists():
-        encoder = TS2Vec(train.shape[2]).to(device).eval()
+def _encoders(train: np.ndarray, train_hash: str, repeats: int, cache: ResultCache, device: torch.device) -> list[TS2Vec]:
+    """Return the encoder of each repeat, trained on the real training rows once."""
+    paths = [cache.folder / f"ts2vec-{fingerprint(train_hash, repeat, source_fingerprint(TS2Vec))}.safetensors"
+             for repeat in range(repeats)]
+    run_jobs([(f"encoder {repeat}", partial(_store_encoder, path, train, repeat, device))
+              for repeat, path in enumerate(paths) if not path.exists()], cache.processes, "TS2Vec", "encoder")
+    encoders = [TS2Vec(train.shape[2]).to(device).eval() for _ in paths]
+    for encoder, path in zip(encoders, paths, strict=True):
         load_weights(encoder, load_tensors(path)[0], path)
-        return encoder
-    encoder = train_encoder(train, seed, device=device)
-    save_tensors(path, encoder.state_dict())
-    return encoder
+    return encoders
 
 
-def _summaries(results: list[dict[str, float]]) -> dict[str, Summary]:
-    summaries = {}
-    for key in results[0]:
-        values = np.array([result[key] for result in results], dtype=np.float64)
-        summaries[key] = {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
-                          "values": values.tolist()}
-    return summaries
+def _store_encoder(path: Path, train: np.ndarray, seed: int, device: torch.device) -> None:
+    save_tensors(path, train_encoder(train, seed, device=device).state_dict())
+
+
+def _summaries(places: list[tuple[str, str]], results: list[dict[str, float]]) -> dict[str, dict[str, dict[str, Summary]]]:
+    """Gather the results that belong to each (set, metric) and summarise every number of them."""
+    gathered: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for (name, metric), result in zip(places, results, strict=True):
+        gathered.setdefault(name, {}).setdefault(metric, []).append(result)
+    return {name: {metric: {key: _summary([value[key] for value in values]) for key in values[0]}
+                   for metric, values in of_set.items()} for name, of_set in gathered.items()}
+
+
+def _summary(numbers: list[float]) -> Summary:
+    values = np.array(numbers, dtype=np.float64)
+    return {"mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+            "values": values.tolist()}

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from tardiff.evaluation.neighbours import CPU, drawn_rows
 from tardiff.utils.seeding import derive_seed, seed_torch
@@ -86,7 +85,7 @@ def train_encoder(real: np.ndarray, seed: int, iterations: int | None = None, ba
         optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
         x = torch.from_numpy(real[drawn_rows(real, len(real), seed, "ts2vec")])
         batches = _batches(len(x), batch_size, generator)
-        for _ in tqdm(range(iterations), desc="TS2Vec encoder", leave=False):
+        for _ in range(iterations):
             first, second, shared = _two_crops(x[next(batches)].to(device), generator)
             loss = hierarchical_loss(encoder(first)[:, -shared:], encoder(second)[:, :shared])
             optimizer.zero_grad()
@@ -154,8 +153,7 @@ def encode(encoder: TS2Vec, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Return one representation (N, 320) float32 per series (N, L, C): the maximum over its time steps."""
     device = next(encoder.parameters()).device
     parts = torch.from_numpy(np.ascontiguousarray(x)).split(batch_size)
-    return torch.cat([encoder(part.to(device)).amax(dim=1).cpu()
-                      for part in tqdm(parts, desc="TS2Vec encoding", leave=False)]).numpy()
+    return torch.cat([encoder(part.to(device)).amax(dim=1).cpu() for part in parts]).numpy()
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

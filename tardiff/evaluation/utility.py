@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.stats
-from tqdm import tqdm
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import metrics
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint
 from tardiff.utils.errors import UserError
+from tardiff.utils.parallel import run_jobs
 from tardiff.utils.seeding import derive_seed
 
 METRICS = ("auroc", "auprc", "f1", "f1_selected", "brier", "auprc_macro", "positive_rate")
@@ -50,7 +50,7 @@ class Protocol:
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. fit: trains and predicts; `recipe` is
-    its settings, which with the data decide whether a cached fit in `folder` is reused.
+    its settings, which with the data decide whether a cached fit in `folder` is reused. processes: fits at a time.
     """
 
     real: Split
@@ -61,6 +61,7 @@ class Protocol:
     fit: FitAndPredict
     recipe: dict[str, Any]
     folder: Path
+    processes: int = 1
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
@@ -69,13 +70,13 @@ class Protocol:
         dataset s modulo their number.
         """
         jobs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
+        paths = [self._path(arm, seed) for arm, seed in jobs]
+        missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
+        run_jobs([(f"{arm.label}, seed {seed}", partial(self._store, path, arm, seed))
+                  for path, (arm, seed) in missing.items()], self.processes, "utility", "fit")
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
-        for arm, seed in jobs:
-            self._chosen_rows(arm, seed)  # Too few rows are found out before the first fit.
-        progress = tqdm(jobs, desc="evaluation", unit="fit")
-        for arm, seed in progress:
-            progress.set_postfix_str(arm.label)
-            results[arm].append(self._cached_fit(self.training_rows(arm, seed), seed))
+        for (arm, _), path in zip(jobs, paths, strict=True):
+            results[arm].append(_read_fit(path))
         return results
 
     def training_rows(self, arm: Arm, seed: int) -> Split:
@@ -110,18 +111,20 @@ class Protocol:
         return (*(self.normalizer.transform(split.x) for split in splits),
                 [Split(split.x, split.y).fingerprint() for split in splits])
 
-    def _cached_fit(self, train: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        x_selection, x_scored, hashes = self._evaluated
-        train = Split(train.x, train.y)
-        key = fingerprint(train.fingerprint(), *hashes, self.normalizer.fingerprint(), self.recipe, seed)
-        path = self.folder / "fits" / f"{key}.npz"
-        if path.exists():
-            return _read_fit(path)
+    def _path(self, arm: Arm, seed: int) -> Path:
+        """Return where the predictions of a fit are kept, by all that decides them."""
+        train = self.training_rows(arm, seed)
+        key = fingerprint(Split(train.x, train.y).fingerprint(), *self._evaluated[2], self.normalizer.fingerprint(),
+                          self.recipe, seed)
+        return self.folder / "fits" / f"{key}.npz"
+
+    def _store(self, path: Path, arm: Arm, seed: int) -> None:
+        """Fit, predict and write the predictions."""
+        train, (x_selection, x_scored, _) = self.training_rows(arm, seed), self._evaluated
         selection, scored = self.fit((self.normalizer.transform(train.x), train.y), (x_selection, self.selection.y),
                                      x_scored, seed)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, selection=selection, scored=scored)
-        return selection, scored
 
 
 def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:

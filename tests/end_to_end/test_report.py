@@ -114,17 +114,17 @@ def test_anchors_of_privacy_are_in_range(report):
     assert fresh["train_attack"]["flagged"]["mean"] == 0 and 0.2 < fresh["train_attack"]["auroc"]["mean"] < 0.8
 
 
-def test_a_killed_evaluation_resumes_and_ends_alike(report, workplace, sets, tmp_path):
-    process = start(workplace, sets, tmp_path)
+def test_a_killed_evaluation_of_several_processes_resumes_and_ends_like_a_single_one(report, workplace, sets, tmp_path):
+    process = start(workplace, sets, tmp_path, "processes=2")
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("metrics/*.json"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)  # Returns when the workers, which share its output, have ended too.
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.json")}
     assert len(kept) >= 5
-    finish(start(workplace, sets, tmp_path))
+    finish(workplace._start(sys.executable, "scripts/evaluate.py", str(tmp_path / "settings.yaml")))
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
     whole, resumed = (json.loads((folder / "results.json").read_text()) for folder in (report, tmp_path))
     for part in ("utility", "fidelity", "privacy"):

@@ -1,0 +1,56 @@
+"""Independent jobs on several CPU cores."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import joblib
+import torch
+from tqdm import tqdm
+
+
+def worker_count(processes: int | None, device: torch.device) -> int:
+    """Return `processes`, or by default one for each CPU core, and a single one on a GPU."""
+    return processes or (joblib.cpu_count() if device.type == "cpu" else 1)
+
+
+def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], processes: int, description: str, unit: str) -> None:
+    """Run jobs, each with the name that the progress bar shows; every job stores its own result.
+
+    Each runs on one thread, so that its result does not depend on the number of processes. A job may be any function with
+    its arguments (`functools.partial`, a lambda); large arrays among them are shared by the processes, not copied. What a
+    job raises is raised here.
+    """
+    with (tqdm(total=len(jobs), desc=description, unit=unit) as progress,
+          joblib.parallel_config("loky", n_jobs=min(processes, max(len(jobs), 1)), inner_max_num_threads=1, mmap_mode="c")):
+        run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+        for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
+            progress.set_postfix_str(name, refresh=False)
+            progress.update()
+
+
+def _run(name: str, job: Callable[[], None], parent: int) -> str:
+    if os.getpid() != parent:
+        _end_with(parent)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        job()
+    finally:
+        torch.set_num_threads(threads)
+    return name
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this process within a second of its parent, which may be killed without a chance to tell."""
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

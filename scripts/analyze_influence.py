@@ -52,13 +52,14 @@ def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     sets = {TRAINING: [dataset.train], SELECTION: [selection],
             **{name: [read_matching(path, dataset).train for path in paths] for name, paths in folders.items()}}
     series = {name: prepared(parts, normalizer) for name, parts in sets.items()}
+    subjects = {name: numbered_subjects(parts) for name, parts in sets.items()}
     print(f"{len(guidance):,} guidance series; influence of {', '.join(f'{len(y):,} {name}' for name, (_, y) in series.items())}"
           f"; fine-tuning on {config.fine_tuned} series; on {device}")
     if dry_run:
         return
     study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), dataset.num_classes,
                                 len(dataset.train), device)
-    tables = influence_tables(study, series, dataset.meta.classes, config)
+    tables = influence_tables(study, series, subjects, dataset.meta.classes, config)
     for row in tables["influence_distribution"]:
         if row["class"] == "all":
             row["guide_auroc"] = guide_auroc(task, *series[row["set"]])
@@ -85,6 +86,12 @@ def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
     """Return x (N, L, C) normalised and y (N,) of the rows of all parts."""
     return (torch.from_numpy(np.concatenate([normalizer.transform(part.x) for part in parts])),
             torch.from_numpy(np.concatenate([part.y for part in parts])))
+
+
+def numbered_subjects(parts: list[Split]) -> np.ndarray:
+    """Return a number (N,) for the subject of each row of all parts; no two parts share a subject."""
+    part = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
+    return pd.MultiIndex.from_arrays([part, np.concatenate([each.subjects() for each in parts])]).factorize()[0]
 
 
 def guide_auroc(task: DownstreamTask, x: Tensor, y: Tensor) -> float | None:

@@ -63,7 +63,7 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     if "influence" in config.sections and config.classifier is not None:
         analyze_influence.main(InfluenceAnalysisConfig(
             classifier=config.classifier, data=config.real, synthetic=folders, output=str(output / "influence"),
-            device=config.device), dry_run=False)
+            device=config.device, fine_tuned=config.fine_tuned), dry_run=False)
         tables = read_json(output / "influence" / "influence.json", *analyze_influence.TITLES)
         results["influence"] = {title: tables[name] for name, title in analyze_influence.TITLES.items()}
     pictures = report_pictures.draw(output, real, sets, test.x, scaled, results)
@@ -106,8 +106,13 @@ def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -
                                            label=minority) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
             "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
-            "prevalence": float((protocol.scored.y == 1).mean()), "fewest_datasets": min(map(len, sets.values())),
+            "chance_auprc": chance_auprc(protocol.scored.y, real.num_classes), "fewest_datasets": min(map(len, sets.values())),
             "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
+
+
+def chance_auprc(y: np.ndarray, num_classes: int) -> float:
+    """Return the AUPRC of guessing: the share of positives, or its mean over the classes if there are more than two."""
+    return float((y == 1).mean()) if num_classes == 2 else 1 / num_classes
 
 
 if __name__ == "__main__":

@@ -311,6 +311,8 @@ class ReportConfig(EvaluationConfig):
                               "number.", low=1, semantic=False)
     classifier: str | None = setting(None, "Run folder of the classifier that guided, for the influence part.",
                                      semantic=False)
+    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.", low=0,
+                              semantic=False)
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,7 @@ class InfluenceAnalysisConfig:
     seed: int = setting(0, "Seed of the bootstrap and of the series that are fine-tuned on.", low=0, high=2**63 - 1,
                         semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    bootstrap: int = setting(1000, "Bootstrap resamples of rows behind the interval of each mean.", low=20, semantic=False)
+    bootstrap: int = setting(1000, "Bootstrap resamples of subjects behind the interval of each mean.", low=20, semantic=False)
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, spread evenly over sets and classes; each costs "
                                    "a pass over the guidance half per learning rate.", low=0, semantic=False)
     learning_rates: list[float] = setting(

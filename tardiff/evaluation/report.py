@@ -91,7 +91,7 @@ def utility_words(utility: dict[str, Any]) -> list[str]:
                          f"whether its 95 % interval excludes 0, once for each of {len(judged)} set(s); with several sets, "
                          "some will by chance.")
     sentences.append(f"Trained on real data alone, the classifier reaches AUROC {spread(trtr['auroc'])} and AUPRC "
-                     f"{spread(trtr['auprc'])} (chance: {utility['prevalence']:.3f}) on {utility['scored_rows']:,} real test "
+                     f"{spread(trtr['auprc'])} (chance: {utility['chance_auprc']:.3f}) on {utility['scored_rows']:,} real test "
                      f"series of {utility['scored_subjects']:,} subjects; mean (standard deviation over {utility['seeds']} "
                      "seeds).")
     for name in dict.fromkeys(row["synthetic"] for row in rows if row["synthetic"]):

@@ -146,9 +146,9 @@ def loss_falls(task: DownstreamTask, guidance: Series, x: Tensor, y: Tensor, lea
     return falls
 
 
-def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], classes: list[str], config: InfluenceAnalysisConfig
-                     ) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of the analysis by name, each a list of rows, for named sets of series.
+def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], subjects: Mapping[str, np.ndarray],
+                     classes: list[str], config: InfluenceAnalysisConfig) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables of the analysis by name, each a list of rows, for named sets of series and their subjects (N,).
 
     gradient_norms: `gradient_norm_rows`. influence_distribution: `influence_rows` of each set. fine_tuned_series: the
     series fine-tuned on, {set, row, class, influence, fall_at_RATE ...}. fine_tuning: `agreement_rows` of these.
@@ -156,7 +156,7 @@ def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], classes:
     norms = gradient_norm_rows(study.gradient_norms(), study.gradient, study.guidance[1].numpy(), classes)
     scores = {name: study.scores(*rows) for name, rows in sets.items()}
     distribution = [row for name, (_, y) in sets.items()
-                    for row in influence_rows(name, scores[name], y.numpy(), classes, config.bootstrap, config.seed)]
+                    for row in influence_rows(name, scores[name], y.numpy(), subjects[name], classes, config.bootstrap, config.seed)]
     series = []
     for name, chosen in stratified_rows(sets, config.fine_tuned, config.seed).items():
         x, y = (part[chosen] for part in sets[name])
@@ -181,23 +181,28 @@ def gradient_norm_rows(norms: np.ndarray, gradient: GuidanceGradient, y: np.ndar
             for label, values in enumerate(norms[y == label] for label in range(len(classes))) if len(values)]
 
 
-def influence_rows(name: str, scores: np.ndarray, y: np.ndarray, classes: list[str], resamples: int, seed: int
-                   ) -> list[dict[str, Any]]:
-    """Return `influence_summary` of a set, over all of its rows and over those of each class; scores (N,), y (N,) int64."""
-    groups = [("all", scores), *((classes[label], scores[y == label]) for label in range(len(classes)))]
-    return [{"set": name, "class": group, **influence_summary(values, resamples, seed)}
-            for group, values in groups if len(values)]
+def influence_rows(name: str, scores: np.ndarray, y: np.ndarray, subjects: np.ndarray, classes: list[str], resamples: int,
+                   seed: int) -> list[dict[str, Any]]:
+    """Return `influence_summary` of a set, over all of its rows and over those of each class; scores (N,), y (N,) int64,
+    subjects (N,)."""
+    groups = [("all", slice(None)), *((classes[label], y == label) for label in range(len(classes)))]
+    return [{"set": name, "class": group, **influence_summary(scores[rows], subjects[rows], resamples, seed)}
+            for group, rows in groups if len(scores[rows])]
 
 
-def influence_summary(scores: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
-    """Return mean, its 95 % bootstrap interval over rows, share of positive rows and percentiles of scores (N,).
+def influence_summary(scores: np.ndarray, subjects: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+    """Return mean, its 95 % bootstrap interval over subjects, share of positive rows and percentiles of scores (N,), for
+    the subject (N,) of each.
 
     The order of rows does not matter.
     """
     ordered = np.sort(scores)
+    _, owner = np.unique(subjects, return_inverse=True)
+    sums = np.column_stack([np.bincount(owner, scores), np.bincount(owner)])
+    sums = sums[np.lexsort(sums.T)]
     generator = np.random.default_rng(derive_seed(seed, "influence"))
-    means = [ordered[generator.integers(len(ordered), size=len(ordered))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    draws = [sums[generator.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(resamples)]
+    low, high = np.percentile([total / rows for total, rows in draws], [2.5, 97.5])
     return {"rows": len(ordered), "mean": float(ordered.mean()), "mean_low": float(low), "mean_high": float(high),
             "share_positive": float((ordered > 0).mean()), **_percentiles(ordered, QUANTILES)}
 

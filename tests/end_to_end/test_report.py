@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tardiff.data.format import Split, read_dataset, write_split
+from tardiff.data.format import Metadata, Split, read_dataset, write_dataset, write_split
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -129,6 +129,36 @@ def test_a_killed_evaluation_of_several_processes_resumes_and_ends_like_a_single
     whole, resumed = (json.loads((folder / "results.json").read_text()) for folder in (report, tmp_path))
     for part in ("utility", "fidelity", "privacy"):
         assert whole[part] == resumed[part]
+
+
+def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace, tmp_path):
+    generator = np.random.default_rng(0)
+
+    def draw(rows, mask=None):
+        y = np.arange(rows) % 3
+        x = np.sin((y[:, None] + 1) * np.arange(12) / 3) + 0.3 * generator.standard_normal((rows, 12))
+        return Split(x[..., None].astype(np.float32), y, None, mask)
+
+    names = Metadata("waves", ["wave"], ["mV"], ["slow", "medium", "fast"])
+    gaps = generator.random((150, 12, 1)) < 0.8
+    write_dataset(tmp_path / "real", {"train": draw(150, gaps), "val": draw(60), "test": draw(60)}, names)
+    write_dataset(tmp_path / "whole", {"train": draw(90)}, names)
+    shutil.copytree(tmp_path / "whole", tmp_path / "fast")
+    write_split(tmp_path / "fast" / "train.npz", draw(270)[2::3])
+    finish(workplace._start(
+        sys.executable, "scripts/evaluate.py", "--real", str(tmp_path / "real"), "--synthetic", str(tmp_path / "whole"),
+        str(tmp_path / "fast"), "--output", str(tmp_path / "report"), *QUICK, "reference=null", "seeds=3", "training.epochs=15",
+        "training.learning_rate=0.02"))
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    arms = {row["arm"]: row for row in results["utility"]["rows"]}
+    assert "TSTR whole" in arms and "TSTR fast" not in arms and "TSRTR fast 0.2" in arms
+    assert arms["TSTR whole"]["auroc"]["mean"] > 0.9
+    assert results["utility"]["chance_auprc"] == pytest.approx(1 / 3)
+    assert results["fidelity"]["whole"]["correlational"]["score"]["mean"] is None, "one channel has no pairs"
+    assert results["fidelity"]["whole"]["marginal"]["ks"]["mean"] < results["fidelity"]["fast"]["marginal"]["ks"]["mean"]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<strong>fast</strong>: it lacks a class, so that nothing can be trained on it alone" in page
+    assert "(chance: 0.333)" in page and "Influence" not in Outline(page).headings
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -160,18 +160,30 @@ def test_what_is_measured_is_kept_and_never_mistaken(tmp_path, monkeypatch):
 
 def test_summary_against_its_definitions():
     values = np.random.default_rng(0).normal(0.3, 2, size=400)
-    summary = influence_summary(values, 2000, 0)
+    rows = np.arange(400)
+    summary = influence_summary(values, rows, 2000, 0)
     assert summary["mean"] == pytest.approx(values.mean())
     assert summary["share_positive"] == np.mean(values > 0)
     assert (summary["p10"], summary["p50"]) == pytest.approx((np.quantile(values, 0.1), np.median(values)))
     half = stats.norm.ppf(0.975) * values.std() / np.sqrt(len(values))
     assert summary["mean_low"] == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert summary["mean_high"] == pytest.approx(values.mean() + half, abs=0.1 * half)
-    assert influence_summary(values[::-1], 2000, 0) == summary
+    assert influence_summary(values[::-1], rows, 2000, 0) == summary
+
+
+def test_the_interval_of_the_mean_is_over_subjects():
+    values, subjects = np.random.default_rng(0).normal(0.3, 2, size=100).repeat(4), np.arange(100).repeat(4)
+    summary = influence_summary(values, subjects, 4000, 0)
+    half = stats.norm.ppf(0.975) * values.std() / np.sqrt(100)
+    assert summary["mean_high"] - summary["mean_low"] == pytest.approx(2 * half, rel=0.1)
+    order = np.random.default_rng(1).permutation(400)
+    assert influence_summary(values[order], subjects[order], 4000, 0) == pytest.approx(summary)
+    uneven = influence_summary(np.array([1.0, 1, 1, 5]), np.array([0, 0, 0, 1]), 4000, 0)
+    assert (uneven["mean"], uneven["mean_low"], uneven["mean_high"]) == (2, 1, 5)
 
 
 def test_rows_per_class():
-    rows = influence_rows("set", np.array([1.0, -1.0, 3.0]), np.array([0, 0, 2]), ["a", "b", "c"], 20, 0)
+    rows = influence_rows("set", np.array([1.0, -1.0, 3.0]), np.array([0, 0, 2]), np.arange(3), ["a", "b", "c"], 20, 0)
     assert [(row["class"], row["rows"], row["mean"]) for row in rows] == [("all", 3, 1.0), ("a", 2, 0.0), ("c", 1, 3.0)]
 
 
@@ -235,7 +247,7 @@ def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
     sets = {f"set {number}": series(20, seed=number) for number in range(14)}
     looks = plots.styles(sets)
     assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 12
-    tables = influence_tables(opened, sets, ["a", "b"], config)
+    tables = influence_tables(opened, sets, {name: np.arange(len(y)) for name, (_, y) in sets.items()}, ["a", "b"], config)
     figures = (plots.gradient_norm_bars(tables["gradient_norms"]),
                plots.influence_curves({name: (opened.scores(*rows), rows[1].numpy()) for name, rows in sets.items()},
                                       ["a", "b"]),

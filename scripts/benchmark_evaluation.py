@@ -27,7 +27,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 
     def watch() -> None:
         nonlocal peak
-        while not ended.wait(0.2):
+        while not ended.wait(1):
             peak = max(peak, memory(process.pid))
 
     watcher = threading.Thread(target=watch)

@@ -149,14 +149,14 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     """Return one row of results per arm: for each metric its values by seed, mean, standard deviation and 95 % interval,
     and the paired differences to TRTR and to the same protocol on the synthetic set `reference`. `positive_rate` is the
     share of rows predicted to be of the minority class. Differences of AUROC and AUPRC say in `seeds_for_0.01` how many
-    seeds would show one of 0.01 (see `seeds_needed`).
+    seeds would show one of 0.01, and in `smallest_visible` what no number of seeds would (see `seeds_needed`).
 
-    Intervals are bootstrap percentiles; every resample draws subjects of the scored split and seeds with replacement,
-    the same draw for all arms, so that differences are paired by subject and by seed.
+    Intervals are mean +- t x standard error, with both sources of chance in the error: `subject_variance`, from a bootstrap
+    over the subjects of the scored split with the same draws for all arms, and the variance between seeds (see
+    `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases). Differences are paired
+    by subject and by seed. With a single seed, what differs between seeds is not in the interval.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
-    num_seeds = len(next(iter(results.values())))
-    draws = np.random.default_rng(derive_seed(seed, "seeds")).integers(num_seeds, size=(resamples, num_seeds))
     minority = minority_class(protocol.real.y)
     tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
     rows = []
@@ -164,13 +164,14 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
         row: dict[str, Any] = {"arm": arm.label, "protocol": arm.protocol, "synthetic": arm.synthetic, "ratio": arm.ratio}
         baselines = {"trtr": Arm("TRTR"), "reference": Arm(arm.protocol, reference, arm.ratio)}
         for name in METRICS:
-            row[name] = _summary(*table[name], draws)
+            row[name] = _summary(*table[name])
             for key, baseline in baselines.items():
                 if baseline in tables and baseline != arm:
                     difference = [mine - theirs for mine, theirs in zip(table[name], tables[baseline][name], strict=True)]
-                    row[f"{name}_minus_{key}"] = _summary(*difference, draws)
+                    row[f"{name}_minus_{key}"] = summary = _summary(*difference)
                     if name in ("auroc", "auprc"):
-                        row[f"{name}_minus_{key}"]["seeds_for_0.01"] = seeds_needed(difference[0])
+                        summary["seeds_for_0.01"] = seeds_needed(difference[0], summary["subject_variance"])
+                        summary["smallest_visible"] = smallest_visible(summary["subject_variance"])
         rows.append(row)
     return rows
 
@@ -189,26 +190,42 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn.astype(np.uint16)[:, inverse]
 
 
-def seeds_needed(differences: np.ndarray, effect: float = 0.01, power: float = 0.8) -> int | None:
+def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect: float = 0.01, power: float = 0.8
+                 ) -> int | None:
     """Return the number of paired seeds with which a true mean difference of `effect` is found with probability `power`.
 
-    Found: with the right sign, by a two-sided paired t-test at 5 %, the standard deviation being that of differences
-    (S,), one per seed. The power is that of the noncentral t distribution. Only the variation between seeds counts, not that between patients.
-    None for fewer than three seeds, or where they differ by no more than rounding. From three to five seeds, take it as an order of
-    magnitude.
+    Found: the 95 % interval of `interval` lies on the right side of 0, the standard deviation between seeds being that of
+    differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
+    noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where the
+    effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
     """
-    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect:
+    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or effect <= smallest_visible(subject_variance, power):
         return None
-    standardised = effect / float(np.std(differences, ddof=1))
+    seed_variance = float(np.var(differences, ddof=1))
 
     def enough(seeds: int) -> bool:
-        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, seeds - 1), seeds - 1, standardised * seeds**0.5) >= power
+        error, freedom = standard_error(seed_variance, seeds, subject_variance)
+        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, effect / error) >= power
 
     # With the normal distribution in place of t the number has a closed form; the t-test always needs a few more.
-    seeds = max(2, int(np.ceil((scipy.stats.norm.ppf([0.975, power]).sum() / standardised) ** 2)))
+    quantiles = scipy.stats.norm.ppf([0.975, power]).sum()
+    seeds = max(2, int(np.ceil(seed_variance / ((effect / quantiles) ** 2 - subject_variance))))
     while not enough(seeds):
         seeds += 1
     return seeds
+
+
+def smallest_visible(subject_variance: float, power: float = 0.8) -> float:
+    """Return the smallest true difference that infinitely many seeds find with probability `power` on these subjects."""
+    return float(scipy.stats.norm.ppf([0.975, power]).sum() * np.sqrt(subject_variance))
+
+
+def standard_error(seed_variance: float, num_seeds: int, subject_variance: float) -> tuple[float, float]:
+    """Return the standard error of a mean over seeds, from the variance between them and that over subjects, and its
+    degrees of freedom (Welch-Satterthwaite; infinite where seeds do not vary)."""
+    between = seed_variance / num_seeds
+    freedom = (between + subject_variance) ** 2 / (between**2 / (num_seeds - 1)) if between > 0 else np.inf
+    return float(np.sqrt(between + subject_variance)), float(freedom)
 
 
 def _read_fit(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -243,9 +260,10 @@ def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> n
     return np.concatenate([metric(*arguments, weights=block) for block in blocks])
 
 
-def _summary(values: np.ndarray, resampled: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-    """Summarise values (S,) and resampled values (S, R) with seeds resampled by draws (R, S)."""
-    means = np.take_along_axis(resampled.T, draws, axis=1).mean(axis=1)
-    low, high = np.nanpercentile(means, [2.5, 97.5])
-    return {"values": values.tolist(), "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else None, "low": float(low), "high": float(high)}
+def _summary(values: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
+    """Summarise values (S,) by seed, and (S, R) by seed and resample of the subjects."""
+    mean, subject_variance = float(values.mean()), float(np.nanvar(resampled.mean(axis=0)))
+    error, freedom = standard_error(float(values.var(ddof=1)) if len(values) > 1 else 0.0, len(values), subject_variance)
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+    return {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
+            "low": mean - half, "high": mean + half, "subject_variance": subject_variance}

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from synthetic_sets import read_matching, synthetic_folders
 from torch import Tensor
-from utility_table import read_matching, synthetic_folders
 
 from classifier.train import FittedClassifier, load_task
 from tardiff.cli import repository_path, run_stage
 from tardiff.config import ClassifierConfig, InfluenceAnalysisConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
-from tardiff.data.splits import halve_validation
+from tardiff.data.splits import halve_validation, joined_subjects
 from tardiff.evaluation import metrics, plots
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
 from tardiff.influence.task import DownstreamTask
@@ -39,6 +39,8 @@ TITLES = {
 def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     require_folder(config.output)
     device, folders = resolve_device(config.device), synthetic_folders(config)
+    if not config.learning_rates:
+        raise UserError("learning_rates: give at least one.")
     if reserved := folders.keys() & {TRAINING, SELECTION, "all"}:
         raise UserError(f"synthetic.{reserved.pop()}: this name stands for other rows of the tables. Choose another.")
     needed = [config.data, config.classifier, *(path for paths in folders.values() for path in paths)]
@@ -52,7 +54,7 @@ def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     sets = {TRAINING: [dataset.train], SELECTION: [selection],
             **{name: [read_matching(path, dataset).train for path in paths] for name, paths in folders.items()}}
     series = {name: prepared(parts, normalizer) for name, parts in sets.items()}
-    subjects = {name: numbered_subjects(parts) for name, parts in sets.items()}
+    subjects = {name: joined_subjects(parts) for name, parts in sets.items()}
     print(f"{len(guidance):,} guidance series; influence of {', '.join(f'{len(y):,} {name}' for name, (_, y) in series.items())}"
           f"; fine-tuning on {config.fine_tuned} series; on {device}")
     if dry_run:
@@ -86,12 +88,6 @@ def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
     """Return x (N, L, C) normalised and y (N,) of the rows of all parts."""
     return (torch.from_numpy(np.concatenate([normalizer.transform(part.x) for part in parts])),
             torch.from_numpy(np.concatenate([part.y for part in parts])))
-
-
-def numbered_subjects(parts: list[Split]) -> np.ndarray:
-    """Return a number (N,) for the subject of each row of all parts; no two parts share a subject."""
-    part = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
-    return pd.MultiIndex.from_arrays([part, np.concatenate([each.subjects() for each in parts])]).factorize()[0]
 
 
 def guide_auroc(task: DownstreamTask, x: Tensor, y: Tensor) -> float | None:

@@ -9,64 +9,95 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-import yaml
+from report_inputs import check_classifier, check_settings
 from run_experiment import find, run_stages, script
-from utility_table import inputs_exist, synthetic_folders
+from synthetic_sets import inputs_exist, read_sets, synthetic_folders
+from utility_table import build_protocol
 
 from tardiff.baselines import BASELINES
 from tardiff.baselines.rules import RULES
 from tardiff.cli import Flag, folder_flag, repository_path, run_stage
 from tardiff.config import CompareConfig, ReportConfig
+from tardiff.data.format import read_dataset
+from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.utils.checkpoint import require_folder, write_text
+from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
+from tardiff.utils.settings import to_yaml
 
 METHODS = (*(name for name in BASELINES if name != "rules"), *RULES)
 
 
 def main(config: CompareConfig, dry_run: bool) -> None:
     require_folder(config.output)
-    methods = METHODS if config.methods == ["all"] else config.methods
+    methods = METHODS if "all" in config.methods else config.methods
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise UserError(f"methods: '{unknown[0]}' is none of {', '.join(METHODS)}, or all.")
-    if not Path(find(config.configs)).is_dir():
-        raise UserError(f"configs: folder {config.configs} not found.")
     taken = [name for name in methods if name in config.synthetic]
     if taken:
         raise UserError(f"synthetic.{taken[0]}: this is the name of a method. Choose another.")
-    if not dry_run:
-        inputs_exist(config, synthetic_folders(config), dry_run)
+    configs = folder_of_configs(config)
     runs = {name: [Path(config.output) / "methods" / f"{name}-seed{seed}" for seed in range(config.generation_seeds)]
             for name in methods}
-    stages = [training(config, name, folder, seed) for name, folders in runs.items() for seed, folder in enumerate(folders)]
+    report = report_config(config, runs)
+    check_report(config, report, dry_run)
     settings = Path(config.output) / "evaluation.yaml"
     if not dry_run:
-        write_text(settings, evaluation_settings(config, runs))
-        stages.append((ReportConfig, [script("evaluate.py")], [str(settings)]))
-    run_stages(stages, dry_run)
+        write_text(settings, to_yaml(report))
+    stages = [training(config, configs, name, folder, seed)
+              for name, folders in runs.items() for seed, folder in enumerate(folders)]
+    run_stages([*stages, *([] if dry_run else [(ReportConfig, [script("evaluate.py")], [str(settings)])])], dry_run)
+    if dry_run:
+        print(f"\nthen scripts/evaluate.py on {', '.join(report.synthetic)}: {', '.join(report.sections)}, with "
+              f"{report.seeds} seeds and ratios {report.ratios}")
 
 
-def training(config: CompareConfig, name: str, folder: Path, seed: int) -> tuple[type, list[str], list[str]]:
+def folder_of_configs(config: CompareConfig) -> str:
+    """Return the folder with the settings of the methods: the given one, or that of the dataset, or the general one."""
+    if config.configs is not None:
+        if not Path(find(config.configs)).is_dir():
+            raise UserError(f"configs: folder {config.configs} not found.")
+        return config.configs
+    own = f"configs/baselines/{Path(config.real).resolve().name}"
+    if Path(find(own)).is_dir():
+        return own
+    print("configs/baselines: budgets for the simulated cohort on 2 CPU cores are used, for want of settings for "
+          f"{config.real}. Others: configs=FOLDER.")
+    return "configs/baselines"
+
+
+def check_report(config: CompareConfig, report: ReportConfig, dry_run: bool) -> None:
+    """Raise UserError, before hours of training, on what the report would refuse after them."""
+    fidelity_metrics(report.fidelity_metrics)
+    check_settings(report, synthetic_folders(report))
+    given = synthetic_folders(config)
+    if inputs_exist(config, given, dry_run):
+        real = read_dataset(config.real)
+        check_classifier(report, real, resolve_device(config.device))
+        build_protocol(report, real, read_sets(given, real))
+
+
+def training(config: CompareConfig, configs: str, name: str, folder: Path, seed: int) -> tuple[type, list[str], list[str]]:
     """Return the schema, the program and the arguments that train and sample a method."""
     module = "rules" if name in RULES else name
-    preset = Path(config.configs) / f"{module}.yaml"
-    path = find(str(preset if Path(find(str(preset))).exists() else Path("configs/baselines") / f"{module}.yaml"))
-    arguments = [path, f"data={config.real}", f"output={folder}", f"seed={seed}", f"device={config.device}",
-                 *([f"rule={name}"] if name in RULES else [])]
+    preset = find(str(Path(configs) / f"{module}.yaml"))
+    if not Path(preset).exists() and module != "rules":
+        raise UserError(f"configs: {configs} has no {module}.yaml. Write one, or leave {name} out of methods.")
+    arguments = [preset if Path(preset).exists() else find("configs/baselines/rules.yaml"), f"data={config.real}",
+                 f"output={folder}", f"seed={seed}", f"device={config.device}", *([f"rule={name}"] if name in RULES else [])]
     return importlib.import_module(f"tardiff.baselines.{module}").Config, [script("baseline.py"), module], arguments
 
 
-def evaluation_settings(config: CompareConfig, runs: dict[str, list[Path]]) -> str:
-    """Return the settings of `evaluate.py` for the given sets and those of the methods, as YAML."""
-    own = {field.name for field in dataclasses.fields(ReportConfig)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name in own}
-    values["synthetic"] = config.synthetic | {name: [str(folder / "synthetic") for folder in folders]
-                                              for name, folders in runs.items()}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+def report_config(config: CompareConfig, runs: dict[str, list[Path]]) -> ReportConfig:
+    """Return the settings of `evaluate.py` for the given sets and those of the methods."""
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
+    made = {name: [str(folder / "synthetic") for folder in folders] for name, folders in runs.items()}
+    return ReportConfig(**own | {"synthetic": config.synthetic | made})
 
 
 if __name__ == "__main__":
     run_stage(CompareConfig, main, "Train and sample rival methods, and evaluate them in one report.",
               repository_path("configs/evaluation/comparison.yaml"), (
                   folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the runs and the report"),
-                  Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True)))
+                  Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True, value="NAME")))

@@ -12,8 +12,9 @@ from typing import Any
 import analyze_influence
 import numpy as np
 import report_pictures
-from report_inputs import check_classifier, check_settings
-from utility_table import build_protocol, inputs_exist, named_by_folder, read_sets, synthetic_folders
+from report_inputs import check_classifier, check_settings, describe
+from synthetic_sets import inputs_exist, named_by_folder, read_sets, synthetic_folders
+from utility_table import build_protocol
 
 from tardiff.cli import Flag, folder_flag, repository_path, run_stage
 from tardiff.config import InfluenceAnalysisConfig, ReportConfig
@@ -21,9 +22,9 @@ from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.cache import ResultCache
-from tardiff.evaluation.metrics import reliability_curve
+from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.report import write_report
-from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics, read_costs
+from tardiff.evaluation.sections import evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.tables import format_table, without_nan, write_tables
 from tardiff.evaluation.utility import Arm, minority_class, score_arms
 from tardiff.utils.checkpoint import read_json, write_json, write_text
@@ -47,6 +48,8 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     if dry_run:
         return
     output = Path(config.output)
+    for stale in ("report.html", "results.json"):  # They would stand beside settings that they were not made with.
+        (output / stale).unlink(missing_ok=True)
     write_text(output / "settings.yaml", to_yaml(config))
     scaler = Normalizer.fit("zscore", real.train.x)
     cache = ResultCache(output / "metrics", worker_count(config.processes, device))
@@ -56,7 +59,7 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     if "utility" in config.sections:
         results["utility"] = utility(config, real, sets)
     if "fidelity" in config.sections:
-        results["fidelity"] = evaluate_fidelity(train.x, test.x, scaled, metrics, config.repeats, cache, device)
+        results["fidelity"] = evaluate_fidelity(train, test, scaled, metrics, config.repeats, cache, device)
     if "privacy" in config.sections:
         halves = [dataclasses.replace(half, x=scaler.transform(half.x)) for half in halve_validation(real.val)]
         results["privacy"] = evaluate_privacy(train, *halves, test, scaled, cache, device)
@@ -74,21 +77,6 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     print(f"\nwritten to {write_report(output, results, pictures)}, results.json, CSV and PNG")
 
 
-def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], folders: dict[str, list[str]]
-             ) -> dict[str, Any]:
-    """Return what is compared, and what is needed to do it again."""
-    splits = {name: {"rows": len(split), "subjects": len(np.unique(split.subjects())),
-                     "classes": np.bincount(split.y, minlength=real.num_classes).tolist()}
-              for name, split in real.splits.items()}
-    return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0], "channels": real.meta.channels,
-                     "classes": real.meta.classes, "splits": splits},
-            "synthetic": {name: {"folders": folders[name], "rows": len(parts[0])} for name, parts in sets.items()},
-            "hashes": {f"real {name}": split.fingerprint() for name, split in real.splits.items()}
-                      | {path: part.fingerprint() for name, parts in sets.items()
-                         for path, part in zip(folders[name], parts, strict=True)},
-            "cost": read_costs(folders), "provenance": provenance(), "settings": to_yaml(config)}
-
-
 def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -> dict[str, Any]:
     """Run TRTR, TSTR and TSRTR, print and write the table, and return it with the reliability of TRTR and TSTR."""
     protocol = build_protocol(config, real, sets)
@@ -103,16 +91,11 @@ def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -
     print(format_table(rows, reference))
     minority = minority_class(protocol.real.y)
     curves = {arm.label: reliability_curve(protocol.scored.y, np.mean([scored for _, scored in results[arm]], axis=0),
-                                           label=minority) for arm in alone}
+                                           label=minority, subjects=protocol.scored.subjects()) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
             "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
-            "chance_auprc": chance_auprc(protocol.scored.y, real.num_classes), "fewest_datasets": min(map(len, sets.values())),
+            "chance_auprc": chance_average_precision(protocol.scored.y, real.num_classes), "fewest_datasets": min(config.seeds, *map(len, sets.values())),
             "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
-
-
-def chance_auprc(y: np.ndarray, num_classes: int) -> float:
-    """Return the AUPRC of guessing: the share of positives, or its mean over the classes if there are more than two."""
-    return float((y == 1).mean()) if num_classes == 2 else 1 / num_classes
 
 
 if __name__ == "__main__":

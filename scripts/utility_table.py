@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 from pathlib import Path
+
+from synthetic_sets import inputs_exist, read_sets, synthetic_folders
 
 from classifier.models import build_classifier, custom_source
 from classifier.rnn import RNNClassifier
@@ -17,7 +17,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.tables import format_table, write_tables
 from tardiff.evaluation.utility import Arm, Protocol, score_arms
-from tardiff.utils.checkpoint import require_folder, source_fingerprint
+from tardiff.utils.checkpoint import source_fingerprint
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -45,19 +45,6 @@ def evaluate(config: EvaluationConfig, dry_run: bool, name: str, arms: list[Arm]
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
 
 
-def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_run: bool) -> bool:
-    """Tell whether all datasets are there; where not, a dry run says so, and any other raises UserError."""
-    require_folder(config.output)
-    needed = [config.real, *(path for paths in folders.values() for path in paths)]
-    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
-    if missing and not dry_run:
-        raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
-                        + "\nGenerate it first, or change 'real' or 'synthetic'.")
-    if missing:
-        print(f"settings are valid. Missing input: {', '.join(missing)}.")
-    return not missing
-
-
 def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]) -> Protocol:
     """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results computed."""
     _, selection = halve_validation(real.val)
@@ -79,44 +66,3 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, sets,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, Path(config.output),
                     worker_count(config.processes, device))
-
-
-def synthetic_folders(config: EvaluationConfig) -> dict[str, list[str]]:
-    """Return the folders of each synthetic set; a single folder stands for a list of one."""
-    folders = {str(name): [paths] if isinstance(paths, str) else paths for name, paths in config.synthetic.items()}
-    wrong = [name for name, paths in folders.items()
-             if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths)]
-    if wrong:
-        raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
-    return folders
-
-
-def named_by_folder(paths: list[str]) -> str:
-    """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
-    sets: dict[str, list[str]] = {}
-    for path in paths:
-        name = re.sub(r"-seed\d+$", "", next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic"))
-        sets.setdefault(name, []).append(path)
-    clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
-        len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
-    if clash:
-        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
-                        "'synthetic={first: DIR, second: DIR}'.")
-    return f"synthetic={json.dumps(sets)}"
-
-
-def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:
-    """Read the rows of all synthetic datasets, by set."""
-    return {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
-
-
-def read_matching(path: str, real: Dataset) -> Dataset:
-    """Read a synthetic dataset. Raises UserError if its shape, channels or classes are not those of the real one."""
-    synthetic = read_dataset(path, ("train",), every_class=False)
-    for what, mine, theirs in (("shape (L, C)", synthetic.shape, real.shape),
-                               ("channels", synthetic.meta.channels, real.meta.channels),
-                               ("classes", synthetic.meta.classes, real.meta.classes)):
-        if mine != theirs:
-            raise UserError(f"{path}: {what} {mine}, but {real.path} has {theirs}. Evaluate against the dataset it was "
-                            "generated from.")
-    return synthetic

@@ -29,6 +29,7 @@ class Flag:
     text: str
     override: Callable[[list[str]], str]
     many: bool = False
+    value: str = "DIR"
 
 
 def folder_flag(name: str, text: str) -> Flag:
@@ -44,7 +45,7 @@ def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str
     """
     parser = _Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=" ".join(["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} DIR{' ...' * flag.many}]" for flag in flags),
+        usage=" ".join(["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} {flag.value}{' ...' * flag.many}]" for flag in flags),
                         "[--print-config] [--dry-run]"]),
         epilog="settings (key=default), which CONFIG and key=value override; --print-config shows the result:\n"
                + "\n".join(describe(schema)))
@@ -53,7 +54,7 @@ def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
     for flag in flags:
-        parser.add_argument(flag.name, nargs="+" if flag.many else 1, help=flag.text, metavar="DIR")
+        parser.add_argument(flag.name, nargs="+" if flag.many else 1, help=flag.text, metavar=flag.value)
     exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args(), flags))
 
 

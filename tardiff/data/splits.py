@@ -57,3 +57,13 @@ def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
     """
     rows = split_subjects(validation.subjects(), validation.y, {"guidance": 0.5, "selection": 0.5}, seed)
     return validation[rows["guidance"]], validation[rows["selection"]]
+
+
+def joined_subjects(parts: Sequence[Split]) -> np.ndarray:
+    """Return a number (N,) for the subject of each row of all parts, one after the other; no two parts share a subject."""
+    numbers, taken = [], 0
+    for part in parts:
+        unique, owner = np.unique(part.subjects(), return_inverse=True)
+        numbers.append(owner + taken)
+        taken += len(unique)
+    return np.concatenate(numbers)

@@ -144,6 +144,17 @@ def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int,
 
 
 @dataclass(frozen=True)
+class FidelityData:
+    """What a metric compares: real and synthetic x (N, L, C), the subjects (N,) of the rows of each (None: each row is its
+    own), and the encoder of context-FID (None: not needed)."""
+
+    real: np.ndarray
+    synthetic: np.ndarray
+    subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    encoder: TS2Vec | None = None
+
+
+@dataclass(frozen=True)
 class Column:
     """One figure of a metric: `key` in its result, heading, and `perfect`, the value of a perfect generator (None: that
     of the real-vs-real anchor, or no such value)."""
@@ -157,9 +168,9 @@ class Column:
 class FidelityMetric:
     """One entry of FIDELITY. The first column is the headline.
 
-    compute(real, synthetic, seed, encoder, device) returns a flat dict of numbers with the keys of the columns, with
-    `rows` where the sides are subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for
-    these data. Context-FID alone uses the encoder. `seeded` is False where the seed changes nothing, so that one repeat
+    compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides are
+    subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is False
+    where the seed changes nothing, so that one repeat
     is enough.
     """
 
@@ -167,7 +178,7 @@ class FidelityMetric:
     title: str
     meaning: str
     columns: tuple[Column, ...]
-    compute: Callable[[np.ndarray, np.ndarray, int, TS2Vec | None, torch.device], dict[str, float]]
+    compute: Callable[[FidelityData, int, torch.device], dict[str, float]]
     seeded: bool = True
     per_channel: bool = False
 
@@ -182,49 +193,50 @@ FIDELITY = (
         "discriminative", "Discriminative score, strong judge",
         "How far a convolutional judge beats chance at telling real from synthetic series (0.5: it always can).",
         _judge_columns("DS strong"),
-        lambda real, synthetic, seed, encoder, device: discriminative_score(real, synthetic, seed, device=device)),
+        lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, device=device,
+                                                        subjects=data.subjects)),
     FidelityMetric(
         "discriminative_timegan", "Discriminative score, TimeGAN protocol",
         "The same with the published judge, a GRU of C // 2 units, which is too weak to find much.",
         _judge_columns("DS TimeGAN"),
-        lambda real, synthetic, seed, encoder, device: discriminative_score(real, synthetic, seed, "timegan",
-                                                                            device=device)),
+        lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, "timegan", device=device,
+                                                        subjects=data.subjects)),
     FidelityMetric(
         "predictive", "Predictive score, all features",
         "Mean absolute error on real series, in standard deviations, of a one-step forecast learnt from the synthetic "
         "ones; trained on real series it is the floor.",
         (Column("score", "PS", None),),
-        lambda real, synthetic, seed, encoder, device: predictive_score(real, synthetic, seed, device=device)),
+        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, device=device)),
     FidelityMetric(
         "predictive_timegan", "Predictive score, TimeGAN protocol",
         "The published form: the last channel alone, from the others, on data mapped to [0, 1].",
         (Column("score", "PS TimeGAN", None),),
-        lambda real, synthetic, seed, encoder, device: predictive_score(real, synthetic, seed, "timegan", device=device)),
+        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, "timegan", device=device)),
     FidelityMetric(
         "context_fid", "Context-FID",
         "Frechet distance between TS2Vec representations of real and synthetic series; compare only at equal rows.",
         (Column("fid", "context-FID", 0.0),),
-        lambda real, synthetic, seed, encoder, device: context_fid(encoder, real, synthetic, seed)),
+        lambda data, seed, device: context_fid(data.encoder, data.real, data.synthetic, seed)),
     FidelityMetric(
         "correlational", "Correlational score",
         "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per pair.",
         (Column("score", "correlational", 0.0), Column("per_pair", "per pair", 0.0)),
-        lambda real, synthetic, seed, encoder, device: correlational_score(real, synthetic, seed)),
+        lambda data, seed, device: correlational_score(data.real, data.synthetic, seed)),
     FidelityMetric(
         "autocorrelation", "Autocorrelation distance",
         "Mean absolute difference of the autocorrelation functions over lags up to half a window.",
         (Column("distance", "ACF distance", 0.0),),
-        lambda real, synthetic, seed, encoder, device: autocorrelation_distance(real, synthetic),
+        lambda data, seed, device: autocorrelation_distance(data.real, data.synthetic),
         seeded=False, per_channel=True),
     FidelityMetric(
         "marginal", "Marginal distances",
         "Distances between the distributions of single values, pooled over rows and steps, per channel.",
         (Column("ks", "KS", 0.0), Column("wasserstein", "Wasserstein-1", 0.0)),
-        lambda real, synthetic, seed, encoder, device: marginal_distances(real, synthetic),
+        lambda data, seed, device: marginal_distances(data.real, data.synthetic),
         seeded=False, per_channel=True),
     FidelityMetric(
         "mmd", "Maximum mean discrepancy",
         "Squared distance between the mean kernel embeddings of whole windows; below 0 by chance where sets are alike.",
         (Column("mmd2", "MMD²", 0.0),),
-        lambda real, synthetic, seed, encoder, device: maximum_mean_discrepancy(real, synthetic, seed, device=device)),
+        lambda data, seed, device: maximum_mean_discrepancy(data.real, data.synthetic, seed, device=device)),
 )

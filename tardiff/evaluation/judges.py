@@ -21,7 +21,7 @@ from tardiff.evaluation.neighbours import CPU, drawn_rows
 from tardiff.utils.seeding import derive_seed, seed_torch
 
 MAX_ROWS = 20_000
-_FEWEST_ROWS = 10
+_FEWEST_ROWS, _FEWEST_SUBJECTS = 10, 3
 # Early stopping of the strong judge: iterations between two looks at the validation part, how many looks in vain end it,
 # and the fall of the loss below which a look was in vain.
 _CHECK_EVERY, _PATIENCE, _LEAST_FALL = 50, 6, 1e-3
@@ -29,7 +29,8 @@ _CHECK_EVERY, _PATIENCE, _LEAST_FALL = 50, 6, 1e-3
 
 def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, judge: str = "strong",
                          iterations: int = 2000, batch_size: int = 128, max_rows: int = MAX_ROWS,
-                         device: torch.device = CPU) -> dict[str, float]:
+                         device: torch.device = CPU, subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+                         ) -> dict[str, float]:
     """Return how well a judge tells real from synthetic series: |accuracy - 0.5| on held-out rows, 0 at best, 0.5 at worst.
 
     `timegan` is the published judge: one tanh GRU layer of max(C // 2, 1) units, the last state, Adam at 1e-3, all
@@ -37,25 +38,26 @@ def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, jud
     and misses a lot. `strong` is a convolutional network (it costs a fifth of a GRU of 64 x 2 units on a CPU) on the
     z-scored data, stopped where its loss on a tenth of the rows, of which it learns nothing, is lowest.
 
-    Both sides are subsampled to the same number of rows, min(N real, N synthetic, max_rows), and split 80/20; a batch is
-    batch_size rows of each. Returns `score`, `accuracy`, `real_recall`, `synthetic_recall` and `rows` (of each side).
-    With fewer than 10 rows there is nothing to learn from or to test on: NaN.
+    Both sides are subsampled to the same number of rows, min(N real, N synthetic, max_rows), and split 80/20 by the
+    `subjects` (N,) of each, by rows where None: a judge that met a patient in training would know the patient's other
+    rows. A batch is batch_size rows of each side. Returns `score`, `accuracy` (the mean of the recalls), `real_recall`,
+    `synthetic_recall` and `rows` (of each side). With fewer than 10 rows or 3 subjects there is nothing to learn from or to
+    test on: NaN.
     """
     rows = min(len(real), len(synthetic), max_rows)
-    if rows < _FEWEST_ROWS:
+    drawn = [drawn_rows(x, rows, seed, "judge") for x in (real, synthetic)]
+    owners = [chosen if owner is None else owner[chosen] for chosen, owner in zip(drawn, subjects, strict=True)]
+    if rows < _FEWEST_ROWS or min(len(np.unique(owner)) for owner in owners) < _FEWEST_SUBJECTS:
         return dict.fromkeys(("score", "accuracy", "real_recall", "synthetic_recall"), float("nan")) | {"rows": rows}
     if judge == "timegan":
         real, synthetic = _to_unit_range(real, real), _to_unit_range(synthetic, real)
-    sides = [torch.from_numpy(x[drawn_rows(x, rows, seed, "judge")]).to(device) for x in (real, synthetic)]
-    tested = rows // 5
-    test, train = [side[:tested] for side in sides], [side[tested:] for side in sides]
+    validated = judge == "strong"
+    parts = [[torch.from_numpy(x[chosen][part]).to(device) for part in _cut(owner, validated)]
+             for x, chosen, owner in zip((real, synthetic), drawn, owners, strict=True)]
+    test, validation, train = map(list, zip(*parts, strict=True))
     build = {"timegan": RecurrentJudge, "strong": ConvolutionalJudge}[judge]
     model = _seeded(lambda: build(real.shape[2]), seed).to(device)
-    validation = None
-    if judge == "strong":
-        kept = rows // 10
-        validation, train = [side[:kept] for side in train], [side[kept:] for side in train]
-    _fit_judge(model, train, validation, seed, iterations, batch_size)
+    _fit_judge(model, train, validation if validated else None, seed, iterations, batch_size)
     real_recall = float((_predict(model, test[0], device) > 0).double().mean())
     synthetic_recall = float((_predict(model, test[1], device) <= 0).double().mean())
     accuracy = (real_recall + synthetic_recall) / 2
@@ -97,6 +99,16 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
     inputs, targets = _next_step(torch.from_numpy(np.ascontiguousarray(real_test)), form)
     errors = (_predict(model, inputs, device) - targets).abs()
     return {"score": float(errors.mean(dtype=torch.float64)), "rows": rows}
+
+
+def _cut(subjects: np.ndarray, validated: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which rows (N,) are for test (a fifth of the subjects, in the order of their first rows), for validation (a
+    tenth, or none), and for training."""
+    _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
+    place = np.argsort(np.argsort(first))[owner]
+    tested = max(len(first) // 5, 1)
+    kept = tested + max(len(first) // 10, 1) * validated
+    return place < tested, (tested <= place) & (place < kept), place >= kept
 
 
 def _to_unit_range(x: np.ndarray, real: np.ndarray) -> np.ndarray:

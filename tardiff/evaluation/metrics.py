@@ -37,6 +37,11 @@ def true_positive_rate(y: np.ndarray, p: np.ndarray, false_positive_rate: float,
                         y, p, weights)
 
 
+def chance_average_precision(y: np.ndarray, num_classes: int) -> float:
+    """Return the average precision of guessing: the share of positives, for K > 2 the macro mean 1 / K."""
+    return float((y == 1).mean()) if num_classes == 2 else 1 / num_classes
+
+
 def auprc(y: np.ndarray, p: np.ndarray) -> float:
     """Return the average precision of one set of predictions."""
     return float(average_precision(y, p)[0])
@@ -72,12 +77,14 @@ def brier(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
     return _weighted_mean(errors[:, 1] if p.shape[1] == 2 else errors.sum(axis=1), weights)
 
 
-def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int = 1) -> dict[str, np.ndarray]:
+def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int = 1, subjects: np.ndarray | None = None
+                      ) -> dict[str, np.ndarray]:
     """Return the calibration of the probability of `label`: a row of equal-count bins, from the lowest probability up.
 
     Each array has one value per bin: `predicted`, the mean probability; `observed`, the share of rows of the class;
-    `count`, the number of rows; `low` and `high`, the 95 % Wilson interval of `observed`. Rows of equal probability share
-    a bin, so that there may be fewer bins, with unequal counts.
+    `count`, the number of rows; `low` and `high`, the 95 % Wilson interval of `observed` for as many independent rows as
+    there are `subjects` (N,) in the bin (None: each row is its own), as if the rows of one were all alike. Rows of equal
+    probability share a bin, so that there may be fewer bins, with unequal counts.
     """
     score = p[:, label]
     _, tie, sizes = np.unique(score, return_inverse=True, return_counts=True)
@@ -85,7 +92,8 @@ def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int =
     _, number = np.unique(bin_of_tie[tie], return_inverse=True)
     count = np.bincount(number)
     observed = np.bincount(number, weights=y == label) / count
-    low, high = _wilson(observed, count)
+    owner = np.arange(len(y)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
+    low, high = _wilson(observed, np.bincount(np.unique(np.column_stack([number, owner]), axis=0)[:, 0]))
     return {"predicted": np.bincount(number, weights=score) / count, "observed": observed, "count": count,
             "low": low, "high": high}
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from tardiff.data.format import Split
 from tardiff.influence.analysis import fall_name
 from tardiff.utils.checkpoint import atomic_path
-from tardiff.utils.figures import COLOURS
+from tardiff.utils.figures import COLOURS, channel_panels
 
 LINES, MARKERS = ("-", "--", ":"), ("o", "^", "s")
 
@@ -119,25 +119,21 @@ def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None
         getattr(axis, f"set_{direction}ticks")(ticks, [f"{tick:g}" for tick in ticks])
         getattr(axis, f"{direction}axis").set_minor_locator(NullLocator())
 
+
 def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str], count: int = 4,
                    seed: int = 0) -> Figure:
-    """Draw a few randomly chosen series of each set and class: one row per set and class, one column per channel."""
+    """Draw a few randomly chosen series of each set and class: a row per set and class, a column per channel; many wrap."""
     rows = [(name, label) for label in range(len(classes)) for name in sets]
-    figure = Figure(figsize=(2.1 * len(channels) + 1.4, 1.35 * len(rows) + 0.5), layout="constrained")
-    axes = figure.subplots(len(rows), len(channels), squeeze=False, sharex=True, sharey="col")
+    figure, panels = channel_panels([f"{name}\n{classes[label]}" for name, label in rows], channels, units, "time step",
+                                    panel_size=(2.1, 1.35), margins=(1.4, 0.5), label_size=8)
     looks = styles(sets)
-    for line, (name, label) in zip(axes, rows, strict=True):
+    for line, (name, label) in zip(panels, rows, strict=True):
         members = np.flatnonzero(sets[name].y == label)
         chosen = np.random.default_rng(seed).permutation(members)[:count]
         for channel, axis in enumerate(line):
             for number, row in enumerate(chosen):
                 axis.plot(sets[name].x[row, :, channel], color=looks[name]["color"], alpha=1 - 0.6 * number / count,
                           linewidth=1)
-            axis.tick_params(labelsize=7)
-        line[0].set_ylabel(f"{name}\n{classes[label]}", fontsize=8)
-    for axis, channel, unit in zip(axes[0], channels, units, strict=True):
-        axis.set_title(f"{channel} [{unit}]" if unit else channel, fontsize=9)
-    figure.supxlabel("time step", fontsize=9)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The utility table: printed, and written as CSV and JSON."""
+"""The utility table, printed and written as CSV and JSON, and the words for its numbers, which the report shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
-PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01")
+PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01", "smallest_visible")
+GAIN, LOSS, NEITHER = "gain", "loss", "no difference shown"
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
@@ -19,7 +20,7 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", "", *([f"AUPRC - {reference} [95 %]", ""] if reference else [])]
     lines = [heads]
     for row in rows:
-        cells = [row["arm"], *(_mean_and_sd(row[name]) for name in HEADERS)]
+        cells = [row["arm"], *(spread(row[name]) for name in HEADERS)]
         for key in ["trtr", *(["reference"] if reference else [])]:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)
@@ -52,12 +53,28 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _mean_and_sd(summary: dict[str, Any]) -> str:
-    return f"{summary['mean']:.3f} ({'-' if summary['sd'] is None else format(summary['sd'], '.3f')})"
+def number(value: float | None) -> str:
+    """Return three decimals, or more where a small value has none of them; a dash where it is not defined."""
+    if value is None or math.isnan(value):
+        return "-"
+    rounding = abs(value) < 1e-12  # Equal values may have a standard deviation of 1e-17.
+    return f"{value:.3f}" if rounding or abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """Return `mean (sd)`, or the mean alone where there is one value."""
+    return number(summary["mean"]) + ("" if summary["sd"] is None else f" ({number(summary['sd'])})")
+
+
+def interval(difference: dict[str, Any]) -> str:
+    """Return `+mean [low, high]`."""
+    return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+
+
+def judgement(difference: dict[str, Any]) -> str:
+    """Return what the interval of a difference says."""
+    return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
 
 
 def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
-    if difference is None:
-        return ["", ""]
-    verdict = "gain" if difference["low"] > 0 else "loss" if difference["high"] < 0 else "no difference"
-    return [f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]", verdict]
+    return ["", ""] if difference is None else [interval(difference), judgement(difference)]

@@ -22,7 +22,7 @@ from tardiff.config import InfluenceAnalysisConfig
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, load_guidance_gradient
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, full_precision, norm
-from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors
+from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors, source_fingerprint
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -84,7 +84,7 @@ class InfluenceStudy:
         return x.to(self.device).double(), y.to(self.device)
 
     def _kept(self, what: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        path = self.folder / "measurements" / f"{fingerprint(self.gradient.key, *what)}.safetensors"
+        path = self.folder / "measurements" / f"{fingerprint(self.gradient.key, source_fingerprint(InfluenceStudy), *what)}.safetensors"
         if not path.exists():
             save_tensors(path, {"values": torch.from_numpy(compute())}, {"measurement": what[0]})
         return load_tensors(path, "measurement")[0]["values"].numpy()

@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 
 import joblib
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
+
+from tardiff.utils.errors import UserError
 
 
 def worker_count(processes: int | None, device: torch.device) -> int:
@@ -21,16 +24,21 @@ def worker_count(processes: int | None, device: torch.device) -> int:
 def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], processes: int, description: str, unit: str) -> None:
     """Run jobs, each with the name that the progress bar shows; every job stores its own result.
 
-    Each runs on one thread, so that its result does not depend on the number of processes. A job may be any function with
-    its arguments (`functools.partial`, a lambda); large arrays among them are shared by the processes, not copied. What a
-    job raises is raised here.
+    Each runs on one thread of torch, so that its result does not depend on the number of processes (what NumPy computes may
+    differ in the last bits). A job may be any function with its arguments (`functools.partial`, a lambda); large arrays among
+    them are shared by the processes, not copied. What a job raises is raised here. Raises UserError if a process is killed,
+    as the system does when memory runs out.
     """
     with (tqdm(total=len(jobs), desc=description, unit=unit) as progress,
           joblib.parallel_config("loky", n_jobs=min(processes, max(len(jobs), 1)), inner_max_num_threads=1, mmap_mode="c")):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
-            progress.set_postfix_str(name, refresh=False)
-            progress.update()
+        try:
+            for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
+                progress.set_postfix_str(name, refresh=False)
+                progress.update()
+        except TerminatedWorkerError:
+            raise UserError(f"{description}: a process was killed, most likely for want of memory. What is finished is kept: "
+                            f"give the same command again with fewer than {processes} processes (processes=...).") from None
 
 
 def _run(name: str, job: Callable[[], None], parent: int) -> str:

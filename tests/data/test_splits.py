@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tardiff.data.format import Split
-from tardiff.data.splits import halve_validation, split_subjects
+from tardiff.data.splits import halve_validation, joined_subjects, split_subjects
 from tardiff.utils.errors import UserError
 
 RATIOS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -99,3 +99,9 @@ def test_the_halves_of_validation_share_no_subject_and_lose_no_row(cohort):
 def test_without_subjects_each_row_is_its_own():
     split = Split(np.zeros((20, 1, 1), dtype=np.float32), np.repeat([0, 1], [14, 6]))
     assert [np.bincount(half.y).tolist() for half in halve_validation(split)] == [[7, 3], [7, 3]]
+
+
+def test_joined_subjects_keep_rows_of_a_subject_together_and_parts_apart():
+    first = Split(np.zeros((4, 1, 1), np.float32), np.zeros(4, np.int64), np.array(["b", "a", "b", "a"]))
+    second = Split(np.zeros((2, 1, 1), np.float32), np.zeros(2, np.int64), None)
+    assert joined_subjects([first, second, first]).tolist() == [1, 0, 1, 0, 2, 3, 5, 4, 5, 4]

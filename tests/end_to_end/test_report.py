@@ -84,8 +84,8 @@ def test_the_report_answers_first_and_shows_every_part(report, workplace):
         "What was compared", "Utility", "Fidelity", "Privacy", "Influence", "Pictures", "Provenance"]
     assert page.index('class="answer"') < page.index("What was compared")
     assert "No verdict: 2 seed(s) are too few" in page or "does not beat chance" in page
-    assert re.search(r"second: training rows 1\.000 \[.*\], flagged in 1 of 1", page)
-    assert re.search(r"first: training rows 0\.\d+ \[.*\], flagged in \d of 2", page)
+    assert re.search(r"second: training rows AUROC 1\.000 \[.*\], TPR .*, flagged in 1 of 1 dataset", page)
+    assert re.search(r"first: training rows AUROC 0\.\d+ \[.*\], TPR .*, flagged in \d of 2 dataset", page)
     assert len(outline.images) == 10 and all(len(image["alt"]) > 20 for image in outline.images)
     assert all(link.startswith("data:image/png;base64,") for link in outline.links)
 
@@ -181,7 +181,8 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
-    (["score_on=selection"], "the report is for results on test"), (["ratios=[0.2,0.2]"], "give each ratio once"),
+    (["score_on=selection"], "the report is for results on test"), (["ratios=[0.2,0.2]"], "and each once"),
+    (["ratios=[]"], "give at least one ratio"), (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),

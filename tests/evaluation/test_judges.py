@@ -6,6 +6,7 @@ import torch
 
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
+from tardiff.evaluation import judges
 from tardiff.evaluation.fidelity import matched_noise
 from tardiff.evaluation.judges import discriminative_score, predictive_score
 
@@ -17,6 +18,31 @@ def stays():
     raw = {"train": splits["train"].x, "test": splits["test"].x}
     normalizer = Normalizer.fit("zscore", raw["train"])
     return raw, normalizer, {name: normalizer.transform(x) for name, x in raw.items()}
+
+
+def test_a_judge_is_tested_on_subjects_that_it_never_met():
+    """Two draws of one population, each subject with its own level and 30 rows: alike, but by whose rows they hold."""
+    generator = np.random.default_rng(0)
+
+    def draw(first):
+        levels = 3 * generator.standard_normal((20, 1, 1, 4))
+        rows = levels + 0.1 * generator.standard_normal((20, 30, 6, 4))
+        return rows.reshape(600, 6, 4).astype(np.float32), first + np.arange(600) // 30
+
+    (real, of_real), (other, of_other) = draw(0), draw(100)
+    by_rows = discriminative_score(real, other, 0, iterations=300)["score"]
+    by_subjects = discriminative_score(real, other, 0, iterations=300, subjects=(of_real, of_other))["score"]
+    assert by_rows > 0.4 and by_subjects < 0.25
+    few = np.arange(600) // 300
+    assert np.isnan(discriminative_score(real, other, 0, iterations=2, subjects=(few, of_other))["score"])
+
+
+def test_the_cut_is_by_subjects_in_the_order_of_their_first_rows():
+    test, validation, train = judges._cut(np.array([7, 3, 7, 9, 1, 2, 3, 8, 5, 6, 4, 10]), True)
+    assert np.flatnonzero(test).tolist() == [0, 1, 2, 6] and np.flatnonzero(validation).tolist() == [3]
+    assert np.array_equal(train, ~(test | validation))
+    parts = judges._cut(np.random.default_rng(0).permutation(40), False)
+    assert [np.flatnonzero(part).tolist() for part in parts] == [list(range(8)), [], list(range(8, 40))]
 
 
 def white(rows, length, channels, seed):

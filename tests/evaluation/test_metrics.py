@@ -147,6 +147,8 @@ def test_equal_probabilities_share_a_bin_and_the_order_of_rows_does_not_matter()
     for name, values in curve.items():
         np.testing.assert_allclose(again[name], values)
     assert curve["count"].sum() == len(y) and len(curve["count"]) <= 5
+    repeated = reliability_curve(y.repeat(20), p.repeat(20, axis=0), 5, subjects=np.arange(len(y)).repeat(20))
+    assert all(np.allclose(repeated[key], curve[key]) for key in ("predicted", "observed", "low", "high"))
     constant = reliability_curve(y, np.full((len(y), 2), 0.5), 5)
     assert constant["count"].tolist() == [len(y)] and constant["observed"] == pytest.approx([y.mean()])
     third = reliability_curve(*predictions(1, 3)[:2], 4, label=2)

@@ -85,6 +85,7 @@ def test_a_few_copies_among_many_rows_are_flagged():
     synthetic[:25] = members[:25]
     result = attack(members, others, synthetic, control)
     assert result["flagged"] == 1 and 0.04 < result["tpr"] < 0.08
+    assert (result["flagged_auroc"], result["flagged_tpr"]) == (0, 1)
     assert result["auroc"] < 0.56
 
 
@@ -125,7 +126,15 @@ def test_real_rows_that_equal_each_other_are_not_taken_for_copies():
         x[::3] = 0
     result = attack(*sets)
     assert result["flagged"] == 0 and result["tpr"] == pytest.approx(0.01)
-    assert result["near_copies"] == result["near_copies_non_members"] == result["exact_copies"] == pytest.approx(1 / 3)
+    assert result["near_copies"] == result["near_copies_non_members"] == pytest.approx(1 / 3)
+    assert result["exact_copies"] == 0
+
+
+def test_each_single_copy_among_all_members_is_found():
+    members, others, synthetic, control = (series(count, count) for count in (900, 100, 300, 200))
+    synthetic[[5, 70]] = members[[3, 899]]
+    result = attack(members, others, synthetic, control)
+    assert result["rows"] == 100 and result["exact_copies"] == pytest.approx(2 / 900)
 
 
 def data(seed=0, rows=200):

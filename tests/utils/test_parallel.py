@@ -1,5 +1,7 @@
 """Jobs in several processes: same results, one thread each, errors raised here."""
 
+import os
+import signal
 from functools import partial
 
 import numpy as np
@@ -47,6 +49,12 @@ def test_what_a_job_raises_is_raised_here(processes):
 
     with pytest.raises(UserError, match="no such rows"):
         run_jobs([("good", lambda: None), ("bad", fail)], processes, "jobs", "job")
+
+
+def test_a_process_killed_for_want_of_memory_is_one_message():
+    with pytest.raises(UserError, match="toys: a process was killed.*fewer than 2 processes"):
+        run_jobs([(str(number), lambda: os.kill(os.getpid(), signal.SIGKILL)) for number in range(2)], 2, "toys", "job")
+    run_jobs([(str(number), lambda: None) for number in range(2)], 2, "toys", "job")
 
 
 def test_equal_jobs_are_computed_once(tmp_path):

@@ -1,7 +1,10 @@
 """Rival methods by their commands: training, sampling, one report, and what is refused."""
 
 import json
+import os
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -34,6 +37,40 @@ def test_rules_are_compared_in_one_report_and_done_once(workplace, tmp_path):
     assert len(made) == 4
     code, printed = command(workplace, "compare", *arguments)
     assert code == 0 and all(path.stat().st_mtime_ns == time for path, time in made.items())
+
+
+def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
+    configs, output = tmp_path / "configs", tmp_path / "out"
+    configs.mkdir()
+    (configs / "timevae.yaml").write_text("budget: tiny\nepochs: 1\nfilters: [4, 4]\n")
+    arguments = ["--real", workplace.folder / "data", "--methods", "timevae", "smote", "--output", output, "device=cpu",
+                 f"configs={configs}", "generation_seeds=2", "seeds=2", "bootstrap=20", "ratios=[0.5]",
+                 "model.rnn.hidden_size=8", "training.epochs=2", "sections=[utility,fidelity]", "fidelity_metrics=[marginal]"]
+    process = workplace._start(sys.executable, "scripts/compare.py", *map(str, arguments))
+    finished, deadline = output / "methods" / "timevae-seed0" / "synthetic" / "meta.json", time.monotonic() + 120
+    while not finished.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert finished.exists() and not (output / "results.json").exists()
+    made = finished.with_name("train.npz").stat().st_mtime_ns
+    code, printed = command(workplace, "compare", *arguments)
+    assert code == 0, printed
+    assert finished.with_name("train.npz").stat().st_mtime_ns == made
+    results = json.loads((output / "results.json").read_text())
+    assert [row["arm"] for row in results["utility"]["rows"]] == [
+        "TRTR", "TSTR timevae", "TSTR smote", "TSRTR timevae 0.5", "TSRTR smote 0.5"]
+    assert results["cost"]["timevae"]["budget"] == "tiny" and results["cost"]["timevae"]["training_seconds"] > 0
+    assert [record["seed"] for record in results["synthetic"]["timevae"]["generation"]] == [0, 1]
+
+
+def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, tmp_path):
+    for setting in ("score_on=selection", "ratios=[0.5,0.5]", "fidelity_metrics=[fid]", "reference=nobody", "configs=nowhere",
+                    f"configs={tmp_path}"):
+        code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--methods", "timevae", "--output",
+                                tmp_path / "out", setting)
+        assert code == 2 and setting.partition("=")[0] in printed and "Traceback" not in printed, printed
+        assert not (tmp_path / "out" / "methods").exists()
 
 
 def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):

@@ -62,8 +62,11 @@ def number(value: float | None) -> str:
 
 
 def spread(summary: dict[str, Any]) -> str:
-    """Return `mean (sd)`, or the mean alone where there is one value."""
-    return number(summary["mean"]) + ("" if summary["sd"] is None else f" ({number(summary['sd'])})")
+    """Return `mean (sd)`, or the mean alone where there is one value; with three decimals of the mean go three of the other."""
+    mean, sd = summary["mean"], summary["sd"]
+    if number(mean) == "-" or sd is None:
+        return number(mean)
+    return f"{number(mean)} ({number(sd) if abs(mean) < 0.01 else format(sd, '.3f')})"
 
 
 def interval(difference: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from tardiff.evaluation.report import (
     verdict,
     write_report,
 )
-from tardiff.evaluation.tables import GAIN, LOSS, NEITHER, judgement, number
+from tardiff.evaluation.tables import GAIN, LOSS, NEITHER, judgement, number, spread
 
 UP, DOWN, FLAT = (0.01, 0.03), (-0.03, -0.01), (-0.01, 0.02)
 
@@ -215,3 +215,10 @@ def test_a_page_with_one_part_is_written_and_escapes_names(tmp_path):
                                    "settings": "seeds: 5", "utility": utility}, []).read_text()
     assert "It helped: adding series of &lt;guided&gt;" in page and "<guided>" not in page
     assert "Privacy was not evaluated" in page and "mean ± t x standard error" in page and "bootstrap intervals" not in page
+
+
+@pytest.mark.parametrize(("mean", "sd", "shown"), [
+    (0.722, 0.0097, "0.722 (0.010)"), (0.0021, 0.00004, "0.0021 (4e-05)"), (0.5, None, "0.500"), (float("nan"), 0.1, "-"),
+    (None, None, "-"), (0.3, 1e-17, "0.300 (0.000)")])
+def test_mean_and_deviation_have_decimals_alike(mean, sd, shown):
+    assert spread({"mean": mean, "sd": sd}) == shown

@@ -235,18 +235,21 @@ class BaselineConfig:
     """A rival method; each adds its own settings."""
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
-    output: str = setting("runs/simulated/baseline", "Run folder; the synthetic dataset is written to its folder "
-                                                     "'synthetic'.", semantic=False)
-    seed: int = setting(0, "Seed of training and sampling; series i depends on the seed and i alone.", low=0,
-                        high=2**63 - 1)
+    output: str = setting("runs/simulated/baseline", "Run folder of the training.", semantic=False)
+    synthetic: str | None = setting(None, "Folder of the synthetic dataset; null: the folder 'synthetic' of output. Another "
+                                          "one samples a trained model again, with other settings of sampling.",
+                                    semantic=False)
+    seed: int = setting(0, "Seed of training.", low=0, high=2**63 - 1)
+    sample_seed: int | None = setting(None, "Seed of the series, of which series i depends on the seed and i alone; null: that "
+                                            "of training.", low=0, high=2**63 - 1, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    budget: str = setting("published", "A name for the size of the training, recorded with the steps and seconds it took.",
+    budget: str = setting("custom", "A name for the size of the training, recorded with the steps and seconds it took.",
                           semantic=False)
     labels: str | list[int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
-                                               "counts per class.", low=0)
+                                               "counts per class.", low=0, semantic=False)
     num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
-                                            "train.", low=1)
-    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1)
+                                            "train.", low=1, semantic=False)
+    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1, semantic=False)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
@@ -323,7 +326,9 @@ class CompareConfig(ReportConfig):
                               semantic=False)
     output: str = setting("runs/simulated/comparison", "Folder of the methods' runs and of the report.", semantic=False)
     methods: list[str] = setting(["all"], "Baselines and rules to train, or all.", semantic=False)
-    configs: str = setting("configs/baselines", "Folder with the configuration of each baseline, NAME.yaml.", semantic=False)
+    configs: str | None = setting(None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in "
+                                        "configs/baselines with the name of the dataset's folder, where it exists, else "
+                                        "configs/baselines itself, for the simulated cohort.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
 
 

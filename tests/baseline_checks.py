@@ -1,19 +1,17 @@
 """What every generative baseline must pass: checks shared by their tests, on noisy sinusoids of two classes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from tardiff.baselines.interface import Scaler
-from tardiff.baselines.training import chunk_sampler, train_baseline
+from tardiff.baselines.training import fit
+from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.evaluation.ts2vec import context_fid, train_encoder
 from tardiff.utils.checkpoint import load_tensors
-from tardiff.utils.logging import open_run
-
-CPU = torch.device("cpu")
 
 
 class Killed(Exception):
@@ -30,13 +28,23 @@ def sinusoids(rows, length=24, num_channels=2, num_classes=2, seed=0):
     return (10 + amplitude * np.sin(angle) + generator.normal(0, 0.2, angle.shape)).astype(np.float32), y
 
 
-def fit(folder, module, x, y, kill_after=None, **settings):
-    """Train a baseline through the framework and return its sampler; kill_after: raise Killed at that step."""
-    config = module.Config(output=str(folder), **settings)
-    torch.manual_seed(0)
-    model = module.build(config, *x.shape[1:], int(y.max()) + 1)
-    if kill_after is not None:
-        train_step, left = model.train_step, iter(range(kill_after))
+def rows_as_dataset(x, y):
+    """Return x (N, L, C) and y (N,) as the training split of a dataset without a folder."""
+    names = [str(channel) for channel in range(x.shape[2])]
+    meta = Metadata("rows", names, names, [str(label) for label in range(y.max() + 1)])
+    return Dataset(None, meta, {"train": Split(x, y)})
+
+
+def trained(folder, module, x, y, **settings):
+    """Train a baseline on x and y and return it."""
+    return fit(module, rows_as_dataset(x, y), module.Config(output=str(folder), device="cpu", **settings), folder)
+
+
+def killed_after(module, steps):
+    """Return a baseline like `module` whose training raises Killed after so many steps in all."""
+    def build(*arguments):
+        model = module.build(*arguments)
+        train_step, left = model.train_step, iter(range(steps))
 
         def killed_step(*arguments):
             if next(left, None) is None:
@@ -44,36 +52,36 @@ def fit(folder, module, x, y, kill_after=None, **settings):
             return train_step(*arguments)
 
         model.train_step = killed_step
-    scaler = Scaler(model.scaling, *x.shape[1:])
-    train_baseline(model, scaler, x, y, config, open_run(folder, config, {}), CPU)
-    return chunk_sampler(model, scaler, config.seed, CPU)
+        return model
+
+    return SimpleNamespace(__name__=module.__name__, Config=module.Config, build=build)
 
 
-def assert_resumes_exactly(folder, module, x, y, kill_after, **settings):
-    """Kill the training at each of the steps `kill_after`, resume it, and compare all weights with an unbroken one."""
+def assert_resumes_exactly(folder, module, x, y, kills, **settings):
+    """Kill the training at each of the steps `kills`, resume it, and compare all weights with an unbroken one."""
     settings = {"checkpoint_every": 3, "log_every": 1, **settings}
-    fit(folder / "whole", module, x, y, **settings)
+    trained(folder / "whole", module, x, y, **settings)
     whole = load_tensors(folder / "whole" / "model.safetensors")[0]
-    for step in kill_after:
+    for step in kills:
         with pytest.raises(Killed):
-            fit(folder / str(step), module, x, y, kill_after=step, **settings)
-        fit(folder / str(step), module, x, y, **settings)
+            trained(folder / str(step), killed_after(module, step), x, y, **settings)
+        trained(folder / str(step), module, x, y, **settings)
         resumed = load_tensors(folder / str(step) / "model.safetensors")[0]
         assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def assert_rows_stand_alone(sample, shape, num_classes):
+def assert_rows_stand_alone(rival, shape, num_classes):
     """Check that a series depends on its number and label alone, and that exactly the rows asked for come out."""
     labels, samples = torch.arange(7) % num_classes, torch.arange(7) + 3
-    series = sample(labels, samples)
+    series = rival.sample(labels, 0, samples)
     assert series.shape == (7, *shape) and series.dtype == np.float32 and np.isfinite(series).all()
     assert np.ptp(series, axis=0).max() > 0
     for row in (0, 4):
-        alone = sample(labels[row:row + 1], samples[row:row + 1])
+        alone = rival.sample(labels[row:row + 1], 0, samples[row:row + 1])
         assert alone.shape == (1, *shape)
         np.testing.assert_allclose(alone[0], series[row], rtol=1e-5, atol=1e-5)
     order = torch.tensor([5, 2, 6])
-    np.testing.assert_allclose(sample(labels[order], samples[order]), series[order], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rival.sample(labels[order], 0, samples[order]), series[order], rtol=1e-5, atol=1e-5)
 
 
 @dataclasses.dataclass
@@ -90,8 +98,7 @@ class Study:
 def study(folder, module, **settings):
     """Train a baseline on 400 sinusoids of 24 steps and 2 channels, and judge 400 samples of it."""
     (x, y), (x_test, y_test) = sinusoids(400), sinusoids(400, seed=1)
-    sample = fit(folder, module, x, y, **settings)
-    synthetic = sample(torch.from_numpy(y), torch.arange(400))
+    synthetic = trained(folder, module, x, y, **settings).sample(y, seed=0)
     mean, deviation = x.mean(axis=(0, 1)), x.std(axis=(0, 1))
     noise = np.random.default_rng(2).normal(mean, deviation, x.shape).astype(np.float32)
 

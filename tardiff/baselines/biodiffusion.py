@@ -12,7 +12,8 @@ Deviations from the published code:
 - It counts 300 epochs, of any number of steps; here `steps` says how many, and batches are drawn with replacement.
 - The embedding of the diffusion step has frequencies 10000^(-i/n) for i < n, not 10000^(-i/(n - 1)), as elsewhere here.
 - The learned vector of 'no class' is one more row of the class table, drawn from the same distribution.
-- With `num_inference_steps`, the steps of DDIM run from T - 1 to 0 evenly, both ends included.
+- With `num_inference_steps`, the steps of DDIM run from T - 1 to 0 evenly, both ends included, and the noise is derived
+  again from the clipped series, where the published code keeps the raw prediction.
 
 A guidance scale of 3 with half of the labels hidden makes series less diverse and classes further apart than in the data;
 compare with `cfg_scale=1`.
@@ -55,9 +56,9 @@ class Config(BaselineConfig):
     learning_rate: float = setting(3e-4, "AdamW learning rate.", low=1e-8, high=1)
     label_dropout: float = setting(0.5, "Share of labels hidden in training.", low=0, high=0.9)
     cfg_scale: float = setting(3.0, "Classifier-free guidance: unconditional + scale x (conditional - unconditional).",
-                               low=0)
+                               low=0, semantic=False)
     num_inference_steps: int | None = setting(None, "Steps of DDIM sampling, with noise (eta 1) as published; null: the "
-                                                    "whole ancestral chain.", low=1)
+                                                    "whole ancestral chain.", low=1, semantic=False)
 
 
 class BioDiffusion(Baseline):
@@ -260,5 +261,9 @@ def _embedding_layers(base: int) -> nn.Sequential:
 
 
 def build(config: Config, length: int, num_channels: int, num_classes: int) -> BioDiffusion:
-    """Return the model of all classes. Raises UserError as `ClassUNet` does."""
+    """Return the model of all classes. Raises UserError as `ClassUNet` does, and where cfg_scale needs what is not
+    trained."""
+    if config.label_dropout == 0 and config.cfg_scale != 1:
+        raise UserError(f"cfg_scale={config.cfg_scale:g}: with label_dropout=0 there is no unconditional prediction. Use "
+                        "cfg_scale=1, or label_dropout above 0.")
     return BioDiffusion(config, length, num_channels, num_classes)

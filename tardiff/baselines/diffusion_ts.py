@@ -66,7 +66,7 @@ class Config(BaselineConfig):
     ema_decay: float = setting(0.995, "Decay of the moving average of the weights, taken every 10 steps.", low=0,
                                high=0.999999)
     num_inference_steps: int | None = setting(None, "Steps of deterministic DDIM sampling; null: the whole ancestral chain, "
-                                                    "as published.", low=1)
+                                                    "as published.", low=1, semantic=False)
 
 
 class DiffusionTS(Baseline):
@@ -309,5 +309,9 @@ def _over_time(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def build(config: Config, length: int, num_channels: int, num_classes: int) -> PerClass:
-    """Return one model per class. Raises UserError where width is not a multiple of num_heads."""
+    """Return one model per class. Raises UserError where width is not a multiple of num_heads, and where the series are too
+    short for the season kernel."""
+    if config.season_kernel // 2 > length:
+        raise UserError(f"season_kernel={config.season_kernel}: series have {length} time step, fewer than the circular "
+                        "convolution needs. Use season_kernel=1.")
     return PerClass([DiffusionTS(config, length, num_channels) for _ in range(num_classes)])

@@ -17,30 +17,36 @@ Draw = Callable[[], tuple[Tensor, Tensor]]
 @dataclass(frozen=True)
 class Stage:
     """A part of the training: its name, the most iterations it takes, the rows of a batch, and the class whose rows it
-    sees (None: all classes)."""
+    sees (None: all classes), with the stage of that class's own model."""
 
     name: str
     steps: int
     batch_size: int
     label: int | None = None
+    inner: Stage | None = None
 
 
 class Scaler(nn.Module):
-    """An invertible affine map of x (..., L, C), fitted on the training rows and saved with the weights.
+    """An invertible affine map of series (N, L, C), fitted on the training rows and saved with the weights.
 
     kind: `unit` maps the range of each channel to [0, 1], `unit_per_step` that of each time step and channel,
     `symmetric` the range of each channel to [-1, 1], and `zscore` gives each channel mean 0 and standard deviation 1.
-    A channel, or cell, that is constant in training maps to 0.
+    A channel, or cell, that is constant in training maps to 0. per_class: each class has its own map, fitted on its own
+    rows; otherwise all share one.
     """
 
-    def __init__(self, kind: str, length: int, num_channels: int) -> None:
+    def __init__(self, kind: str, length: int, num_channels: int, num_classes: int, per_class: bool) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.per_class = kind, per_class
         for name, value in (("shift", 0.0), ("scale", 1.0)):
-            self.register_buffer(name, torch.full((length, num_channels), value))
+            self.register_buffer(name, torch.full((num_classes, length, num_channels), value))
 
-    def fit(self, x: Tensor) -> None:
-        """Fit on x (N, L, C) in raw units, without NaN."""
+    def fit(self, x: Tensor, y: Tensor) -> None:
+        """Fit on x (N, L, C) in raw units, without NaN, with rows of every class in y (N,)."""
+        for label in range(len(self.shift)):
+            self._fit_class(label, x[y == label] if self.per_class else x)
+
+    def _fit_class(self, label: int, x: Tensor) -> None:
         x = x.double()
         axes = (0,) if self.kind == "unit_per_step" else (0, 1)
         if self.kind == "zscore":
@@ -49,16 +55,16 @@ class Scaler(nn.Module):
             shift, scale = x.amin(dim=axes), x.amax(dim=axes) - x.amin(dim=axes)
             if self.kind == "symmetric":
                 shift, scale = shift + scale / 2, scale / 2
-        self.shift.copy_(shift)
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        self.shift[label] = shift
+        self.scale[label] = torch.where(scale > 0, scale, torch.ones_like(scale))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale x (N, L, C)."""
-        return (x - self.shift) / self.scale
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scale x (N, L, C) of the classes y (N,)."""
+        return (x - self.shift[y]) / self.scale[y]
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """Return x (N, L, C) to raw units."""
-        return x * self.scale + self.shift
+    def inverse(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return x (N, L, C) of the classes y (N,) to raw units."""
+        return x * self.scale[y] + self.shift[y]
 
 
 class Baseline(nn.Module, ABC):
@@ -70,6 +76,9 @@ class Baseline(nn.Module, ABC):
 
     scaling: str = "zscore"
     """The kind of `Scaler` that its publication uses."""
+
+    scaled_per_class: bool = False
+    """Whether each class has a scaler of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +121,9 @@ class Baseline(nn.Module, ABC):
 
 
 class PerClass(Baseline):
-    """One unconditional model per class, each trained on the rows of its class alone (paper, 'Baselines')."""
+    """One unconditional model per class, each scaled and trained on the rows of its class alone (paper, 'Baselines')."""
+
+    scaled_per_class = True
 
     def __init__(self, models: list[Baseline]) -> None:
         super().__init__()
@@ -122,7 +133,7 @@ class PerClass(Baseline):
                            for name, optimizer in model.optimizers.items()}
 
     def stages(self) -> list[Stage]:
-        return [Stage(f"class {label}: {stage.name}", stage.steps, stage.batch_size, label)
+        return [Stage(f"class {label}: {stage.name}", stage.steps, stage.batch_size, label, stage)
                 for label, model in enumerate(self.models) for stage in model.stages()]
 
     def observe(self, x: Tensor, y: Tensor) -> None:
@@ -130,13 +141,13 @@ class PerClass(Baseline):
             model.observe(x[y == label], y[y == label])
 
     def begin(self, stage: Stage, x: Tensor, y: Tensor) -> None:
-        self.models[stage.label].begin(_inner(stage), x, y)
+        self.models[stage.label].begin(stage.inner, x, y)
 
     def train_step(self, stage: Stage, step: int, draw: Draw) -> dict[str, Tensor]:
-        return self.models[stage.label].train_step(_inner(stage), step, draw)
+        return self.models[stage.label].train_step(stage.inner, step, draw)
 
     def finished(self, stage: Stage) -> bool:
-        return self.models[stage.label].finished(_inner(stage))
+        return self.models[stage.label].finished(stage.inner)
 
     def extra_state(self) -> dict[str, Any]:
         return {str(label): model.extra_state() for label, model in enumerate(self.models)}
@@ -150,7 +161,3 @@ class PerClass(Baseline):
         series = torch.cat([model.sample(labels[part], samples[part], seed)
                             for part, model in zip(rows, self.models, strict=True) if len(part)])
         return series[torch.argsort(torch.cat(rows))]
-
-
-def _inner(stage: Stage) -> Stage:
-    return Stage(stage.name.partition(": ")[2], stage.steps, stage.batch_size, stage.label)

@@ -8,8 +8,10 @@ are level and residual without trend or seasons; differences:
   and the dense layer after the residual brings back any length.
 - Trend and seasons are submodules that train; a later PyTorch port makes them anew in every call.
 - The official pipeline sets a tenth of the rows aside without using them; here all rows of the class train.
-- Batches are drawn with replacement, each of full size, and an epoch is as many of them as cover the rows. As published,
-  the training loss, not a validation loss, stops the training and halves the learning rate, and the last weights stay.
+- Batches are drawn with replacement, each of full size, and an epoch is as many of them as cover the rows.
+- As meant by the official code, the training loss, not a validation loss, stops the training and halves the learning
+  rate, and the last weights stay. There, both wait for a loss by the name `total_loss`, while its training step reports
+  `loss`, so they may never act: `stopping_patience` and `halving_patience` as large as `epochs` turn them off.
 
 Samples are smoother and narrower than the data, as published: they are decoded means, and beside the published weight of
 the reconstruction, 3, a direction of the data whose variance is below 1 / (2 x 3) in scaled units is not worth a latent.
@@ -33,8 +35,8 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 from tardiff.utils.settings import setting
 
-STOPPING_PATIENCE, STOPPING_IMPROVEMENT = 50, 1e-2
-HALVING_PATIENCE, HALVING_IMPROVEMENT = 30, 1e-4
+STOPPING_IMPROVEMENT = 1e-2
+HALVING_IMPROVEMENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Config(BaselineConfig):
     seasons: list[list[int]] = setting([], "Seasonal terms [number of seasons, steps per season]; none, as published.")
     reconstruction_weight: float = setting(3.0, "Weight of the reconstruction beside the KL divergence.", low=0)
     epochs: int = setting(1000, "Most epochs; the training loss may stop the training earlier.", low=1)
+    stopping_patience: int = setting(50, "Epochs without a loss 0.01 below the best that end the training.", low=1)
+    halving_patience: int = setting(30, "Epochs without a loss 0.0001 below the best that halve the learning rate.", low=1)
     steps: int | None = setting(None, "Most optimiser steps of each class; null: as many as the epochs take.", low=1)
     batch_size: int = setting(16, "Series per step.", low=1)
     learning_rate: float = setting(1e-3, "Adam learning rate.", low=1e-8, high=1)
@@ -160,7 +164,7 @@ class TimeVAE(Baseline):
         self.optimizers = {"adam": optimizer}
         # Torch waits for more epochs than its patience, Keras for as many.
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.5, patience=HALVING_PATIENCE - 1, threshold=HALVING_IMPROVEMENT, threshold_mode="abs")
+            optimizer, factor=0.5, patience=config.halving_patience - 1, threshold=HALVING_IMPROVEMENT, threshold_mode="abs")
         self.steps_per_epoch = 1
         self.epoch_loss, self.best_loss, self.epochs_without_improvement = 0.0, math.inf, 0
 
@@ -183,7 +187,7 @@ class TimeVAE(Baseline):
         return {"loss": loss, "reconstruction_loss": reconstruction, "divergence": divergence}
 
     def finished(self, stage: Stage) -> bool:
-        return self.epochs_without_improvement >= STOPPING_PATIENCE
+        return self.epochs_without_improvement >= self.config.stopping_patience
 
     def extra_state(self) -> dict[str, Any]:
         return {"schedule": self.schedule.state_dict(), "epoch_loss": self.epoch_loss, "best_loss": self.best_loss,

@@ -17,7 +17,8 @@ CHUNK = 4096
 class Quantiser(nn.Module):
     """A codebook of `codebook_size` codes of 8 numbers, between linear maps from and to `width` features.
 
-    A code whose moving count of vectors per batch falls below `revive_below` is replaced by a random vector of the batch.
+    A code whose moving count of vectors per batch falls below `revive_below` times the mean over codes is replaced by a
+    random vector of the batch.
     """
 
     def __init__(self, width: int, codebook_size: int, revive_below: float) -> None:
@@ -44,7 +45,8 @@ class Quantiser(nn.Module):
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Return the number (...) int64 of the code nearest to each of vectors (..., 8)."""
-        parts = [torch.cdist(part, self.codes).argmin(dim=1) for part in vectors.detach().reshape(-1, CODE_WIDTH).split(CHUNK)]
+        parts = [torch.cdist(part, self.codes).argmin(dim=1)
+                 for part in vectors.detach().reshape(-1, CODE_WIDTH).split(CHUNK)]
         return torch.cat(parts).view(vectors.shape[:-1])
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -72,8 +74,8 @@ class Quantiser(nn.Module):
         total = self.counts.sum()
         smoothed = (self.counts + SMOOTHING) / (total + len(self.counts) * SMOOTHING) * total
         self.codes.copy_(self.sums / smoothed[:, None])
-        self._place(self.counts < self.revive_below, vectors[torch.randint(len(vectors), self.counts.shape,
-                                                                          device=vectors.device)])
+        chosen = torch.randint(len(vectors), self.counts.shape, device=vectors.device)
+        self._place(self.counts < self.revive_below * self.counts.mean(), vectors[chosen])
 
     def _assigned(self, vectors: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the number (K,) and the sum (K, 8) of the vectors (M, 8) of each token."""

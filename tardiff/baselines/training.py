@@ -1,133 +1,188 @@
-"""One training loop for every baseline: stage after stage, resumable at any step."""
+"""How every baseline is trained and sampled: stage after stage, resumable at any step, and then in raw units."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from tardiff.baselines.interface import Baseline, Scaler, Stage
+from tardiff.baselines.interface import Scaler, Stage
 from tardiff.config import BaselineConfig
-from tardiff.sampling.generate import SampleChunk
-from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
+from tardiff.data.format import Dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.sampling.generate import generate_dataset, label_plan
+from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, save_tensors, write_json
+from tardiff.utils.distributed import Processes, resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import Run
+from tardiff.utils.logging import Run, open_run
 from tardiff.utils.seeding import seed_torch
 
+WITHOUT_EFFECT = ("data", "output", "synthetic", "device", "budget", "log_every", "checkpoint_every")
+"""Settings that change neither the weights nor the series."""
 
-def train_baseline(model: Baseline, scaler: Scaler, x: np.ndarray, y: np.ndarray, config: BaselineConfig, run: Run,
-                   device: torch.device) -> None:
-    """Train through all stages, resuming from the run folder, and write the weights and `budget.json`.
 
-    x (N, L, C) float32 in raw units, without NaN, y (N,) int64. The batches of a step depend on (seed, stage, step)
-    alone, so a resumed run equals an uninterrupted one. Raises UserError if a loss is not finite.
+def fit(method: ModuleType, dataset: Dataset, config: BaselineConfig, run_dir: str | Path) -> Rival:
+    """Train a baseline, such as `tardiff.baselines.timevae`, on the training split; the same call again resumes.
+
+    Raises UserError if the settings do not fit the method or those of the run folder, and if a loss is not finite.
     """
-    scaler.fit(torch.from_numpy(x))
-    model.to(device)
-    scaler.to(device)
-    x_scaled, labels = scaler(torch.from_numpy(x).to(device)), torch.from_numpy(y).to(device)
-    model.observe(x_scaled, labels)
-    weights = run.folder / "model.safetensors"
-    if weights.exists():
-        load_weights(_whole(model, scaler), load_tensors(weights)[0], weights)
-        return
-    stages = model.stages()
-    number, step, steps_done, seconds = _restore(run, model)
-    run.rewind(steps_done)
-    with tqdm(total=sum(stage.steps for stage in stages), initial=steps_done, desc="baseline", unit="step") as progress:
-        while number < len(stages):
-            stage = stages[number]
-            rows = torch.arange(len(y), device=device) if stage.label is None else torch.nonzero(labels == stage.label)[:, 0]
-            progress.set_description(stage.name)
-            if step == 0:
-                seed_torch(config.seed, "baseline", number, "begin")
-                model.begin(stage, x_scaled[rows], labels[rows])
-            saved, started = step, time.perf_counter()
-            step = _train_until_saved(model, stage, number, step, steps_done, (x_scaled, labels, rows), config, run, progress)
-            steps_done, seconds = steps_done + step - saved, seconds + time.perf_counter() - started
-            if step == stage.steps or model.finished(stage):
-                number, step = number + 1, 0
-            run.save_state(steps_done, {
-                "stage": number, "step": step, "steps_done": steps_done, "seconds": seconds, "model": model.state_dict(),
-                "optimizers": {name: optimizer.state_dict() for name, optimizer in model.optimizers.items()},
-                "extra": model.extra_state()})
-    write_json(run.folder / "budget.json", {
-        "budget": config.budget, "optimiser_steps": steps_done, "training_seconds": seconds, "device": str(device),
-        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "stages": [dataclasses.asdict(stage) for stage in stages]})
-    save_tensors(weights, _whole(model, scaler).state_dict())
-    run.close()
+    rival = Rival(method, dataset, config)
+    rival.train(run_dir)
+    return rival
 
 
-def chunk_sampler(model: Baseline, scaler: Scaler, seed: int, device: torch.device) -> SampleChunk:
-    """Return the sampler of a trained baseline for `generate_dataset`: series in raw units."""
-    model.to(device).eval()
-    scaler.to(device)
+class Rival:
+    """A baseline on its training rows: `train` it, then `sample` it.
+
+    method: a module with `build`. Gaps in the rows are filled with the median of the channel. `stages` and `parameters`
+    tell the size of the training, and `labels` (N,) int64 is the label plan of the synthetic dataset.
+    """
+
+    def __init__(self, method: ModuleType, dataset: Dataset, config: BaselineConfig) -> None:
+        self.name, self.dataset, self.config = method.__name__.rpartition(".")[2], dataset, config
+        self.device = resolve_device(config.device)
+        self.sample_seed = config.seed if config.sample_seed is None else config.sample_seed
+        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, self.sample_seed)
+        seed_torch(config.seed, "baseline", "initialisation")
+        self.model = method.build(config, *dataset.shape, dataset.num_classes).to(self.device)
+        self.scaler = Scaler(self.model.scaling, *dataset.shape, dataset.num_classes, self.model.scaled_per_class)
+        raw = dataset.train.x
+        x = torch.from_numpy(np.where(np.isnan(raw), Normalizer.fit("zscore", raw).fill.astype(np.float32), raw))
+        y = torch.from_numpy(dataset.train.y)
+        self.scaler.fit(x, y)
+        self.scaler.to(self.device)
+        self.y = y.to(self.device)
+        self.x = self.scaler(x.to(self.device), self.y)
+        self.model.observe(self.x, self.y)
+        self.stages = self.model.stages()
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def train(self, folder: str | Path) -> None:
+        """Train through all stages, resuming from the run folder, and write the weights and `budget.json`.
+
+        The batches of a step depend on (seed, stage, step) alone, so a resumed run equals an uninterrupted one.
+        """
+        run = open_run(folder, self.config, {"train": self.dataset.train.fingerprint()})
+        weights = run.folder / "model.safetensors"
+        if weights.exists():
+            load_weights(self._whole(), load_tensors(weights)[0], weights)
+            return
+        number, step, steps_done, seconds = self._restore(run)
+        run.rewind(steps_done)
+        with tqdm(total=sum(stage.steps for stage in self.stages), initial=steps_done, desc=self.name, unit="step"
+                  ) as progress:
+            while number < len(self.stages):
+                stage = self.stages[number]
+                progress.set_description(stage.name)
+                saved, started = step, time.perf_counter()
+                step = self._train_until_saved(number, step, steps_done, run, progress)
+                steps_done, seconds = steps_done + step - saved, seconds + time.perf_counter() - started
+                if step == stage.steps or self.model.finished(stage):
+                    number, step = number + 1, 0
+                run.save_state(steps_done, {
+                    "stage": number, "step": step, "steps_done": steps_done, "seconds": seconds,
+                    "model": self.model.state_dict(), "extra": self.model.extra_state(),
+                    "optimizers": {name: optimizer.state_dict() for name, optimizer in self.model.optimizers.items()}})
+        write_json(run.folder / "budget.json", {
+            "budget": self.config.budget, "optimiser_steps": steps_done, "training_seconds": seconds,
+            "device": str(self.device), "parameters": self.parameters,
+            "stages": [{"name": stage.name, "most_steps": stage.steps, "batch_size": stage.batch_size}
+                       for stage in self.stages]})
+        save_tensors(weights, self._whole().state_dict())
+        run.close()
 
     @torch.no_grad()
-    def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
-        series = scaler.inverse(model.sample(labels, samples, seed))
+    def sample(self, labels: np.ndarray | Tensor, seed: int, samples: Tensor | None = None) -> np.ndarray:
+        """Return series (B, L, C) float32 in raw units of the classes `labels` (B,) int64.
+
+        samples (B,) int64: their numbers, 0 to B - 1 if not given; series i depends on (seed, i) and its label alone.
+        Raises UserError if a series is not finite.
+        """
+        self.model.eval()
+        labels = torch.as_tensor(labels, device=self.device)
+        samples = torch.arange(len(labels), device=self.device) if samples is None else samples.to(self.device)
+        series = self.scaler.inverse(self.model.sample(labels, samples, seed), labels)
         finite = torch.isfinite(series).flatten(1).all(dim=1)
         if not finite.all():
             raise UserError(f"series {int(samples[~finite][0])} is not finite: the training diverged. Lower the learning "
                             "rate, and train again in another output folder.")
         return series.float().cpu().numpy()
 
-    return sample
+    def write_samples(self, folder: str | Path) -> None:
+        """Sample the label plan into the dataset folder `folder`, resuming.
 
+        Raises UserError if the folder holds series of another model or of other settings of sampling.
+        """
+        config = self.config
+        settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+                    if not field.metadata.get("semantic", True) and field.name not in WITHOUT_EFFECT}
+        inputs = {"method": self.name, "weights": fingerprint(self._whole().state_dict()),
+                  "train": self.dataset.train.fingerprint(), **settings, "sample_seed": self.sample_seed}
+        try:
+            open_run(folder, config, inputs, record="provenance.json")
+        except UserError as error:
+            raise UserError(f"{error}\nThe trained {self.name} is kept: synthetic={config.output}/NAME samples it into "
+                            "another folder.") from None
+        generate_dataset(lambda labels, samples: self.sample(labels, self.sample_seed, samples), self.labels,
+                         config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta,
+                         Processes(0, 1, self.device))
 
-def _train_until_saved(model: Baseline, stage: Stage, number: int, step: int, steps_done: int,
-                       data: tuple[Tensor, Tensor, Tensor], config: BaselineConfig, run: Run, progress: tqdm) -> int:
-    """Train a stage from `step` to the next step at which the state is saved, and return that step."""
-    x, y, rows = data
+    def _train_until_saved(self, number: int, step: int, steps_done: int, run: Run, progress: tqdm) -> int:
+        """Train stage `number` from `step` to the next step at which the state is saved, and return that step."""
+        model, stage, config = self.model, self.stages[number], self.config
+        mine = self.y == stage.label if stage.label is not None else torch.ones_like(self.y)
+        rows = torch.nonzero(mine)[:, 0]
 
-    def draw() -> tuple[Tensor, Tensor]:
-        chosen = rows[torch.randint(len(rows), (stage.batch_size,), device=rows.device)]
-        return x[chosen], y[chosen]
+        def draw() -> tuple[Tensor, Tensor]:
+            chosen = rows[torch.randint(len(rows), (stage.batch_size,), device=rows.device)]
+            return self.x[chosen], self.y[chosen]
 
-    model.train()
-    end = min(stage.steps, step + config.checkpoint_every)
-    window, clock, start = [], time.perf_counter(), step
-    while step < end and not model.finished(stage):
-        seed_torch(config.seed, "baseline", number, step)
-        window.append({name: value.detach() for name, value in model.train_step(stage, step, draw).items()})
-        step += 1
-        progress.update()
-        if step % config.log_every == 0 or step == end:
-            means = {name: float(torch.stack([losses[name] for losses in window if name in losses]).mean())
-                     for name in dict.fromkeys(name for losses in window for name in losses)}
-            _require_finite(means, stage, step)
-            speed = len(window) * stage.batch_size / (time.perf_counter() - clock)
-            progress.set_postfix(loss=f"{next(iter(means.values())):.4f}", series_per_s=f"{speed:.0f}")
-            run.log(steps_done + step - start, **means, series_per_second=speed)
-            window, clock = [], time.perf_counter()
-    return step
+        if step == 0:
+            seed_torch(config.seed, "baseline", number, "begin")
+            model.begin(stage, self.x[rows], self.y[rows])
+        model.train()
+        end = min(stage.steps, step + config.checkpoint_every)
+        window, clock, start = [], time.perf_counter(), step
+        while step < end and not model.finished(stage):
+            seed_torch(config.seed, "baseline", number, step)
+            window.append({name: value.detach() for name, value in model.train_step(stage, step, draw).items()})
+            step += 1
+            progress.update()
+            if step % config.log_every == 0 or step == end or model.finished(stage):
+                means = {name: float(torch.stack([losses[name] for losses in window if name in losses]).mean())
+                         for name in dict.fromkeys(name for losses in window for name in losses)}
+                _require_finite(means, stage, step)
+                speed = len(window) * stage.batch_size / (time.perf_counter() - clock)
+                progress.set_postfix(loss=f"{next(iter(means.values())):.4f}", series_per_s=f"{speed:.0f}")
+                run.log(steps_done + step - start, **means, series_per_second=speed)
+                window, clock = [], time.perf_counter()
+        return step
+
+    def _restore(self, run: Run) -> tuple[int, int, int, float]:
+        """Load the newest state, if any, and return stage, step in it, steps done in all, and seconds spent."""
+        state = run.latest_state()
+        if state is None:
+            return 0, 0, 0, 0.0
+        with run.restoring():
+            self.model.load_state_dict(state["model"])
+            for name, optimizer in self.model.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            self.model.load_extra_state(state["extra"])
+            return state["stage"], state["step"], state["steps_done"], state["seconds"]
+
+    def _whole(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"model": self.model, "scaler": self.scaler})
 
 
 def _require_finite(losses: dict[str, float], stage: Stage, step: int) -> None:
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
-        raise UserError(f"the loss '{wrong[0]}' is not finite at step {step} of '{stage.name}'. Lower the learning rate, "
-                        "or look for extreme values in the training data.")
-
-
-def _restore(run: Run, model: Baseline) -> tuple[int, int, int, float]:
-    """Load the newest state, if any, and return stage, step in it, steps done in all, and seconds spent."""
-    state = run.latest_state()
-    if state is None:
-        return 0, 0, 0, 0.0
-    with run.restoring():
-        model.load_state_dict(state["model"])
-        for name, optimizer in model.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        model.load_extra_state(state["extra"])
-        return state["stage"], state["step"], state["steps_done"], state["seconds"]
-
-
-def _whole(model: Baseline, scaler: Scaler) -> torch.nn.ModuleDict:
-    return torch.nn.ModuleDict({"model": model, "scaler": scaler})
+        raise UserError(f"the loss '{wrong[0]}' is not finite at step {step} of '{stage.name}'. Lower the learning rate "
+                        "in another output folder, or look for extreme values in the training data.")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, killed_after, sinusoids, study, trained
 
 from tardiff.baselines import biodiffusion
 from tardiff.baselines.biodiffusion import ClassUNet, Config, LinearAttention, StandardisedConvolution, build
@@ -126,8 +126,8 @@ def test_any_shape_gives_the_rows_asked_for(tmp_path, num_inference_steps, lengt
     # In a chain of few steps the first multiplies rounding where the clean series is not clipped, as it nearly always is
     # in one of many.
     settings = {**TINY, "num_train_timesteps": 50, "num_inference_steps": num_inference_steps}
-    sample = fit(tmp_path, biodiffusion, x, y, **settings, steps=2)
-    assert_rows_stand_alone(sample, (length, num_channels), num_classes)
+    rival = trained(tmp_path, biodiffusion, x, y, **settings, steps=2)
+    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
 
 
 def test_a_killed_training_resumes_exactly(tmp_path):
@@ -137,10 +137,23 @@ def test_a_killed_training_resumes_exactly(tmp_path):
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"base_channels": 12}, "base_channels=12 is not a multiple of 8"),
-    ({"channel_multipliers": []}, "expected at least one level")])
-def test_sizes_that_cannot_be_built_are_refused(settings, message):
+    ({"channel_multipliers": []}, "expected at least one level"),
+    ({"label_dropout": 0.0}, "cfg_scale=3: with label_dropout=0 there is no unconditional prediction")])
+def test_settings_that_cannot_be_built_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         build(Config(**settings), 24, 7, 2)
+
+
+def test_without_hidden_labels_the_plain_conditional_model_is_built():
+    build(Config(label_dropout=0.0, cfg_scale=1.0, **TINY), 24, 7, 2)
+
+
+def test_a_trained_model_is_sampled_again_with_another_guidance_and_another_chain(tmp_path):
+    x, y = sinusoids(12)
+    series = [trained(tmp_path, module, x, y, **TINY, steps=2, **settings).sample(y, 0) for module, settings in (
+        (biodiffusion, {}), (killed_after(biodiffusion, 0), {"cfg_scale": 1.0}),
+        (killed_after(biodiffusion, 0), {"num_inference_steps": 4}))]
+    assert not np.allclose(series[0], series[1]) and not np.allclose(series[0], series[2])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import diffusion_ts
 from tardiff.baselines.diffusion_ts import (
@@ -213,8 +213,8 @@ def test_the_average_moves_every_ten_steps_and_makes_the_samples():
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (5, 2, 2)])
 def test_any_shape_gives_the_rows_asked_for(tmp_path, num_inference_steps, length, num_channels, num_classes):
     x, y = sinusoids(12, length, num_channels, num_classes)
-    sample = fit(tmp_path, diffusion_ts, x, y, **TINY, steps=2, num_inference_steps=num_inference_steps)
-    assert_rows_stand_alone(sample, (length, num_channels), num_classes)
+    rival = trained(tmp_path, diffusion_ts, x, y, **TINY, steps=2, num_inference_steps=num_inference_steps)
+    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
 
 
 def test_a_killed_training_resumes_exactly(tmp_path):
@@ -226,6 +226,12 @@ def test_a_killed_training_resumes_exactly(tmp_path):
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(UserError, match="width=10 cannot be divided among num_heads=4"):
         build(Config(width=10), 24, 7, 2)
+
+
+def test_series_too_short_for_the_season_kernel_are_refused():
+    with pytest.raises(UserError, match="season_kernel=5: series have 1 time step"):
+        build(Config(season_kernel=5), 1, 7, 2)
+    build(Config(season_kernel=5), 2, 7, 2).models[0].network(torch.randn(3, 2, 7), torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import timegan
 from tardiff.baselines.timegan import Config, RecurrentMap, TimeGAN, build, moment_loss
@@ -125,9 +125,9 @@ def test_losses_against_a_loop_over_networks(model):
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 4, 2)])
 def test_series_stand_alone_in_any_shape(tmp_path, length, num_channels, num_classes):
     x, y = sinusoids(30, length, num_channels, num_classes)
-    sample = fit(tmp_path, timegan, x, y, **TINY)
-    assert_rows_stand_alone(sample, (length, num_channels), num_classes)
-    series = sample(torch.from_numpy(y), torch.arange(30))
+    rival = trained(tmp_path, timegan, x, y, **TINY)
+    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
+    series = rival.sample(y, seed=0)
     assert (series >= x.min(axis=(0, 1)) - 1e-4).all() and (series <= x.max(axis=(0, 1)) + 1e-4).all()
 
 

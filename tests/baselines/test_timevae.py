@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 from torch.distributions import Normal, kl_divergence
 
 from tardiff.baselines import timevae
@@ -158,15 +158,14 @@ def test_an_epoch_is_as_many_steps_as_cover_the_rows():
 def test_series_stand_alone_in_any_shape(tmp_path, length, num_channels, num_classes):
     x, y = sinusoids(30, length, num_channels, num_classes)
     settings = {**TINY, "epochs": 2, "trend_degree": 1, "seasons": [[5, 4]]}
-    assert_rows_stand_alone(fit(tmp_path, timevae, x, y, **settings), (length, num_channels), num_classes)
+    assert_rows_stand_alone(trained(tmp_path, timevae, x, y, **settings), (length, num_channels), num_classes)
 
 
 def test_a_killed_training_ends_with_the_same_weights_also_where_it_stops_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(timevae, "STOPPING_PATIENCE", 2)
     monkeypatch.setattr(timevae, "STOPPING_IMPROVEMENT", 1e6)
-    monkeypatch.setattr(timevae, "HALVING_PATIENCE", 1)
     monkeypatch.setattr(timevae, "HALVING_IMPROVEMENT", 1e6)
-    assert_resumes_exactly(tmp_path, timevae, *sinusoids(32, length=6), [1, 4, 5, 9], **TINY)
+    assert_resumes_exactly(tmp_path, timevae, *sinusoids(32, length=6), [1, 4, 5, 9], **TINY, stopping_patience=2,
+                           halving_patience=1)
 
 
 @pytest.mark.parametrize("seasons", [[[4]], [[4, 0]], [[4, 6, 1]], [[]]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, fit, sinusoids, study
+from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import timevqvae
 from tardiff.baselines.interface import Stage
@@ -167,13 +167,55 @@ def test_kmeans_finds_separate_clusters():
 def test_a_code_out_of_use_is_revived_from_the_batch(revive_below, revived):
     model, z = quantiser(revive_below), torch.randn(1, 4, 6)
     model.codes[4] = model.sums[4] = 1e3
-    for _ in range(10):
+    for _ in range(11):
         model(z)
-    # Its count is now 0.8^10 = 0.107.
+    # Its count is now 0.8^11 = 0.086 and the mean (4 + 0.086) / 5 = 0.817.
     assert model.codes[4].min() > 990
     model(z)
     distance = torch.cdist(model.codes[4:], model.project_in(z)[0]).min()
     assert distance < 1e-5 if revived else distance > 990
+
+
+def fitted_quantiser(size, rows, revive_below, steps=300):
+    """Return a quantiser that followed clusters, some rare and all moving, and its squared error on other vectors."""
+    model = quantiser(revive_below, size, width=8)
+    generator = torch.Generator().manual_seed(1)
+    centres, weights = torch.randn(300, 8, generator=generator), torch.rand(300, generator=generator) ** 4
+    shift = torch.zeros(8)
+
+    def draw(count):
+        chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
+        return (centres[chosen] + shift + 0.2 * torch.randn(count, 8, generator=generator))[None]
+
+    model.initialise(draw(6 * 1024))
+    for _ in range(steps):
+        shift += 0.01
+        model(draw(rows))
+    vectors = model.project_in(draw(4000)).detach()
+    return model, (vectors - model.codes[model.nearest(vectors)]).pow(2).mean().item()
+
+
+@pytest.mark.parametrize(("size", "rows"), [(1024, 192), (1024, 768), (64, 192)])
+def test_reviving_codes_does_not_harm_also_where_a_batch_has_fewer_vectors_than_codes(size, rows):
+    revived, without = (fitted_quantiser(size, rows, share)[1] for share in (Config().revive_below, 0.0))
+    assert revived <= 1.02 * without
+
+
+def test_few_codes_of_the_published_size_are_replaced_in_a_step(monkeypatch):
+    placed = []
+    monkeypatch.setattr(Quantiser, "_place", lambda model, which, vectors, place=Quantiser._place: (
+        placed.append(int(which.sum())), place(model, which, vectors)))
+    fitted_quantiser(1024, 192, Config().revive_below)
+    assert 0 < np.mean(placed[50:]) < 15
+
+
+def test_dead_codes_come_back_to_use():
+    model = fitted_quantiser(64, 192, Config().revive_below, steps=0)[0]
+    model.codes[:20] = model.sums[:20] = 1e3
+    z = torch.randn(1, 192, 8)
+    for _ in range(40):
+        model(z)
+    assert len(model.nearest(model.project_in(z)).unique()) > 50 and model.codes.abs().max() < 100
 
 
 def test_perplexity_counts_the_codes_in_use():
@@ -347,8 +389,8 @@ def test_high_tokens_depend_on_low_tokens_and_both_on_the_label():
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (3, 1, 2)])
 def test_any_shape_gives_the_rows_asked_for(tmp_path, length, num_channels, num_classes):
     x, y = sinusoids(12, length, num_channels, num_classes)
-    sample = fit(tmp_path, timevqvae, x, y, **TINY)
-    assert_rows_stand_alone(sample, (length, num_channels), num_classes)
+    rival = trained(tmp_path, timevqvae, x, y, **TINY)
+    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
 
 
 def test_series_too_short_for_a_window_are_refused():

@@ -12,7 +12,7 @@ from typing import Any
 import analyze_influence
 import numpy as np
 import report_pictures
-from report_inputs import check_classifier, check_settings, describe
+from report_inputs import check_classifier, check_rows, check_settings, describe
 from synthetic_sets import inputs_exist, named_by_folder, read_sets, synthetic_folders
 from utility_table import build_protocol
 
@@ -43,14 +43,12 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     real = read_dataset(config.real)
     sets = read_sets(folders, real)
     check_classifier(config, real, device)
+    check_rows(config, real, sets)
     print(f"{len(real.train):,} training and {len(real.test):,} test series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
     if dry_run:
         return
     output = Path(config.output)
-    for stale in ("report.html", "results.json"):  # They would stand beside settings that they were not made with.
-        (output / stale).unlink(missing_ok=True)
-    write_text(output / "settings.yaml", to_yaml(config))
     scaler = Normalizer.fit("zscore", real.train.x)
     cache = ResultCache(output / "metrics", worker_count(config.processes, device))
     scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
@@ -73,6 +71,9 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     for part in ("fidelity", "privacy"):
         if part in results:
             report_pictures.write_csv(output / f"{part}.csv", results[part])
+    if "utility" in results:
+        write_tables(output, "utility", results["utility"]["rows"], {"config": dataclasses.asdict(config), **provenance()})
+    write_text(output / "settings.yaml", to_yaml(config))
     write_json(output / "results.json", without_nan(results))
     print(f"\nwritten to {write_report(output, results, pictures)}, results.json, CSV and PNG")
 
@@ -87,7 +88,6 @@ def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -
     results = protocol.predictions(alone + [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios],
                                    config.seeds)
     rows = score_arms(results, protocol, reference, config.bootstrap)
-    write_tables(config.output, "utility", rows, {"config": dataclasses.asdict(config), **provenance()})
     print(format_table(rows, reference))
     minority = minority_class(protocol.real.y)
     curves = {arm.label: reliability_curve(protocol.scored.y, np.mean([scored for _, scored in results[arm]], axis=0),
@@ -100,7 +100,7 @@ def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -
 
 if __name__ == "__main__":
     run_stage(ReportConfig, main, "Evaluate synthetic sets and write one report.",
-              repository_path("configs/evaluation/default.yaml"), (
+              repository_path("configs/evaluation/report.yaml"), (
                   folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the report"),
                   Flag("--synthetic", "synthetic dataset folders; NAME-seed0, NAME-seed1 are one set", named_by_folder,
                        many=True)))

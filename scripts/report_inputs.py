@@ -14,6 +14,7 @@ from report_pictures import REAL_SERIES, file_name
 from tardiff.config import ReportConfig
 from tardiff.data.format import Dataset, Split
 from tardiff.evaluation.sections import COPY, FRESH, NOISE, REAL, read_costs, read_generation
+from tardiff.evaluation.utility import stratified_rows
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
 from tardiff.utils.settings import to_yaml
@@ -30,6 +31,8 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
                         "evaluate_tstr.py or evaluate_tsrtr.py.")
     if not config.ratios or len(set(config.ratios)) < len(config.ratios):
         raise UserError(f"ratios={config.ratios}: give at least one ratio, and each once.")
+    if config.sections == ["influence"] and config.classifier is None:
+        raise UserError("sections=[influence]: it needs the classifier that guided, classifier=RUN.")
     for name in folders:
         if name in RESERVED:
             raise UserError(f"synthetic.{name}: this name stands for other rows of the report. Choose another.")
@@ -46,6 +49,14 @@ def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) 
     """Raise UserError if the guide of the influence part is not there, or not one of this dataset."""
     if "influence" in config.sections and config.classifier is not None:
         load_matching_task(config.classifier, real, device)
+
+
+def check_rows(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -> None:
+    """Raise UserError if a dataset has too few rows for a ratio."""
+    if "utility" in config.sections:
+        for name, parts in sets.items():
+            for part in parts:
+                stratified_rows(part.y, round(max(config.ratios) * len(real.train)), 0, name)
 
 
 def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], folders: dict[str, list[str]]

@@ -14,7 +14,7 @@ from typing import Any
 
 from tardiff.evaluation.fidelity import FIDELITY, Column
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.tables import GAIN, LOSS, interval, judgement, number, spread
+from tardiff.evaluation.tables import FEWEST_SEEDS, GAIN, LOSS, interval, judgement, number, spread
 from tardiff.utils.checkpoint import write_text
 
 STYLE = """
@@ -123,7 +123,7 @@ def judged_words(utility: dict[str, Any], trtr: dict[str, Any], largest: float |
                 "whether synthetic data help.</strong> Train it for longer, or choose another one.")
     if largest is None:
         return "<strong>No verdict: training on real and synthetic series together was not tried.</strong>"
-    if utility["seeds"] < 3:
+    if utility["seeds"] < FEWEST_SEEDS:
         return f"<strong>No verdict: {utility['seeds']} seed(s) are too few.</strong> Use at least 3."
     judged = {row["synthetic"]: judgement(row["auprc_minus_trtr"]) for row in utility["rows"]
               if row["protocol"] == "TSRTR" and row["ratio"] == largest}
@@ -151,12 +151,15 @@ def set_words(name: str, rows: list[dict[str, Any]], ratio: float | None) -> str
 
 
 def power_words(difference: dict[str, Any]) -> str:
-    """Say how many seeds would show a difference of 0.01, or that no number of them would."""
+    """Say, where no difference is shown, how many seeds would show one of 0.01, or that no number of them would."""
     seeds, smallest = difference["seeds_for_0.01"], difference["smallest_visible"]
+    if judgement(difference) in (GAIN, LOSS):
+        return ""
     if seeds is not None:
         return f" (to see a change of 0.01, some {seeds} seeds would be needed)"
     if smallest is not None and smallest >= 0.01:
-        return f" (with these test patients no number of seeds would show a change below {smallest:.3f})"
+        return (f" (however many the seeds, a true change below {smallest:.3f} would be missed in more than one of five studies "
+                "with as many test patients)")
     return ""
 
 
@@ -231,7 +234,9 @@ def utility_tables(utility: dict[str, Any]) -> str:
     return ("<p>TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series plus synthetic ones at the "
             "given ratio. One recipe, one selection half, the same seeds; scored on real test series. Mean (standard "
             "deviation over seeds). Differences are paired by subject and by seed, with 95 % intervals: mean ± t x standard "
-            "error, the error being that of a bootstrap over test subjects together with the variation between seeds.</p>"
+            "error, the error being that of a bootstrap over test subjects together with the variation between seeds. TSRTR takes more "
+            "optimiser steps per epoch than TRTR, whatever is added: copies of real rows (the rule oversample) tell how much of a "
+            "difference that makes.</p>"
             + table(heads, [cells for cells, _ in rows], "", [anchor for _, anchor in rows]))
 
 

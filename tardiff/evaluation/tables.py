@@ -12,7 +12,8 @@ from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
 PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01", "smallest_visible")
-GAIN, LOSS, NEITHER = "gain", "loss", "no difference shown"
+GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
+FEWEST_SEEDS = 3
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
@@ -75,7 +76,9 @@ def interval(difference: dict[str, Any]) -> str:
 
 
 def judgement(difference: dict[str, Any]) -> str:
-    """Return what the interval of a difference says."""
+    """Return what the interval of a difference says; of fewer than three seeds, nothing."""
+    if len(difference["values"]) < FEWEST_SEEDS:
+        return TOO_FEW
     return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
 
 

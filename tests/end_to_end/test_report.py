@@ -124,11 +124,18 @@ def test_a_killed_evaluation_of_several_processes_resumes_and_ends_like_a_single
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.json")}
     assert len(kept) >= 5
-    finish(workplace._start(sys.executable, "scripts/evaluate.py", str(tmp_path / "settings.yaml")))
+    finish(start(workplace, sets, tmp_path, "processes=2"))
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
     whole, resumed = (json.loads((folder / "results.json").read_text()) for folder in (report, tmp_path))
     for part in ("utility", "fidelity", "privacy"):
         assert whole[part] == resumed[part]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    refused = start(workplace, sets, tmp_path, "ratios=[9]")
+    assert "the ratio needs" in refused.communicate(timeout=60)[0] and refused.returncode == 2
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before, "a refused run leaves all"
+    finish(workplace._start(sys.executable, "scripts/evaluate.py", str(tmp_path / "settings.yaml")))
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["utility"] == resumed["utility"] and again["fidelity"] == resumed["fidelity"]
 
 
 def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace, tmp_path):
@@ -182,7 +189,7 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
     (["score_on=selection"], "the report is for results on test"), (["ratios=[0.2,0.2]"], "and each once"),
-    (["ratios=[]"], "give at least one ratio"), (["fidelity_metrics=[]"], "names none"),
+    (["sections=[influence]", "classifier=null"], "it needs the classifier"), (["ratios=[]"], "give at least one ratio"), (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),

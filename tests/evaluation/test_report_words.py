@@ -20,7 +20,7 @@ from tardiff.evaluation.report import (
     verdict,
     write_report,
 )
-from tardiff.evaluation.tables import GAIN, LOSS, NEITHER, judgement, number, spread
+from tardiff.evaluation.tables import GAIN, LOSS, NEITHER, TOO_FEW, judgement, number, spread
 
 UP, DOWN, FLAT = (0.01, 0.03), (-0.03, -0.01), (-0.01, 0.02)
 
@@ -30,7 +30,8 @@ def summary(*values):
 
 
 def difference(ends, seeds=None, smallest=0.001):
-    return {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1], "seeds_for_0.01": seeds, "smallest_visible": smallest}
+    return {"mean": sum(ends) / 2, "low": ends[0], "high": ends[1], "values": 3 * [sum(ends) / 2], "seeds_for_0.01": seeds,
+            "smallest_visible": smallest}
 
 
 def arm(protocol, synthetic=None, ratio=None, low=0.6, **differences):
@@ -65,6 +66,7 @@ def privacy_of(train, guidance):
     (UP, "gain"), (DOWN, "loss"), (FLAT, "no difference shown"), ((0, 0.1), NEITHER), ((-0.1, 0), NEITHER)])
 def test_an_interval_is_a_gain_or_a_loss_only_if_it_excludes_0(ends, expected):
     assert judgement(difference(ends)) == expected
+    assert judgement(difference(ends) | {"values": [0.1, 0.2]}) == TOO_FEW
 
 
 @pytest.mark.parametrize(("judged", "expected"), [
@@ -107,12 +109,13 @@ def test_without_real_and_synthetic_series_together_nothing_is_judged():
 
 @pytest.mark.parametrize(("power", "expected"), [
     ({"seeds": 23, "smallest": 0.02}, "(to see a change of 0.01, some 23 seeds would be needed)"),
-    ({"smallest": 0.0234}, "(with these test patients no number of seeds would show a change below 0.023)"),
+    ({"smallest": 0.0234}, "a true change below 0.023 would be missed in more than one of five"),
     ({"smallest": 0.009}, None), ({"smallest": None}, None)])
 def test_a_set_says_what_more_seeds_would_show(power, expected):
-    words = set_words("guided", [arm("TSTR", "guided"), arm("TSTR", "other"), added("guided", DOWN, **power)], 1.0)
-    assert "AUPRC changes by -0.020 [-0.030, -0.010]: loss" in words and words.count("trained on it alone") == 1
-    assert words.endswith(expected) if expected else "seeds" not in words
+    words = set_words("guided", [arm("TSTR", "guided"), arm("TSTR", "other"), added("guided", FLAT, **power)], 1.0)
+    assert f"AUPRC changes by +0.005 [-0.010, +0.020]: {NEITHER}" in words and words.count("trained on it alone") == 1
+    assert expected in words if expected else "seeds" not in words
+    assert set_words("guided", [added("guided", DOWN, **power)], 1.0).endswith("-0.020 [-0.030, -0.010]: loss")
 
 
 def test_a_set_that_lacks_a_class_says_so():

@@ -35,6 +35,9 @@ def run_baseline(name: str, config, dry_run: bool) -> None:
 
 def main() -> None:
     names = ", ".join(BASELINES)
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        print(f"usage: baseline.py NAME [CONFIG] [key=value ...]\n\nNAME is one of {names}. NAME --help lists its settings.")
+        return
     if len(sys.argv) < 2 or sys.argv[1] not in BASELINES:
         given = f"'{sys.argv[1]}' is not a baseline" if len(sys.argv) > 1 else "no baseline is named"
         raise UserError(f"{given}. Give one of {names}, then [CONFIG] [key=value ...]; NAME --help lists its settings.")

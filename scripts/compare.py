@@ -49,8 +49,9 @@ def main(config: CompareConfig, dry_run: bool) -> None:
               for name, folders in runs.items() for seed, folder in enumerate(folders)]
     run_stages([*stages, *([] if dry_run else [(ReportConfig, [script("evaluate.py")], [str(settings)])])], dry_run)
     if dry_run:
-        print(f"\nthen scripts/evaluate.py on {', '.join(report.synthetic)}: {', '.join(report.sections)}, with "
-              f"{report.seeds} seeds and ratios {report.ratios}")
+        parts = [part for part in report.sections if part != "influence" or report.classifier is not None]
+        print(f"\nthen scripts/evaluate.py on {', '.join(report.synthetic)}: {', '.join(parts)}, with {report.seeds} seeds and "
+              f"ratios {report.ratios}")
 
 
 def folder_of_configs(config: CompareConfig) -> str:

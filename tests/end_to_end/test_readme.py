@@ -124,7 +124,7 @@ def test_run_experiment_goes_through_all_stages_and_skips_what_is_done(clone):
                "sampler.num_inference_steps=2], guided: [configs/guidance/anchored.yaml, sampler.num_inference_steps=2]}'")
     first = run(command, clone)
     assert first.returncode == 0, first.stderr
-    assert re.search(r"TSTR guided .* (no difference|gain|loss)", first.stdout)
+    assert re.search(r"TSTR guided .* too few seeds to judge", first.stdout)
     written = {path: path.stat().st_mtime_ns for path in clone.glob("runs/tiny/**/*.safetensors")}
     written |= {path: path.stat().st_mtime_ns for path in clone.glob("runs/tiny/synthetic/*/train.npz")}
     again = run(command, clone)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from synthetic_sets import read_matching, synthetic_folders
+from synthetic_sets import read_sets, synthetic_folders
 from torch import Tensor
 
 from classifier.train import FittedClassifier, load_task
@@ -51,8 +51,7 @@ def main(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     dataset = read_dataset(config.data, ("train", "val"))
     task, normalizer = load_matching_task(config.classifier, dataset, device)
     guidance, selection = halve_validation(dataset.val)
-    sets = {TRAINING: [dataset.train], SELECTION: [selection],
-            **{name: [read_matching(path, dataset).train for path in paths] for name, paths in folders.items()}}
+    sets = {TRAINING: [dataset.train], SELECTION: [selection], **read_sets(folders, dataset)}
     series = {name: prepared(parts, normalizer) for name, parts in sets.items()}
     subjects = {name: joined_subjects(parts) for name, parts in sets.items()}
     print(f"{len(guidance):,} guidance series; influence of {', '.join(f'{len(y):,} {name}' for name, (_, y) in series.items())}"

@@ -94,7 +94,8 @@ def utility(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -
                                            label=minority, subjects=protocol.scored.subjects()) for arm in alone}
     return {"rows": rows, "seeds": config.seeds, "reference": reference, "scored_rows": len(protocol.scored),
             "scored_subjects": len(np.unique(protocol.scored.subjects())), "reliability_class": minority,
-            "chance_auprc": chance_average_precision(protocol.scored.y, real.num_classes), "fewest_datasets": min(config.seeds, *map(len, sets.values())),
+            "chance_auprc": chance_average_precision(protocol.scored.y, real.num_classes),
+            "fewest_datasets": min(config.seeds, *map(len, sets.values())),
             "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
 
 

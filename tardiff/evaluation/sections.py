@@ -57,6 +57,7 @@ def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.nda
     names = [metric.name for metric in metrics]
     encoders = _encoders(train.x, hashes[REAL][0], repeats, cache, device) if "context_fid" in names else []
     code = [source_fingerprint(thing) for thing in (FidelityMetric, discriminative_score, TS2Vec, nearest)]
+    base = [held_out.fingerprint(), train.fingerprint()]
     jobs, places = [], []
     for metric in metrics:
         for name, datasets in candidates.items():
@@ -64,7 +65,7 @@ def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.nda
                 number = repeat % len(datasets)
                 data = FidelityData(held_out.x, datasets[number], (held_out.subject, train.subject if name == REAL else None),
                                     encoders[repeat] if metric.name == "context_fid" else None)
-                inputs = [held_out.fingerprint(), train.fingerprint(), name == REAL, hashes[name][number],
+                inputs = [*base, name == REAL, hashes[name][number],
                           repeat if metric.seeded else 0, *code, device.type]
                 jobs.append(Job(metric.name, inputs, partial(metric.compute, data, repeat, device), name))
                 places.append((name, metric.name))

@@ -194,7 +194,7 @@ def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect:
                  ) -> int | None:
     """Return the number of paired seeds with which a true mean difference of `effect` is found with probability `power`.
 
-    Found: the 95 % interval of `interval` lies on the right side of 0, the standard deviation between seeds being that of
+    Found: the 95 % interval of `score_arms` lies on the right side of 0, the standard deviation between seeds being that of
     differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
     noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where the
     effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.

@@ -145,7 +145,7 @@ def test_settings_that_cannot_be_built_are_refused(settings, message):
 
 
 def test_without_hidden_labels_the_plain_conditional_model_is_built():
-    build(Config(label_dropout=0.0, cfg_scale=1.0, **TINY), 24, 7, 2)
+    assert build(Config(label_dropout=0.0, cfg_scale=1.0, **TINY), 24, 7, 2).config.label_dropout == 0
 
 
 def test_a_trained_model_is_sampled_again_with_another_guidance_and_another_chain(tmp_path):

@@ -1,4 +1,4 @@
-"""Rival methods on one dataset: every method is trained and sampled by its own command, and all go into one report.
+"""Rival methods, and TarDiff, on one dataset: each is trained and sampled by its own command, and all go into one report.
 
     python scripts/compare.py --real data/X --methods all --output report
 """
@@ -10,14 +10,14 @@ import importlib
 from pathlib import Path
 
 from report_inputs import check_classifier, check_settings
-from run_experiment import find, run_stages, script
+from run_experiment import find, generation_commands, run_stages, script, synthetic_sets
 from synthetic_sets import inputs_exist, read_sets, synthetic_folders
 from utility_table import build_protocol
 
 from tardiff.baselines import BASELINES
 from tardiff.baselines.rules import RULES
 from tardiff.cli import Flag, folder_flag, repository_path, run_stage
-from tardiff.config import CompareConfig, ReportConfig
+from tardiff.config import CompareConfig, ExperimentConfig, ReportConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.utils.checkpoint import require_folder, write_text
@@ -34,19 +34,25 @@ def main(config: CompareConfig, dry_run: bool) -> None:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise UserError(f"methods: '{unknown[0]}' is none of {', '.join(METHODS)}, or all.")
-    taken = [name for name in methods if name in config.synthetic]
-    if taken:
-        raise UserError(f"synthetic.{taken[0]}: this is the name of a method. Choose another.")
+    experiment = None if config.experiment is None else load_config(
+        ExperimentConfig, find(config.experiment), [f"data={config.real}", f"output={Path(config.output) / 'experiment'}"])
+    sets = {} if experiment is None else synthetic_sets(experiment)
+    for name in [*config.synthetic, *sets]:
+        if name in methods:
+            raise UserError(f"synthetic.{name}: this is the name of a method. Choose another.")
+        if name in config.synthetic and name in sets:
+            raise UserError(f"synthetic.{name}: this is the name of a set of {config.experiment}. Choose another.")
     configs = folder_of_configs(config)
     runs = {name: [Path(config.output) / "methods" / f"{name}-seed{seed}" for seed in range(config.generation_seeds)]
             for name in methods}
-    report = report_config(config, runs)
+    report = report_config(config, sets, runs)
     check_report(config, report, dry_run)
     settings = Path(config.output) / "evaluation.yaml"
     if not dry_run:
         write_text(settings, to_yaml(report))
-    stages = [training(config, configs, name, folder, seed)
-              for name, folders in runs.items() for seed, folder in enumerate(folders)]
+    stages = [*(generation_commands(experiment) if experiment is not None else []),
+              *(training(config, configs, name, folder, seed)
+                for name, folders in runs.items() for seed, folder in enumerate(folders))]
     run_stages([*stages, *([] if dry_run else [(ReportConfig, [script("evaluate.py")], [str(settings)])])], dry_run)
     if dry_run:
         parts = [part for part in report.sections if part != "influence" or report.classifier is not None]
@@ -90,11 +96,11 @@ def training(config: CompareConfig, configs: str, name: str, folder: Path, seed:
     return importlib.import_module(f"tardiff.baselines.{module}").Config, [script("baseline.py"), module], arguments
 
 
-def report_config(config: CompareConfig, runs: dict[str, list[Path]]) -> ReportConfig:
-    """Return the settings of `evaluate.py` for the given sets and those of the methods."""
+def report_config(config: CompareConfig, sets: dict[str, list[str]], runs: dict[str, list[Path]]) -> ReportConfig:
+    """Return the settings of `evaluate.py` for the given sets, those of the experiment and those of the methods."""
     own = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
     made = {name: [str(folder / "synthetic") for folder in folders] for name, folders in runs.items()}
-    return ReportConfig(**own | {"synthetic": config.synthetic | made})
+    return ReportConfig(**own | {"synthetic": config.synthetic | sets | made})
 
 
 if __name__ == "__main__":

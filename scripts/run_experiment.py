@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -42,31 +43,49 @@ def run_stages(stages: list[tuple[type, list[str], list[str]]], dry_run: bool) -
             sys.exit(code)
 
 
-def stage_commands(config: ExperimentConfig):
+def stage_commands(config: ExperimentConfig) -> Iterator[tuple[type, list[str], list[str]]]:
     """Yield the schema, the program and the arguments of every stage, in order."""
-    output = Path(config.output)
-    base, classifier = f"base={output / 'base'}", f"classifier={output / 'classifier'}"
-    data = f"data={config.data}"
-    yield BaseConfig, [script("train.py")], [find(config.base), data, f"output={output / 'base'}"]
-    yield ClassifierConfig, ["-m", "classifier.train"], [find(config.classifier), data,
-                                                         f"output={output / 'classifier'}"]
-    synthetic: dict[str, list[str]] = {}
-    for name, arguments in config.guidance.items():
-        arguments = arguments if isinstance(arguments, list) else [arguments]
-        if not arguments or not all(isinstance(argument, str) for argument in arguments):
-            raise UserError(f"guidance.{name}: expected a configuration file, or a list of one and of key=value "
-                            f"arguments, got {arguments!r}.")
-        preset, *overrides = arguments
-        for seed in range(config.generation_seeds):
-            leaf = name if config.generation_seeds == 1 else f"{name}-seed{seed}"
-            folder = str(output / "synthetic" / leaf)
-            synthetic.setdefault(name, []).append(folder)
-            yield GenerationConfig, [script("generate.py")], [find(preset), data, base, classifier, f"output={folder}",
-                                                              f"seed={seed}", *overrides]
-    sets = yaml.safe_dump(synthetic, default_flow_style=True, sort_keys=False, width=10**6).strip()
+    yield from generation_commands(config)
+    sets = yaml.safe_dump(synthetic_sets(config), default_flow_style=True, sort_keys=False, width=10**6).strip()
     for protocol in ["tstr", *(["tsrtr"] if config.tsrtr else [])]:
         yield EvaluationConfig, [script(f"evaluate_{protocol}.py")], [
-            find(config.evaluation), f"real={config.data}", f"synthetic={sets}", f"output={output / 'evaluation'}"]
+            find(config.evaluation), f"real={config.data}", f"synthetic={sets}",
+            f"output={Path(config.output) / 'evaluation'}"]
+
+
+def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:
+    """Return the folders of the synthetic datasets of an experiment, by set, in the order of their seeds."""
+    suffixes = [""] if config.generation_seeds == 1 else [f"-seed{seed}" for seed in range(config.generation_seeds)]
+    return {name: [str(Path(config.output) / "synthetic" / f"{name}{suffix}") for suffix in suffixes]
+            for name in config.guidance}
+
+
+def generation_commands(config: ExperimentConfig) -> Iterator[tuple[type, list[str], list[str]]]:
+    """Yield the stages that end with the synthetic sets."""
+    output, data = Path(config.output), f"data={config.data}"
+    base, *base_overrides = preset("base", config.base)
+    classifier, *classifier_overrides = preset("classifier", config.classifier)
+    seeds = range(config.generation_seeds)
+    trained = {seed: (f"-seed{seed}", [f"seed={seed}"]) if config.train_each_seed else ("", []) for seed in seeds}
+    for suffix, chosen in dict(trained.values()).items():
+        yield BaseConfig, [script("train.py")], [base, data, f"output={output / f'base{suffix}'}", *base_overrides, *chosen]
+        yield ClassifierConfig, ["-m", "classifier.train"], [
+            classifier, data, f"output={output / f'classifier{suffix}'}", *classifier_overrides, *chosen]
+    for name, folders in synthetic_sets(config).items():
+        guidance, *overrides = preset(f"guidance.{name}", config.guidance[name])
+        for seed, folder in enumerate(folders):
+            suffix = trained[seed][0]
+            yield GenerationConfig, [script("generate.py")], [
+                guidance, data, f"base={output / f'base{suffix}'}", f"classifier={output / f'classifier{suffix}'}",
+                f"output={folder}", f"seed={seed}", *overrides]
+
+
+def preset(key: str, value: str | list[str]) -> list[str]:
+    """Return a configuration file, found, and the key=value arguments after it. Raises UserError on anything else."""
+    arguments = value if isinstance(value, list) else [value]
+    if not arguments or not all(isinstance(argument, str) for argument in arguments):
+        raise UserError(f"{key}: expected a configuration file, or a list of one and of key=value arguments, got {value!r}.")
+    return [find(arguments[0]), *arguments[1:]]
 
 
 def script(name: str) -> str:

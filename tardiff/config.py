@@ -287,13 +287,16 @@ class ExperimentConfig:
 
     data: str = setting("data/simulated", "Dataset folder.")
     output: str = setting("runs/simulated", "Folder of all runs of the experiment.")
-    base: str = setting("configs/base/simulated.yaml", "Configuration of stage 1.")
-    classifier: str = setting("configs/classifier/gru.yaml", "Configuration of stage 2.")
+    base: str | list[str] = setting("configs/base/simulated.yaml", "Configuration of stage 1, or [configuration, key=value, "
+                                                                   "...].")
+    classifier: str | list[str] = setting("configs/classifier/gru.yaml", "Configuration of stage 2, likewise.")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
                              "Synthetic sets to make: {name: configuration of stage 3}, or {name: [configuration, "
                              "key=value, ...]}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
                                        "alone in folder NAME.", low=1)
+    train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, instead of "
+                                           "one of each for all.")
     evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
     tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")
 
@@ -330,6 +333,8 @@ class CompareConfig(ReportConfig):
                                         "configs/baselines with the name of the dataset's folder, where it exists, else "
                                         "configs/baselines itself, for the simulated cohort.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
+    experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "
+                                           "made and compared too: TarDiff itself.", semantic=False)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,14 @@ class Workplace:
 
     folder: Path
 
+    def settings(self, stage: str) -> list[str]:
+        """Return the configuration file and the sizes of a stage."""
+        return [*STAGES[stage][1], "device=cpu"]
+
     def arguments(self, stage: str, output: str | Path, *overrides: str) -> list[str]:
-        """Return the configuration file and the settings of a stage."""
+        """Return the configuration file and all settings of a stage."""
         inputs = ["data", *(["base", "classifier"] if stage == "synthetic" else [])]
-        return [*STAGES[stage][1], *(f"{name}={self.folder / name}" for name in inputs), f"output={output}",
-                "device=cpu", *overrides]
+        return [*self.settings(stage), *(f"{name}={self.folder / name}" for name in inputs), f"output={output}", *overrides]
 
     def start(self, stage: str, output: str | Path, *overrides: str) -> subprocess.Popen:
         """Start a stage by its shell script."""

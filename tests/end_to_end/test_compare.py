@@ -8,8 +8,11 @@ import time
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from tardiff.data.format import read_dataset
+from tardiff.utils.checkpoint import load_tensors
 
 TINY_TIMEVAE = ["epochs=1", "filters=[4,4]", "checkpoint_every=5"]
 
@@ -62,6 +65,42 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
         "TRTR", "TSTR timevae", "TSTR smote", "TSRTR timevae 0.5", "TSRTR smote 0.5"]
     assert results["cost"]["timevae"]["budget"] == "tiny" and results["cost"]["timevae"]["training_seconds"] > 0
     assert [record["seed"] for record in results["synthetic"]["timevae"]["generation"]] == [0, 1]
+
+
+@pytest.fixture
+def experiment(workplace, tmp_path):
+    """An experiment of tiny models, trained for each of two seeds, with one set."""
+    settings = {"base": [*workplace.settings("base"), "training.steps=6"],
+                "classifier": [*workplace.settings("classifier"), "training.epochs=1"],
+                "guidance": {"diffusion": workplace.settings("synthetic")}, "generation_seeds": 2, "train_each_seed": True}
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "experiment.yaml"
+
+
+def test_tardiff_is_trained_for_each_seed_and_compared_as_its_rivals_are(workplace, tmp_path, experiment):
+    output = tmp_path / "out"
+    code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--methods", "oversample", "--output",
+                            output, "device=cpu", "generation_seeds=2", f"experiment={experiment}", "sections=[fidelity]",
+                            "fidelity_metrics=[marginal]")
+    assert code == 0, printed
+    made = output / "experiment"
+    for run in ("base", "classifier"):
+        weights = [load_tensors(made / f"{run}-seed{seed}" / "model.safetensors")[0] for seed in (0, 1)]
+        assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    results = json.loads((output / "results.json").read_text())
+    assert list(results["synthetic"]) == ["diffusion", "oversample"]
+    generation = results["synthetic"]["diffusion"]["generation"]
+    assert [(record["seed"], record["settings"]["base"], record["settings"]["classifier"]) for record in generation] == [
+        (seed, str(made / f"base-seed{seed}"), str(made / f"classifier-seed{seed}")) for seed in (0, 1)]
+    assert results["cost"]["diffusion"]["optimiser_steps"] == 6
+
+
+def test_names_of_sets_are_given_once(workplace, tmp_path, experiment):
+    for setting, reason in (("methods=[smote]", "the name of a set of"), ("synthetic={smote: data}", "the name of a method")):
+        code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--output", tmp_path / "out",
+                                f"experiment={experiment}", "synthetic={diffusion: data}", setting)
+        assert code == 2 and reason in printed and "Traceback" not in printed, printed
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, tmp_path):

@@ -142,7 +142,9 @@ class Block(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """At most 32 groups, of at least 4 channels (Karras et al. 2022): a channel normalised alone over time would lose the
+    level of its series, in which patients differ most."""
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

@@ -140,7 +140,7 @@ CONFIG = [
     Case("no_levels", "train", ("channel_multipliers",), ("model.channel_multipliers=[]",)),
     Case("num_heads", "train", ("8 channels cannot be divided among num_heads=3",), ("model.num_heads=3",)),
     Case("top_k", "classifier", ("top_k=13", "between 1 and 12"), ("model.name=timesnet", "model.timesnet.top_k=13")),
-    Case("experiment_preset", "experiment", ("guidance.guided", "got [5]"), ("guidance={guided: 5}",)),
+    Case("experiment_preset", "experiment", ("guidance.guided", "of key=value arguments, got 5."), ("guidance={guided: 5}",)),
     Case("experiment_stage", "experiment", ("unknown key 'guidance.scal'", "Did you mean 'guidance.scale'?"),
          ("guidance={guided: [configs/guidance/classifier.yaml, guidance.scal=2]}",)),
     Case("experiment_config", "experiment", ("nowhere.yaml: configuration file not found",),

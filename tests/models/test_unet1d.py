@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from tardiff.config import UNetConfig
+from tardiff.config import DiffusionConfig, UNetConfig
+from tardiff.diffusion.process import DiffusionProcess
 from tardiff.models.ema import EMA
 from tardiff.models.embeddings import timestep_embedding
 from tardiff.models.unet1d import UNet1d
@@ -66,6 +67,40 @@ def test_paper_sized_model_has_the_paper_structure():
                 and hasattr(block.attention, "num_heads")]
     assert len(attended) == 3 * 3 + 3 * 4 and {block.attention.num_heads for block in attended} == {8}
     assert model.divisor == 8 and model.down[-1].residual.first.out_channels == 256
+
+
+@pytest.mark.parametrize("base_channels", [4, 12, 16, 32, 64, 256])
+def test_no_channel_is_normalised_without_its_neighbours(base_channels):
+    with torch.device("meta"):
+        model = UNet1d(7, 2, UNetConfig(base_channels=base_channels, num_heads=4))
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.GroupNorm)]
+    assert len(norms) > 20 and all(norm.num_channels // norm.num_groups >= 4 for norm in norms)
+    assert max(norm.num_groups for norm in norms) <= 32
+
+
+def test_the_level_of_a_series_is_learned():
+    """Series that differ in their level alone: after 100 steps the error of the predicted clean series is within twice
+    the least possible one, which is that of the posterior mean of a Gaussian level."""
+    torch.manual_seed(0)
+    process = DiffusionProcess(DiffusionConfig(prediction_type="v_prediction", loss="l2"))
+    model = UNet1d(1, 1, UNetConfig(base_channels=16, channel_multipliers=[1, 2], num_res_blocks=1, num_heads=4))
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+
+    def noisy(rows, t):
+        x_start, noise = torch.randn(rows, 1, 1).expand(-1, 16, 1), torch.randn(rows, 16, 1)
+        return x_start, torch.zeros(rows, dtype=torch.int64), t, noise
+
+    for _ in range(100):
+        optimizer.zero_grad()
+        process.loss(model, *noisy(64, torch.randint(process.schedule.num_train_timesteps, (64,)))).backward()
+        optimizer.step()
+    with torch.no_grad():
+        x_start, labels, t, noise = noisy(512, torch.full((512,), 100))
+        x_t = process.q_sample(x_start, t, noise)
+        x0_pred = process.predictions(model(x_t, t, labels), x_t, t)[0]
+    signal = float(process.schedule.alphas_cumprod[100])
+    least = 1 / (1 + 16 * signal / (1 - signal))
+    assert least < (x0_pred - x_start).pow(2).mean() < 2 * least
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

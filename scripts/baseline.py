@@ -23,7 +23,7 @@ def run_baseline(name: str, config, dry_run: bool) -> None:
     dataset = read_dataset(config.data, ("train",))
     rival = Rival(importlib.import_module(f"tardiff.baselines.{name}"), dataset, config)
     print(f"{name}: {rival.parameters:,} parameters, budget: {config.budget}, at most "
-          f"{sum(stage.steps for stage in rival.stages):,} optimiser steps; {len(dataset.train):,} training series of shape "
+          f"{sum(stage.steps for stage in rival.stages):,} iterations; {len(dataset.train):,} training series of shape "
           f"{dataset.shape}; {len(rival.labels):,} to make; on {rival.device}", flush=True)
     if dry_run:
         return

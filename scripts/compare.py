@@ -9,17 +9,18 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from report_inputs import check_classifier, check_settings
-from run_experiment import find, generation_commands, run_stages, script, synthetic_sets
+from report_inputs import check_classifier, check_rows, check_settings
+from run_experiment import Command, find, generation_commands, run_stages, script, synthetic_sets
 from synthetic_sets import inputs_exist, read_sets, synthetic_folders
 from utility_table import build_protocol
 
 from tardiff.baselines import BASELINES
 from tardiff.baselines.rules import RULES
 from tardiff.cli import Flag, folder_flag, repository_path, run_stage
-from tardiff.config import CompareConfig, ExperimentConfig, ReportConfig, load_config
+from tardiff.config import BaselineConfig, CompareConfig, ExperimentConfig, GenerationConfig, ReportConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.sections import fidelity_metrics
+from tardiff.sampling.generate import label_plan
 from tardiff.utils.checkpoint import require_folder, write_text
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -35,7 +36,9 @@ def main(config: CompareConfig, dry_run: bool) -> None:
     if unknown:
         raise UserError(f"methods: '{unknown[0]}' is none of {', '.join(METHODS)}, or all.")
     experiment = None if config.experiment is None else load_config(
-        ExperimentConfig, find(config.experiment), [f"data={config.real}", f"output={Path(config.output) / 'experiment'}"])
+        ExperimentConfig, find(config.experiment), [
+            f"data={config.real}", f"output={Path(config.output) / 'experiment'}", f"device={config.device}",
+            f"generation_seeds={config.generation_seeds}"])
     sets = {} if experiment is None else synthetic_sets(experiment)
     for name in [*config.synthetic, *sets]:
         if name in methods:
@@ -46,13 +49,13 @@ def main(config: CompareConfig, dry_run: bool) -> None:
     runs = {name: [Path(config.output) / "methods" / f"{name}-seed{seed}" for seed in range(config.generation_seeds)]
             for name in methods}
     report = report_config(config, sets, runs)
-    check_report(config, report, dry_run)
-    settings = Path(config.output) / "evaluation.yaml"
-    if not dry_run:
-        write_text(settings, to_yaml(report))
     stages = [*(generation_commands(experiment) if experiment is not None else []),
               *(training(config, configs, name, folder, seed)
                 for name, folders in runs.items() for seed, folder in enumerate(folders))]
+    check_report(config, report, stages, dry_run)
+    settings = Path(config.output) / "evaluation.yaml"
+    if not dry_run:
+        write_text(settings, to_yaml(report))
     run_stages([*stages, *([] if dry_run else [(ReportConfig, [script("evaluate.py")], [str(settings)])])], dry_run)
     if dry_run:
         parts = [part for part in report.sections if part != "influence" or report.classifier is not None]
@@ -74,8 +77,8 @@ def folder_of_configs(config: CompareConfig) -> str:
     return "configs/baselines"
 
 
-def check_report(config: CompareConfig, report: ReportConfig, dry_run: bool) -> None:
-    """Raise UserError, before hours of training, on what the report would refuse after them."""
+def check_report(config: CompareConfig, report: ReportConfig, stages: list[Command], dry_run: bool) -> None:
+    """Raise UserError, before hours of training, on what a later stage or the report would refuse after them."""
     fidelity_metrics(report.fidelity_metrics)
     check_settings(report, synthetic_folders(report))
     given = synthetic_folders(config)
@@ -83,9 +86,16 @@ def check_report(config: CompareConfig, report: ReportConfig, dry_run: bool) -> 
         real = read_dataset(config.real)
         check_classifier(report, real, resolve_device(config.device))
         build_protocol(report, real, read_sets(given, real))
+        for schema, _, (path, *overrides) in stages:
+            stage = load_config(schema, path, overrides)
+            if isinstance(stage, BaselineConfig):
+                importlib.import_module(schema.__module__).build(stage, *real.shape, real.num_classes)
+            if isinstance(stage, (BaselineConfig, GenerationConfig)):
+                plan = label_plan(stage.labels, stage.num_samples, real.train.y, real.num_classes, stage.seed)
+                check_rows(report, real, {stage.output: [plan]})
 
 
-def training(config: CompareConfig, configs: str, name: str, folder: Path, seed: int) -> tuple[type, list[str], list[str]]:
+def training(config: CompareConfig, configs: str, name: str, folder: Path, seed: int) -> Command:
     """Return the schema, the program and the arguments that train and sample a method."""
     module = "rules" if name in RULES else name
     preset = find(str(Path(configs) / f"{module}.yaml"))

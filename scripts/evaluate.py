@@ -43,7 +43,7 @@ def main(config: ReportConfig, dry_run: bool) -> None:
     real = read_dataset(config.real)
     sets = read_sets(folders, real)
     check_classifier(config, real, device)
-    check_rows(config, real, sets)
+    check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(real.test):,} test series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
     if dry_run:

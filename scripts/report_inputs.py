@@ -51,12 +51,12 @@ def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) 
         load_matching_task(config.classifier, real, device)
 
 
-def check_rows(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -> None:
-    """Raise UserError if a dataset has too few rows for a ratio."""
+def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:
+    """Raise UserError if a dataset, whose labels are (N,) int64, has too few rows for a ratio."""
     if "utility" in config.sections:
-        for name, parts in sets.items():
-            for part in parts:
-                stratified_rows(part.y, round(max(config.ratios) * len(real.train)), 0, name)
+        for name, of_set in labels.items():
+            for y in of_set:
+                stratified_rows(y, round(max(config.ratios) * len(real.train)), 0, name)
 
 
 def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], folders: dict[str, list[str]]

@@ -24,13 +24,16 @@ from tardiff.utils.errors import UserError
 
 ROOT = Path(repository_path("."))
 
+Command = tuple[type, list[str], list[str]]
+"""A stage: the schema of its settings, the program, and the program's arguments, the configuration file first."""
+
 
 def main(config: ExperimentConfig, dry_run: bool) -> None:
     run_stages(list(stage_commands(config)), dry_run)
 
 
-def run_stages(stages: list[tuple[type, list[str], list[str]]], dry_run: bool) -> None:
-    """Check the settings of all stages (schema, program, arguments), then run them one after the other."""
+def run_stages(stages: list[Command], dry_run: bool) -> None:
+    """Check the settings of all stages, then run them one after the other."""
     for schema, _, (path, *overrides) in stages:
         load_config(schema, path, overrides)  # Every fault of every stage speaks before the first one runs.
     for number, (_, program, arguments) in enumerate(stages, start=1):
@@ -43,14 +46,14 @@ def run_stages(stages: list[tuple[type, list[str], list[str]]], dry_run: bool) -
             sys.exit(code)
 
 
-def stage_commands(config: ExperimentConfig) -> Iterator[tuple[type, list[str], list[str]]]:
-    """Yield the schema, the program and the arguments of every stage, in order."""
+def stage_commands(config: ExperimentConfig) -> Iterator[Command]:
+    """Yield every stage, in order."""
     yield from generation_commands(config)
     sets = yaml.safe_dump(synthetic_sets(config), default_flow_style=True, sort_keys=False, width=10**6).strip()
     for protocol in ["tstr", *(["tsrtr"] if config.tsrtr else [])]:
         yield EvaluationConfig, [script(f"evaluate_{protocol}.py")], [
             find(config.evaluation), f"real={config.data}", f"synthetic={sets}",
-            f"output={Path(config.output) / 'evaluation'}"]
+            f"output={Path(config.output) / 'evaluation'}", *device(config)]
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:
@@ -60,24 +63,29 @@ def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:
             for name in config.guidance}
 
 
-def generation_commands(config: ExperimentConfig) -> Iterator[tuple[type, list[str], list[str]]]:
+def generation_commands(config: ExperimentConfig) -> Iterator[Command]:
     """Yield the stages that end with the synthetic sets."""
-    output, data = Path(config.output), f"data={config.data}"
+    output, shared = Path(config.output), [f"data={config.data}", *device(config)]
     base, *base_overrides = preset("base", config.base)
     classifier, *classifier_overrides = preset("classifier", config.classifier)
     seeds = range(config.generation_seeds)
     trained = {seed: (f"-seed{seed}", [f"seed={seed}"]) if config.train_each_seed else ("", []) for seed in seeds}
     for suffix, chosen in dict(trained.values()).items():
-        yield BaseConfig, [script("train.py")], [base, data, f"output={output / f'base{suffix}'}", *base_overrides, *chosen]
+        yield BaseConfig, [script("train.py")], [base, *shared, f"output={output / f'base{suffix}'}", *base_overrides, *chosen]
         yield ClassifierConfig, ["-m", "classifier.train"], [
-            classifier, data, f"output={output / f'classifier{suffix}'}", *classifier_overrides, *chosen]
+            classifier, *shared, f"output={output / f'classifier{suffix}'}", *classifier_overrides, *chosen]
     for name, folders in synthetic_sets(config).items():
         guidance, *overrides = preset(f"guidance.{name}", config.guidance[name])
         for seed, folder in enumerate(folders):
             suffix = trained[seed][0]
             yield GenerationConfig, [script("generate.py")], [
-                guidance, data, f"base={output / f'base{suffix}'}", f"classifier={output / f'classifier{suffix}'}",
+                guidance, *shared, f"base={output / f'base{suffix}'}", f"classifier={output / f'classifier{suffix}'}",
                 f"output={folder}", f"seed={seed}", *overrides]
+
+
+def device(config: ExperimentConfig) -> list[str]:
+    """Return the argument that sets the device of a stage, if the experiment names one."""
+    return [] if config.device is None else [f"device={config.device}"]
 
 
 def preset(key: str, value: str | list[str]) -> list[str]:

@@ -298,6 +298,8 @@ class ExperimentConfig:
     train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, instead of "
                                            "one of each for all.")
     evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
+    device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their configurations say.",
+                                 semantic=False)
     tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")
 
 
@@ -334,7 +336,8 @@ class CompareConfig(ReportConfig):
                                         "configs/baselines itself, for the simulated cohort.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "
-                                           "made and compared too: TarDiff itself.", semantic=False)
+                                           "made, with the same number of seeds, and compared too: TarDiff itself.",
+                                     semantic=False)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ and the guidance are those of `tardiff.diffusion` and `tardiff.sampling`.
 
 Deviations from the published code:
 - Its sampler leaves the class dropout of training on, so that the conditional half of the guidance is, at random, the
-  unconditional one in half of the calls. Here it is always conditional, as published in words.
+  unconditional one in half of the calls, and a scale of 3 acts on average as one of 1.5. Here it is always conditional,
+  as published in words.
 - It needs a length that 8 divides. Here a series is padded at both ends with its edge values to the next multiple of 2 to
   the number of halvings, and the predicted noise is cropped: 300 steps become 304.
 - It counts 300 epochs, of any number of steps; here `steps` says how many, and batches are drawn with replacement.

@@ -12,6 +12,7 @@ Deviations from the published code:
 - The decay of the moving average starts low and rises to the published one by the rule of `tardiff.models.ema`, where
   the published code copies the weights for 100 steps and then lets it rise by another rule; so a short training works.
 - With `num_inference_steps`, the steps of DDIM run from T - 1 to 0 evenly, both ends included.
+- Batches are drawn with replacement, where the published code shuffles the rows of each epoch.
 - The published sampler returns whole batches, more series than asked for; here exactly those asked for.
 - `season_kernel` is 1 unless set, as in all published configurations but that of fMRI (50 channels), which sets 5; the
   published code itself takes 5 from 64 steps or 32 channels on where none is set.
@@ -55,7 +56,7 @@ class Config(BaselineConfig):
     num_heads: int = setting(4, "Attention heads.", low=1)
     season_kernel: int = setting(1, "Width of the circular convolution from the season to the channels.", choices=(1, 5))
     num_train_timesteps: int = setting(500, "Diffusion steps T.", low=2)
-    steps: int = setting(18_000, "Optimiser steps per class.", low=1)
+    steps: int = setting(18_000, "Optimiser steps per class.", low=EMA_EVERY)
     batch_size: int = setting(128, "Series per batch.", low=1)
     gradient_accumulation: int = setting(2, "Batches per optimiser step.", low=1)
     learning_rate: float = setting(8e-4, "Adam learning rate after warm-up; it halves on a plateau of the training loss.",

@@ -103,7 +103,8 @@ class Rule(Baseline):
             if count == 0:
                 continue
             for part in mine.split(1024):
-                distance = torch.cdist(self.x[source[part]].flatten(1), self.x[rows].flatten(1))
+                distance = torch.cdist(self.x[source[part]].flatten(1), self.x[rows].flatten(1),
+                                       compute_mode="donot_use_mm_for_euclid_dist")  # Neighbours not chosen by rounding.
                 distance[source[part][:, None] == rows] = torch.inf
                 nearest = distance.topk(count, largest=False).indices
                 chosen = nearest.gather(1, _integers(choice[part], count)[:, None])[:, 0]

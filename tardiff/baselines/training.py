@@ -91,9 +91,10 @@ class Rival:
                     "model": self.model.state_dict(), "extra": self.model.extra_state(),
                     "optimizers": {name: optimizer.state_dict() for name, optimizer in self.model.optimizers.items()}})
         write_json(run.folder / "budget.json", {
-            "budget": self.config.budget, "optimiser_steps": steps_done, "training_seconds": seconds,
+            "budget": self.config.budget, "iterations": steps_done, "optimiser_steps": self._optimiser_steps(),
+            "training_seconds": seconds,
             "device": str(self.device), "parameters": self.parameters,
-            "stages": [{"name": stage.name, "most_steps": stage.steps, "batch_size": stage.batch_size}
+            "stages": [{"name": stage.name, "most_iterations": stage.steps, "batch_size": stage.batch_size}
                        for stage in self.stages]})
         save_tensors(weights, self._whole().state_dict())
         run.close()
@@ -108,7 +109,10 @@ class Rival:
         self.model.eval()
         labels = torch.as_tensor(labels, device=self.device)
         samples = torch.arange(len(labels), device=self.device) if samples is None else samples.to(self.device)
-        series = self.scaler.inverse(self.model.sample(labels, samples, seed), labels)
+        size = self.config.sampling_batch_size
+        chunks = [self.scaler.inverse(self.model.sample(labels_of, samples_of, seed), labels_of)
+                  for labels_of, samples_of in zip(labels.split(size), samples.split(size), strict=True)]
+        series = torch.cat(chunks)
         finite = torch.isfinite(series).flatten(1).all(dim=1)
         if not finite.all():
             raise UserError(f"series {int(samples[~finite][0])} is not finite: the training diverged. Lower the learning "
@@ -176,6 +180,11 @@ class Rival:
                 optimizer.load_state_dict(state["optimizers"][name])
             self.model.load_extra_state(state["extra"])
             return state["stage"], state["step"], state["steps_done"], state["seconds"]
+
+    def _optimiser_steps(self) -> int:
+        """Return how often all optimisers have stepped; each of them keeps count. An iteration may take several steps."""
+        return sum(max((int(state["step"]) for state in optimizer.state.values()), default=0)
+                   for optimizer in self.model.optimizers.values())
 
     def _whole(self) -> nn.ModuleDict:
         return nn.ModuleDict({"model": self.model, "scaler": self.scaler})

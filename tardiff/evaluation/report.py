@@ -211,7 +211,7 @@ def shown(rows: list[int]) -> list[int]:
 def cost_table(costs: dict[str, dict[str, Any]]) -> str:
     """Return the table of what each set cost, or nothing where no run folder tells."""
     known = {name: cost for name, cost in costs.items() if any(value is not None for value in cost.values())}
-    heads = {"budget": "budget", "parameters": "parameters", "optimiser_steps": "training steps",
+    heads = {"budget": "budget", "parameters": "parameters", "optimiser_steps": "optimiser steps",
              "training_seconds": "training [s]", "seconds_per_series": "sampling [s per series]"}
     return table(["set", *heads.values()], [[name, *(_cell(cost[key]) for key in heads)] for name, cost in known.items()],
                  "Cost, where the run folders tell: medians over the datasets of a set; for sets of TarDiff, training is "

@@ -122,8 +122,9 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
 
 def _cost(dataset: Path) -> dict[str, Any]:
     """Return what is recorded of a dataset and of the model that made it, a baseline or a denoiser."""
-    records = [read_json(path) for path in (dataset / "runtime.json", dataset.parent / "budget.json") if path.exists()]
-    base = (read_generation(dataset) or {"settings": {}})["settings"].get("base")
+    settings = (read_generation(dataset) or {"settings": {}})["settings"]
+    base, run = settings.get("base"), Path(settings.get("output", dataset))
+    records = [read_json(path) for path in (dataset / "runtime.json", run / "budget.json") if path.exists()]
     if base and (Path(base) / "metrics.jsonl").exists():
         records.append(_training_cost(Path(base)))
     return {key: value for record in records for key, value in record.items()}

@@ -35,12 +35,13 @@ class Workplace:
 
     def settings(self, stage: str) -> list[str]:
         """Return the configuration file and the sizes of a stage."""
-        return [*STAGES[stage][1], "device=cpu"]
+        return STAGES[stage][1]
 
     def arguments(self, stage: str, output: str | Path, *overrides: str) -> list[str]:
         """Return the configuration file and all settings of a stage."""
         inputs = ["data", *(["base", "classifier"] if stage == "synthetic" else [])]
-        return [*self.settings(stage), *(f"{name}={self.folder / name}" for name in inputs), f"output={output}", *overrides]
+        return [*self.settings(stage), *(f"{name}={self.folder / name}" for name in inputs), f"output={output}",
+                "device=cpu", *overrides]
 
     def start(self, stage: str, output: str | Path, *overrides: str) -> subprocess.Popen:
         """Start a stage by its shell script."""

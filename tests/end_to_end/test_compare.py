@@ -69,10 +69,10 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
 
 @pytest.fixture
 def experiment(workplace, tmp_path):
-    """An experiment of tiny models, trained for each of two seeds, with one set."""
+    """An experiment of tiny models, trained for each seed, with one set."""
     settings = {"base": [*workplace.settings("base"), "training.steps=6"],
                 "classifier": [*workplace.settings("classifier"), "training.epochs=1"],
-                "guidance": {"diffusion": workplace.settings("synthetic")}, "generation_seeds": 2, "train_each_seed": True}
+                "guidance": {"diffusion": workplace.settings("synthetic")}, "train_each_seed": True}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "experiment.yaml"
 
@@ -90,8 +90,9 @@ def test_tardiff_is_trained_for_each_seed_and_compared_as_its_rivals_are(workpla
     results = json.loads((output / "results.json").read_text())
     assert list(results["synthetic"]) == ["diffusion", "oversample"]
     generation = results["synthetic"]["diffusion"]["generation"]
-    assert [(record["seed"], record["settings"]["base"], record["settings"]["classifier"]) for record in generation] == [
-        (seed, str(made / f"base-seed{seed}"), str(made / f"classifier-seed{seed}")) for seed in (0, 1)]
+    assert [[record["seed"], *(record["settings"][key] for key in ("base", "classifier", "device"))]
+            for record in generation] == [
+        [seed, str(made / f"base-seed{seed}"), str(made / f"classifier-seed{seed}"), "cpu"] for seed in (0, 1)]
     assert results["cost"]["diffusion"]["optimiser_steps"] == 6
 
 
@@ -104,12 +105,16 @@ def test_names_of_sets_are_given_once(workplace, tmp_path, experiment):
 
 
 def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, tmp_path):
-    for setting in ("score_on=selection", "ratios=[0.5,0.5]", "fidelity_metrics=[fid]", "reference=nobody", "configs=nowhere",
-                    f"configs={tmp_path}"):
+    unbuildable = tmp_path / "unbuildable"
+    unbuildable.mkdir()
+    (unbuildable / "timevae.yaml").write_text("filters: []\n")
+    for setting in ("score_on=selection", "ratios=[0.5,0.5]", "ratios=[2.0]", "fidelity_metrics=[fid]", "reference=nobody",
+                    "configs=nowhere", f"configs={tmp_path}", f"configs={unbuildable}"):
         code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--methods", "timevae", "--output",
                                 tmp_path / "out", setting)
-        assert code == 2 and setting.partition("=")[0] in printed and "Traceback" not in printed, printed
-        assert not (tmp_path / "out" / "methods").exists()
+        word = "filters" if "unbuildable" in setting else setting.partition("=")[0].rstrip("s")
+        assert code == 2 and word in printed and "Traceback" not in printed, printed
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):

@@ -1,20 +1,84 @@
-"""BioDiffusion against plain loops: its layers, its loss, its guided samples and its padding."""
+"""BioDiffusion: its U-Net written out plainly, the loss it descends, its guided samples against a loop, and its padding."""
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, killed_after, sinusoids, study, trained
 
 from tardiff.baselines import biodiffusion
-from tardiff.baselines.biodiffusion import ClassUNet, Config, LinearAttention, StandardisedConvolution, build
+from tardiff.baselines.biodiffusion import ClassUNet, Config, build
 from tardiff.baselines.interface import Stage
 from tardiff.sampling.noise import NoiseStream
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
 TINY = {"base_channels": 8, "channel_multipliers": [1, 2], "num_train_timesteps": 6, "batch_size": 4}
+
+
+def plain_unet(weights, x_t, t, labels):
+    """Return the noise that the published U-Net of three levels on 8 channels predicts, in float64, for a length that 4
+    divides."""
+    weights = {name: weight.double() for name, weight in weights.items()}
+
+    def dense(name, x):
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def convolution(name, x, stride=1):
+        kernel = weights[f"{name}.weight"]
+        return F.conv1d(x, kernel, weights.get(f"{name}.bias"), stride, (kernel.shape[2] - 1) // 2)
+
+    def standardised(name, x):
+        kernel = weights[f"{name}.0.weight"]
+        variance, mean = torch.var_mean(kernel, dim=(1, 2), correction=0, keepdim=True)
+        x = F.conv1d(x, (kernel - mean) / (variance + 1e-5).sqrt(), weights[f"{name}.0.bias"], padding=1)
+        return F.group_norm(x, 8, weights[f"{name}.1.weight"], weights[f"{name}.1.bias"])
+
+    def block(name, x):
+        scale, shift = dense(f"{name}.scale_shift.1", F.silu(embedding))[:, :, None].chunk(2, dim=1)
+        hidden = F.silu(standardised(f"{name}.first", x) * (1 + scale) + shift)
+        hidden = F.silu(standardised(f"{name}.second", hidden))
+        return hidden + (convolution(f"{name}.shortcut", x) if f"{name}.shortcut.weight" in weights else x)
+
+    def norm(name, x):
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt() * weights[f"{name}.weight"][:, None]
+
+    def attention(name, x, linear):
+        projected = convolution(f"{name}.heads.project", norm(f"{name}.heads.norm", x))
+        query, key, value = projected.unflatten(1, (3, 4, 32)).unbind(dim=1)
+        if linear:  # Softmax of the queries over the width of a head, and of the keys over time, not of their products.
+            query, key = query.softmax(dim=2), key.softmax(dim=3)
+        share = torch.einsum("bhdl,bhdm->bhlm", query, key) / math.sqrt(32)
+        attended = torch.einsum("bhlm,bhdm->bhdl", share if linear else share.softmax(dim=3), value).flatten(1, 2)
+        if linear:
+            return x + norm(f"{name}.output.1", convolution(f"{name}.output.0", attended))
+        return x + convolution(f"{name}.output", attended)
+
+    def embed(name, x):
+        return dense(f"{name}.2", F.gelu(dense(f"{name}.0", x)))
+
+    angles = t[:, None] * 10_000.0 ** (-torch.arange(4, dtype=torch.float64) / 4)
+    embedding = torch.cat([embed("time_embedding", torch.cat([angles.cos(), angles.sin()], dim=1)),
+                           embed("label_embedding", weights["label_table.weight"][labels])], dim=1)
+    x = start = convolution("stem", x_t.double().mT)
+    skips = {}
+    for level in (0, 1, 2):
+        first = block(f"down.{level}.first", x)
+        second = attention(f"down.{level}.attention", block(f"down.{level}.second", first), linear=True)
+        skips[level] = first, second
+        x = convolution(f"down.{level}.resize", second, stride=1 if level == 2 else 2)
+    x = block("middle.2", attention("middle.1", block("middle.0", x), linear=False))
+    for place, level in enumerate((2, 1, 0)):
+        first, second = skips[level]
+        x = block(f"up.{place}.first", torch.cat([x, second], dim=1))
+        x = attention(f"up.{place}.attention", block(f"up.{place}.second", torch.cat([x, first], dim=1)), linear=True)
+        x = (convolution(f"up.{place}.resize.1", x.repeat_interleave(2, dim=2)) if level else
+             convolution(f"up.{place}.resize", x))
+    return convolution("head", block("last", torch.cat([x, start], dim=1))).mT
 
 
 @pytest.mark.parametrize(("num_channels", "num_classes", "expected"), [
@@ -27,30 +91,15 @@ def test_parameters_are_those_of_the_published_code(num_channels, num_classes, e
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
-def test_a_weight_standardised_convolution_against_a_loop():
+@torch.no_grad()
+def test_the_network_against_the_published_one_written_out():
     torch.manual_seed(0)
-    layer, x = StandardisedConvolution(3, 2, 3, padding=1), torch.randn(2, 3, 5)
-    weight, bias, padded = layer.weight.detach().numpy(), layer.bias.detach().numpy(), np.pad(x, ((0, 0), (0, 0), (1, 1)))
-    expected = np.zeros((2, 2, 5))
-    for row, output, step in np.ndindex(2, 2, 5):
-        kernel = (weight[output] - weight[output].mean()) / math.sqrt(weight[output].var() + 1e-5)
-        expected[row, output, step] = (kernel * padded[row, :, step:step + 3]).sum() + bias[output]
-    np.testing.assert_allclose(layer(x).detach(), expected, atol=1e-5)
-
-
-def test_linear_attention_against_a_loop():
-    torch.manual_seed(0)
-    layer, x = LinearAttention(8), torch.randn(1, 8, 5)
-    normed = (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, keepdim=True, correction=0) + 1e-5).sqrt()
-    query, key, value = torch.einsum("oc,cl->ol", layer.heads.project.weight[..., 0], normed[0]).view(3, 4, 32, 5)
-    attended = torch.zeros(4, 32, 5)
-    for head in range(4):
-        for step in range(5):
-            chosen = torch.softmax(query[head, :, step], dim=0) / math.sqrt(32)
-            for other in range(5):
-                weight = (chosen * torch.softmax(key[head], dim=1)[:, other]).sum()
-                attended[head, :, step] += weight * value[head, :, other]
-    torch.testing.assert_close(layer(x), x + layer.output(attended.view(1, 128, 5)))
+    network = ClassUNet(Config(**{**TINY, "channel_multipliers": [1, 2, 3]}), 2, 3)
+    for weight in network.parameters():
+        weight += 0.2 * torch.randn_like(weight)
+    x_t, t, labels = torch.randn(4, 8, 2), torch.tensor([0, 1, 3, 5]), torch.tensor([3, 0, 1, 2])
+    torch.testing.assert_close(network(x_t, t, labels).double(), plain_unet(network.state_dict(), x_t, t, labels),
+                               atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
@@ -79,27 +128,45 @@ def test_samples_against_a_plain_guided_chain(cfg_scale):
     torch.testing.assert_close(model.sample(labels[1:2], samples[1:2], 7).double(), x_t[1:2], atol=1e-3, rtol=0)
 
 
-def test_a_step_of_training_hides_labels_and_measures_the_noise_in_l1(monkeypatch):
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_training_draws_steps_evenly_and_hides_a_share_of_the_labels(monkeypatch, share):
     torch.manual_seed(0)
-    model = build(Config(**TINY, label_dropout=0.5), 8, 1, 2)
-    x, y = torch.rand(400, 8, 1) * 2 - 1, torch.arange(400) % 2
-    seen = {}
+    model = build(Config(**TINY, label_dropout=share), 4, 1, 2)
+    x, y, seen = torch.rand(10_000, 4, 1) * 2 - 1, torch.arange(10_000) % 2, []
+    monkeypatch.setattr(model.process, "loss", lambda network, *drawn: seen.extend(drawn) or network.head.bias.sum())
+    model.train_step(Stage("diffusion", 1, 10_000), 0, lambda: (x, y))
+    x_start, labels, t, noise = seen
+    for label in (0, 1):
+        shown = labels[y == label]
+        assert set(shown.tolist()) == {label, 2} and (shown == 2).float().mean() == pytest.approx(share, abs=0.02)
+    assert torch.equal(x_start, x) and len(t.unique()) == 6 and torch.bincount(t).min() > 1500
+    assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(1, abs=0.02)
 
-    def network(x_t, t, labels):
-        seen.update(x_t=x_t, t=t, labels=labels)
-        return x_t * weight
 
-    weight = torch.nn.Parameter(torch.ones(()))
-    monkeypatch.setattr(model.process, "loss", lambda _, *arguments: type(model.process).loss(
-        model.process, network, *arguments))
-    loss = model.train_step(Stage("diffusion", 1, 400), 0, lambda: (x, y))["loss"].item()
-    hidden = seen["labels"] == 2
-    assert 150 < hidden.sum() < 250 and torch.equal(seen["labels"][~hidden], y[~hidden])
-    assert torch.bincount(seen["t"], minlength=6).min() > 40
-    remaining = model.process.schedule.alphas_cumprod.float()[seen["t"]][:, None, None]
-    noise = (seen["x_t"] - remaining.sqrt() * x) / (1 - remaining).sqrt()
-    assert abs(noise.mean()) < 0.1 and noise.std() == pytest.approx(1, abs=0.1)
-    assert loss == pytest.approx((noise - seen["x_t"]).abs().mean().item(), rel=1e-4)
+def test_every_step_descends_the_l1_distance_to_the_noise():
+    torch.manual_seed(0)
+    model, seen = build(Config(**TINY), 4, 1, 2), []
+    x, y, stage = torch.rand(32, 4, 1) * 2 - 1, torch.arange(32) % 2, Stage("diffusion", 2, 32)
+    # A first step leaves gradients that the second must not see.
+    model.train_step(stage, 0, lambda: (x, y))
+    network = copy.deepcopy(model.network)
+    model.network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    loss = model.train_step(stage, 1, lambda: (x, y))["loss"]
+    x_t, t, labels = seen
+    remaining = model.process.schedule.alphas_cumprod.float()[t][:, None, None]
+    noise = (x_t - remaining.sqrt() * x) / (1 - remaining).sqrt()
+    expected = (network(x_t, t, labels) - noise).abs().mean()
+    torch.testing.assert_close(loss, expected)
+    before, after = list(network.parameters()), list(model.network.parameters())
+    torch.testing.assert_close([weight.grad for weight in after], list(torch.autograd.grad(expected, before)),
+                               atol=1e-5, rtol=1e-3)
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_the_optimiser_is_adamw_with_the_published_rate():
+    model = build(Config(**TINY), 8, 1, 2)
+    optimizer, expected = model.optimizers["adamw"], torch.optim.AdamW(model.parameters(), lr=3e-4)
+    assert type(optimizer) is torch.optim.AdamW and optimizer.state_dict() == expected.state_dict()
 
 
 @pytest.mark.parametrize(("length", "before", "after"), [(25, 3, 4), (30, 1, 1), (24, 0, 0), (3, 2, 3)])
@@ -110,13 +177,6 @@ def test_a_length_that_8_does_not_divide_is_padded_with_edges_and_cropped(length
     padded = torch.cat([x_t[:, :1].repeat(1, before, 1), x_t, x_t[:, -1:].repeat(1, after, 1)], dim=1)
     assert padded.shape[1] % 8 == 0
     torch.testing.assert_close(network(x_t, t, labels), network(padded, t, labels)[:, before:before + length])
-
-
-def test_the_noise_predicted_depends_on_step_and_label():
-    torch.manual_seed(0)
-    network, x_t = ClassUNet(Config(**TINY), 2, 2), torch.randn(1, 8, 2).expand(4, 8, 2)
-    rows = network(x_t, torch.tensor([0, 5, 0, 0]), torch.tensor([0, 0, 1, 2]))
-    assert all(not torch.allclose(rows[0], row) for row in rows[1:])
 
 
 @pytest.mark.parametrize("num_inference_steps", [None, 25])

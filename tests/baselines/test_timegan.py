@@ -1,4 +1,7 @@
-"""TimeGAN: sizes, the three stages and what each moves, its losses against numpy, and what it learns."""
+"""TimeGAN: sizes, its networks against loops over time, the three stages, what each descends and moves, and what it
+learns."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import timegan
+from tardiff.baselines.interface import Stage
 from tardiff.baselines.timegan import Config, RecurrentMap, TimeGAN, build, moment_loss
 from tardiff.utils.errors import UserError
 
@@ -22,6 +26,51 @@ def parameters(module):
 def model():
     torch.manual_seed(0)
     return TimeGAN(Config(**TINY), 10, 3)
+
+
+@pytest.fixture
+def perturbed(model):
+    """The model in float64, with weights so far from zero that each of them tells."""
+    for weight in model.double().parameters():
+        torch.nn.init.normal_(weight, std=0.7)
+    return model
+
+
+def plain_network(weights, name, x):
+    """Do to x (B, L, inputs) what network `name`, of two GRU layers or, as supervisor, of one, does by its publication."""
+    for layer in range(1 if name == "supervisor" else 2):
+        kernel, recurrent_kernel, bias, recurrent_bias = (
+            weights[f"{name}.recurrent.{part}_l{layer}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        state, states = x.new_zeros(len(x), 6), []
+        for step in range(x.shape[1]):
+            from_input = (x[:, step] @ kernel.T + bias).split(6, dim=1)
+            from_state = (state @ recurrent_kernel.T + recurrent_bias).split(6, dim=1)
+            reset, update = ((from_input[gate] + from_state[gate]).sigmoid() for gate in (0, 1))
+            candidate = (from_input[2] + reset * from_state[2]).tanh()
+            state = update * state + (1 - update) * candidate
+            states.append(state)
+        x = torch.stack(states, dim=1)
+    logits = x @ weights[f"{name}.head.weight"].T + weights[f"{name}.head.bias"]
+    return logits if name == "discriminator" else logits.sigmoid()
+
+
+def published_losses(weights, x, z):
+    """Return the losses of series and noise, both (B, L, C), by the names under which training reports them; that of the
+    autoencoder in the game is not reported."""
+    apply = partial(plain_network, weights)
+    h, e = apply("embedder", x), apply("generator", z)
+    h_hat, h_supervised = apply("supervisor", e), apply("supervisor", h)
+    real, fake, fake_latent = (apply("discriminator", latent) for latent in (h, h_hat, e))
+    reconstruction = (apply("recovery", h) - x).pow(2).mean()
+    supervised = torch.stack([(h[:, t + 1] - h_supervised[:, t]).pow(2).mean() for t in range(9)]).mean()
+    adversarial = -F.logsigmoid(fake).mean() - F.logsigmoid(fake_latent).mean()
+    discrimination = -F.logsigmoid(real).mean() - F.logsigmoid(-fake).mean() - F.logsigmoid(-fake_latent).mean()
+    moments = moment_loss(apply("recovery", h_hat), x)
+    return {"reconstruction_loss": reconstruction, "embedding_loss": 10 * reconstruction.sqrt(),
+            "supervised_loss": supervised, "adversarial_loss": adversarial, "moment_loss": moments,
+            "generator_loss": adversarial + 100 * supervised.sqrt() + 100 * moments,
+            "joint_embedding_loss": 10 * reconstruction.sqrt() + 0.1 * supervised,
+            "discriminator_loss": discrimination}
 
 
 def draw():
@@ -43,7 +92,7 @@ def test_sizes_are_the_published_ones(length, num_channels, hidden_size, expecte
     assert [parameters(one) for one in model.models] == [expected, expected]
 
 
-def test_a_third_of_the_weights_sample():
+def test_more_than_half_of_the_weights_sample():
     model = build(Config(), 24, 7, 1).models[0]
     assert sum(parameters(part) for part in (model.generator, model.supervisor, model.recovery)) == 28_951
 
@@ -60,6 +109,42 @@ def test_gates_start_with_a_bias_of_one_and_kernels_within_the_bounds_of_the_joi
                 assert part.abs().max() <= (6 / (inputs + 40 + outputs)) ** 0.5
                 assert part.std().item() == pytest.approx((2 / (inputs + 40 + outputs)) ** 0.5, rel=0.15)
     assert not network.head.bias.any()
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_network_against_a_loop_over_time(perturbed, name):
+    network = perturbed.get_submodule(name)
+    x = torch.randn(4, 10, network.recurrent.input_size, dtype=torch.float64)
+    torch.testing.assert_close(network(x), plain_network(dict(perturbed.named_parameters()), name, x))
+
+
+@pytest.mark.parametrize(("stage", "descents"), [
+    ("embedding", [("embedding", "embedding_loss", 0)]), ("supervised", [("supervised", "supervised_loss", 0)]),
+    # Generator and autoencoder share a batch, twice; the discriminator has its own.
+    ("joint", [("joint_generation", "generator_loss", 0), ("joint_embedding", "joint_embedding_loss", 0),
+               ("joint_generation", "generator_loss", 1), ("joint_embedding", "joint_embedding_loss", 1),
+               ("discriminator", "discriminator_loss", 2)])])
+def test_every_descent_follows_the_gradient_of_its_published_loss(perturbed, monkeypatch, stage, descents):
+    weights = dict(perturbed.named_parameters())
+    names, seen = {weight: name for name, weight in weights.items()}, []
+    for known, optimizer in perturbed.optimizers.items():
+        # The weights stand still, so that all gradients are those at the same point.
+        monkeypatch.setattr(optimizer, "step", lambda known=known, group=optimizer.param_groups[0]: seen.append(
+            (known, {names[weight]: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+                     for weight in group["params"]})))
+    x = torch.rand(3, 8, 10, 3, dtype=torch.float64)
+    batches = iter(x)
+    torch.manual_seed(1)
+    reported = perturbed.train_step(Stage(stage, 1, 8), 0, lambda: (next(batches), None))
+    torch.manual_seed(1)
+    losses = [published_losses(weights, batch, torch.rand_like(batch)) for batch in x]
+    assert [known for known, _ in seen] == [known for known, *_ in descents]
+    for (_, gradients), (_, loss, batch) in zip(seen, descents, strict=True):
+        expected = torch.autograd.grad(losses[batch][loss], [weights[name] for name in gradients], retain_graph=True,
+                                       materialize_grads=True)
+        torch.testing.assert_close(gradients, dict(zip(gradients, expected, strict=True)))
+    shown = losses[1] | {"discriminator_loss": losses[2]["discriminator_loss"]} if stage == "joint" else losses[0]
+    torch.testing.assert_close(reported, {name: shown[name] for name in reported})
 
 
 def test_each_stage_moves_its_own_networks(model):
@@ -88,11 +173,18 @@ def test_five_optimisers_keep_their_own_moments(model):
                        "discriminator": {"discriminator"}}
     for stage in ("embedding", "supervised", "joint"):
         moved(model, stage)
-    steps = {name: {int(state["step"]) for state in optimizer.state.values()} for name, optimizer in model.optimizers.items()}
+    steps = {name: {int(state["step"]) for state in optimizer.state.values()}
+             for name, optimizer in model.optimizers.items()}
     assert steps == {"embedding": {1}, "supervised": {1}, "joint_embedding": {2}, "joint_generation": {2},
                      "discriminator": {1}}
     # The supervised loss does not depend on the generator, which this optimiser holds all the same.
     assert {names[id(weight)] for weight in model.optimizers["supervised"].state} == {"supervisor"}
+
+
+def test_every_optimiser_is_adam_with_the_published_rate(model):
+    for optimizer in model.optimizers.values():
+        expected = torch.optim.Adam(optimizer.param_groups[0]["params"], lr=1e-3)
+        assert type(optimizer) is torch.optim.Adam and optimizer.state_dict() == expected.state_dict()
 
 
 def test_moment_loss_against_numpy():
@@ -100,26 +192,6 @@ def test_moment_loss_against_numpy():
     expected = sum(abs(np.sqrt(x_hat[:, t, c].var() + 1e-6) - np.sqrt(x[:, t, c].var() + 1e-6))
                    + abs(x_hat[:, t, c].mean() - x[:, t, c].mean()) for t in range(5) for c in range(3)) / 15
     assert moment_loss(torch.tensor(x_hat), torch.tensor(x)).item() == pytest.approx(expected, rel=1e-12)
-
-
-@torch.no_grad()
-def test_losses_against_a_loop_over_networks(model):
-    x, z = torch.rand(2, 8, 10, 3)
-    h, e = model.embedder(x), model.generator(z)
-    h_hat, h_supervised = model.supervisor(e), model.supervisor(h)
-    foretelling = torch.stack([(h[:, t + 1] - h_supervised[:, t]).pow(2).mean() for t in range(9)]).mean()
-    real, fake, fake_latent = (model.discriminator(latent) for latent in (h, h_hat, e))
-    losses = model.generator_losses(x, z)
-    torch.testing.assert_close(losses["adversarial_loss"], -F.logsigmoid(fake).mean() - F.logsigmoid(fake_latent).mean())
-    torch.testing.assert_close(losses["supervised_loss"], foretelling)
-    torch.testing.assert_close(losses["moment_loss"], moment_loss(model.recovery(h_hat), x))
-    torch.testing.assert_close(losses["generator_loss"], losses["adversarial_loss"] + 100 * foretelling.sqrt()
-                               + 100 * losses["moment_loss"])
-    torch.testing.assert_close(model.discriminator_loss(x, z), -F.logsigmoid(real).mean() - F.logsigmoid(-fake).mean()
-                               - F.logsigmoid(-fake_latent).mean())
-    reconstruction, supervised = model.embedding_losses(x)
-    torch.testing.assert_close(reconstruction, (model.recovery(h) - x).pow(2).mean())
-    torch.testing.assert_close(supervised, foretelling)
 
 
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 4, 2)])
@@ -131,13 +203,17 @@ def test_series_stand_alone_in_any_shape(tmp_path, length, num_channels, num_cla
     assert (series >= x.min(axis=(0, 1)) - 1e-4).all() and (series <= x.max(axis=(0, 1)) + 1e-4).all()
 
 
-def test_noise_is_uniform(model, monkeypatch):
+@torch.no_grad()
+def test_samples_are_recovered_from_what_the_supervisor_makes_of_uniform_noise(model):
     seen = []
-    monkeypatch.setattr(model.generator, "forward", lambda z: seen.append(z) or torch.zeros(*z.shape[:2], 6))
-    model.sample(torch.zeros(500, dtype=torch.int64), torch.arange(500), 0)
-    z = seen[0]
+    model.generator.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    series = model.sample(torch.zeros(500, dtype=torch.int64), torch.arange(500), 0)
+    z, weights = seen[0], dict(model.named_parameters())
     assert z.shape == (500, 10, 3) and 0 <= z.min() and z.max() <= 1
     assert (torch.histc(z, 10, 0, 1) / z.numel() - 0.1).abs().max() < 0.01
+    for name in ("generator", "supervisor", "recovery"):
+        z = plain_network(weights, name, z)
+    torch.testing.assert_close(series, z)
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):

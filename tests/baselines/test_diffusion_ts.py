@@ -1,4 +1,4 @@
-"""Diffusion-TS against closed forms and plain loops: its blocks, loss, optimiser steps, rates, average and samples."""
+"""Diffusion-TS against its specification and plain loops: its network, loss, optimiser steps, rates, average, samples."""
 
 import copy
 import math
@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import diffusion_ts
 from tardiff.baselines.diffusion_ts import (
     Config,
     DiffusionTS,
-    TrendBlock,
     TrendSeasonTransformer,
     build,
     reconstruction_loss,
@@ -48,31 +48,6 @@ def test_parameters_are_those_of_the_published_code(length, num_channels, settin
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
-def test_the_trend_block_recovers_a_cubic():
-    torch.manual_seed(0)
-    block, x = TrendBlock(25, 2, 8), torch.randn(1, 25, 8)
-    time = torch.arange(1, 26) / 26
-    cubic = torch.stack([2 * time - 3 * time**2 + 1.5 * time**3, 0.5 * time**3 - time], dim=1)[None]
-    optimizer = torch.optim.LBFGS(block.parameters(), max_iter=60, line_search_fn="strong_wolfe")
-
-    def closure():
-        optimizer.zero_grad()
-        loss = (block(x) - cubic).pow(2).sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    torch.testing.assert_close(block(x), cubic, atol=2e-3, rtol=0)
-
-
-def test_any_trend_is_a_cubic_through_zero():
-    torch.manual_seed(0)
-    trend = TrendBlock(25, 3, 8)(torch.randn(2, 25, 8)).detach().double().numpy()
-    assert np.abs(np.diff(trend, n=4, axis=1)).max() < 1e-6 < np.abs(np.diff(trend, n=2, axis=1)).max()
-    time = np.arange(1, 26) / 26
-    assert all(abs(np.polyfit(time, column, 3)[3]) < 1e-5 for series in trend for column in series.T)
-
-
 @pytest.mark.parametrize(("length", "count"), [(24, 2), (25, 2), (30, 2), (288, 4)])
 def test_the_fourier_block_recovers_known_sinusoids_times_the_length(length, count):
     time = torch.arange(length, dtype=torch.float64)[None, :, None]
@@ -82,30 +57,102 @@ def test_the_fourier_block_recovers_known_sinusoids_times_the_length(length, cou
     torch.testing.assert_close(strongest_frequencies(known + faint), length * known)
 
 
+def strongest_cosines(column):
+    """Return L times the part of column (L,) at its strongest frequencies, as a sum of cosines."""
+    steps = np.arange(len(column)) / len(column)
+    bins = {k: (column * np.exp(-2j * np.pi * k * steps)).sum() for k in range(1, (len(column) - 1) // 2 + 1)}
+    strongest = sorted(bins, key=lambda k: -abs(bins[k]))[:int(math.log(len(bins)))]
+    # Each bin has a conjugate, which adds the same cosine once more.
+    return sum(2 * abs(bins[k]) * np.cos(2 * np.pi * k * steps + np.angle(bins[k])) for k in strongest)
+
+
 @pytest.mark.parametrize("length", [7, 12, 24, 25])
 def test_the_fourier_block_against_a_sum_of_cosines(length):
     x = torch.randn(3, length, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = np.zeros(x.shape)
-    steps = np.arange(length)
-    for series, column in np.ndindex(3, 4):
-        bins = {k: sum(x[series, n, column].item() * np.exp(-2j * np.pi * k * n / length) for n in steps)
-                for k in range(1, (length - 1) // 2 + 1)}
-        for k in sorted(bins, key=lambda k: -abs(bins[k]))[:int(math.log(len(bins)))]:
-            for sign in (1, -1):
-                angle = sign * (2 * np.pi * k / length * steps + np.angle(bins[k]))
-                expected[series, :, column] += abs(bins[k]) * np.cos(angle)
+    expected = np.apply_along_axis(strongest_cosines, 1, x.numpy())
     np.testing.assert_allclose(strongest_frequencies(x), expected, atol=1e-9)
 
 
-def test_a_prediction_is_a_cubic_with_a_level_plus_a_season_of_mean_zero():
+class NetworkByHand:
+    """The network as specified, of two blocks each way and two heads, for one series at a time and in float64."""
+
+    def __init__(self, network):
+        self.weights = {name: value.double() for name, value in network.state_dict().items()}
+
+    def linear(self, name, x):
+        return x @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+
+    def convolution(self, name, padded):
+        """Slide weights over the rows of padded (L + width - 1, inputs)."""
+        weight = self.weights[f"{name}.weight"]
+        windows = padded.unfold(0, weight.shape[2], 1)
+        return torch.einsum("liw,oiw->lo", windows, weight) + self.weights.get(f"{name}.bias", 0)
+
+    def zero_padded(self, name, x):
+        return self.convolution(name, F.pad(x, (0, 0, 1, 1)))
+
+    def circular(self, name, x):
+        reach = self.weights[f"{name}.weight"].shape[2] // 2
+        return self.convolution(name, x[torch.arange(-reach, len(x) + reach) % len(x)])
+
+    def adaptive_norm(self, name, x, t):
+        half = x.shape[1] // 2
+        angles = t / 10_000 ** (torch.arange(half, dtype=torch.float64) / half)
+        scale, shift = self.linear(f"{name}.scale_shift.1", F.silu(torch.cat([angles.cos(), angles.sin()]))).chunk(2)
+        return F.layer_norm(x, x.shape[1:]) * (1 + scale) + shift
+
+    def attention(self, name, x, other):
+        heads = zip(*(self.linear(f"{name}.{part}", source).chunk(2, dim=1)
+                      for part, source in (("query", x), ("key", other), ("value", other))), strict=True)
+        attended = [torch.softmax(query @ key.T / math.sqrt(key.shape[1]), dim=1) @ value for query, key, value in heads]
+        return self.linear(f"{name}.output", torch.cat(attended, dim=1))
+
+    def perceptron(self, name, x):
+        normed = F.layer_norm(x, x.shape[1:], self.weights[f"{name}.0.weight"], self.weights[f"{name}.0.bias"])
+        return self.linear(f"{name}.3", F.gelu(self.linear(f"{name}.1", normed)))
+
+    def trend(self, name, x):
+        per_feature = F.gelu(self.zero_padded(f"{name}.across_time", x.T))
+        first, second, third = self.zero_padded(f"{name}.across_features", per_feature.T)
+        time = torch.arange(1, len(x) + 1, dtype=torch.float64)[:, None] / (len(x) + 1)
+        return first * time + second * time**2 + third * time**3
+
+    def trend_and_season(self, x_t, t):
+        entry = self.zero_padded("entry", x_t)
+        encoded, hidden = entry + self.weights["encoder_positions"], entry + self.weights["decoder_positions"]
+        trend, season = torch.zeros_like(x_t), torch.zeros_like(hidden)
+        for block in ("encoder.0", "encoder.1"):
+            normed = self.adaptive_norm(f"{block}.norm", encoded, t)
+            encoded = encoded + self.attention(f"{block}.attention", normed, normed)
+            encoded = encoded + self.perceptron(f"{block}.perceptron", encoded)
+        for block, share in zip(("decoder.0", "decoder.1"), self.weights["mean.weight"].flatten(), strict=True):
+            normed = self.adaptive_norm(f"{block}.norm_self", hidden, t)
+            hidden = hidden + self.attention(f"{block}.attention_self", normed, normed)
+            normed = self.adaptive_norm(f"{block}.norm_cross", hidden, t)
+            hidden = hidden + self.attention(f"{block}.attention_cross", normed, encoded)
+            for_trend, for_season = self.convolution(f"{block}.split", hidden.T).T.chunk(2)
+            hidden = hidden + self.perceptron(f"{block}.perceptron", hidden)
+            trend += self.trend(f"{block}.trend", for_trend) + share * self.linear(f"{block}.mean", hidden.mean(dim=0))
+            season += torch.from_numpy(np.apply_along_axis(strongest_cosines, 0, for_season.numpy()))
+            hidden = hidden - hidden.mean(dim=0)
+        residual = self.zero_padded("residual", hidden)
+        level = residual.mean(dim=0)
+        return trend + level, self.circular("season", season) + residual - level
+
+
+@pytest.mark.parametrize(("length", "season_kernel"), [(24, 1), (25, 5)])
+def test_trend_and_season_are_those_of_the_specification(length, season_kernel):
     torch.manual_seed(0)
-    network = TrendSeasonTransformer(Config(**TINY), 24, 3)
-    x_t, t = torch.randn(4, 24, 3), torch.tensor([0, 1, 4, 5])
-    trend, season = (part.detach() for part in network.trend_and_season(x_t, t))
-    torch.testing.assert_close(network(x_t, t), trend + season)
-    assert np.abs(np.diff(trend.double().numpy(), n=4, axis=1)).max() < 1e-5
-    assert season.mean(dim=1).abs().max() < 1e-5 < season.std()
-    assert not torch.allclose(network(x_t, t), network(x_t, t.flip(0)))
+    network = TrendSeasonTransformer(Config(**{**TINY, "encoder_blocks": 2}, season_kernel=season_kernel), length, 3)
+    # At their first values positions are faint, biases small and layer norms without effect.
+    for parameter in network.parameters():
+        parameter.data += torch.randn_like(parameter) / 4
+    x_t, t = torch.randn(2, length, 3), torch.tensor([1, 5])
+    parts = network.trend_and_season(x_t, t)
+    torch.testing.assert_close(network(x_t, t), sum(parts))
+    for row in range(2):
+        expected = NetworkByHand(network).trend_and_season(x_t[row].double(), t[row].item())
+        torch.testing.assert_close(tuple(part[row].double() for part in parts), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_loss_against_plain_numpy():
@@ -162,6 +209,12 @@ def test_two_accumulated_batches_step_as_one_of_twice_the_size():
     for stepped, expected in zip(model.network.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(stepped.grad, expected.grad, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-4)
+
+
+def test_the_optimiser_is_adam_with_the_published_momenta():
+    optimizer = DiffusionTS(Config(), 24, 7).optimizers["adam"]
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.defaults["betas"] == (0.9, 0.96) and optimizer.defaults["weight_decay"] == 0
 
 
 def test_the_rate_rises_linearly_then_halves_on_a_plateau():

@@ -1,4 +1,4 @@
-"""TimeVQVAE against plain loops: its spectra, its codebook, its masks and how they are filled."""
+"""TimeVQVAE against its specification and plain loops: its networks, spectra, codebook, masks and how they are filled."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from tardiff.baselines.timevqvae_autoencoder import (
     perplexity,
     to_spectrum,
 )
-from tardiff.baselines.timevqvae_prior import Attention, fill_masks, hide_tokens, masked_loss
+from tardiff.baselines.timevqvae_prior import fill_masks, hide_tokens, masked_loss
 from tardiff.baselines.timevqvae_quantiser import Quantiser
 from tardiff.sampling.noise import NoiseStream
 from tardiff.utils.errors import UserError
@@ -31,8 +31,34 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def perturbed(module):
+    """Move all weights and statistics of a module away from where they start, which may hide what they do."""
+    for value in module.state_dict().values():
+        if value.is_floating_point():
+            value += torch.rand_like(value) - 0.5
+    return module
+
+
+def weights_of(module):
+    """Return copies of the tensors of a module by name; a normalised weight is a length times a direction."""
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    for name in [name for name in weights if name.endswith("original1")]:
+        length, direction = weights[name.replace("original1", "original0")], weights[name]
+        norm = direction.flatten(1).norm(dim=1).view_as(length)
+        weights[name.replace("parametrizations.weight.original1", "weight")] = length * direction / norm
+    return weights
+
+
+@pytest.fixture
+def known_dropout(monkeypatch):
+    """Let dropout shrink all values alike instead of removing some, so that training can be computed by hand."""
+    monkeypatch.setattr(F, "dropout", lambda x, p=0.5, training=True, inplace=False: x * (1 - p) if training else x)
+
+
+# The specification measures 55,552 at 24 x 7 and gives the others as 0.16 M, 0.18 M and, with 33 channels, 0.24 M.
 @pytest.mark.parametrize(("length", "num_channels", "expected", "low", "high"), [
-    (24, 7, 55_552, 6, 24), (288, 3, 157_668, 9, 72), (256, 16, 176_544, 8, 64), (300, 15, 174_228, 9, 74)])
+    (24, 7, 55_552, 6, 24), (288, 3, 157_668, 9, 72), (256, 16, 176_544, 8, 64), (256, 33, 237_948, 8, 64),
+    (300, 15, 174_228, 9, 74)])
 def test_autoencoder_has_the_published_parameters_and_tokens(length, num_channels, expected, low, high):
     model = Autoencoder(length, num_channels, 1024, 0.0).eval()
     assert count(model) == expected
@@ -41,12 +67,17 @@ def test_autoencoder_has_the_published_parameters_and_tokens(length, num_channel
                                                                        (1, model.high.num_tokens)]
 
 
-def test_priors_have_the_published_parameters_but_those_without_effect():
-    model = build(Config(), 24, 7, 2)
-    # Weight normalisation of the inner layer norms: 4 layers of 85 and one of 21. Position tables: a row of 128, of 256.
-    assert count(model.low_prior) == 656_208 - 4 * 85 - 128
-    assert count(model.high_prior) == 784_084 - 21 - 256
-    other = build(Config(codebook_size=1000), 24, 7, 5)
+# The specification measures 656,208 + 784,084 at 24 x 7 and gives the others as 1.45 M, of which 745 are without effect:
+# the weight normalisation of the inner layer norms, 4 layers of 85 and one of 21, and a row of each position table.
+@pytest.mark.parametrize(("length", "num_channels", "low", "both"), [
+    (24, 7, 656_208 - 4 * 85 - 128, 656_208 + 784_084 - 745), (288, 3, 656_124, 1_452_219), (256, 16, 655_996, 1_450_043)])
+def test_priors_have_the_published_parameters_but_those_without_effect(length, num_channels, low, both):
+    model = build(Config(), length, num_channels, 2)
+    assert count(model.low_prior) == low and count(model.low_prior) + count(model.high_prior) == both
+
+
+def test_codes_and_classes_have_their_rows_in_the_priors():
+    model, other = build(Config(), 24, 7, 2), build(Config(codebook_size=1000), 24, 7, 5)
     # A code has a row in the table of each band that reads it and a direction, a length and a bias in the head.
     assert count(model.low_prior) - count(other.low_prior) == 24 * (128 + 130) - 3 * 128
     assert count(model.high_prior) - count(other.high_prior) == 24 * (2 * 128 + 34) - 3 * 256
@@ -84,11 +115,117 @@ def test_the_low_band_is_a_short_average():
     np.testing.assert_allclose(model.low.part(to_spectrum(x))[0, 2:-2, 0], expected, atol=1e-5)
 
 
-def test_snake_is_its_formula():
-    layer, x = Snake(2), torch.randn(1, 2, 3, 4)
-    for channel, frequency in enumerate(layer.frequency.flatten().tolist()):
-        assert 0.2 <= frequency <= 0.5
-        torch.testing.assert_close(layer(x)[:, channel], x[:, channel] + (frequency * x[:, channel]).sin() ** 2 / frequency)
+def test_frequencies_of_snakes_start_between_a_fifth_and_a_half():
+    snakes = [module for module in Autoencoder(24, 1, 8, 0.0).modules() if isinstance(module, Snake)]
+    frequencies = torch.cat([snake.frequency.flatten() for snake in snakes])
+    assert 0.2 <= frequencies.min() < 0.21 and 0.49 < frequencies.max() <= 0.5
+
+
+def overlapped(spectrum):
+    """Return the series (B, C, W - 1) of a spectrum (B, 2 C, 3, W): the sum of its frames, each under its Hann window, over
+    that of the squared windows, without the two steps by which the transform extends a series at either end."""
+    window = torch.tensor([0, 0.5, 1, 0.5])
+    frames = 2 * torch.fft.irfft(torch.complex(spectrum[:, 0::2], spectrum[:, 1::2]), n=4, dim=2)
+    series, squares = spectrum.new_zeros(2, *frames.shape[:2], frames.shape[3] + 3)
+    for step in range(frames.shape[3]):
+        series[..., step:step + 4] += window * frames[..., step]
+        squares[..., step:step + 4] += window**2
+    return (series / squares)[..., 2:-2]
+
+
+class ByHand:
+    """The layers of a network as specified, on the weights of `module`, training or not as it does."""
+
+    def __init__(self, module):
+        self.weights, self.training = weights_of(module), module.training
+
+    def linear(self, name, x):
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+
+    def convolution(self, name, x, layer=F.conv2d, **options):
+        return layer(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], **options)
+
+    def batch_norm(self, name, x):
+        mean, variance, scale, shift = (self.weights[f"{name}.{part}"]
+                                        for part in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, variance, scale, shift, self.training)
+
+    def layer_norm(self, name, x, eps=1e-5):
+        return F.layer_norm(x, x.shape[2:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+
+
+class BandByHand(ByHand):
+    """A band of the autoencoder: it keeps `rows` of the three of a spectrum, and halves its steps `halvings` times."""
+
+    def __init__(self, band, rows, halvings):
+        super().__init__(band)
+        self.rows, self.halvings, self.length = rows, halvings, band.length
+        # The high band, of two rows, looks one row up and down; the low one, of one row, does not.
+        self.reach = len(rows) - 1
+
+    def separable(self, name, first, x, layer=F.conv2d, **options):
+        each_alone = self.convolution(f"{name}.{first}", x, layer, groups=x.shape[1], **options)
+        return self.convolution(f"{name}.{first + 1}", each_alone, layer)
+
+    def snake(self, name, x):
+        frequency = self.weights[f"{name}.frequency"]
+        return x + (frequency * x).sin() ** 2 / frequency
+
+    def halving(self, name, x):
+        extended = F.pad(x, (1, 1, self.reach, self.reach), mode="replicate")
+        return self.snake(f"{name}.3", self.batch_norm(f"{name}.2", self.separable(name, 0, extended, stride=(1, 2))))
+
+    def doubling(self, name, x):
+        doubled = self.separable(name, 0, x, F.conv_transpose2d, stride=(1, 2), padding=(self.reach, 1))
+        return self.snake(f"{name}.3", self.batch_norm(f"{name}.2", doubled))
+
+    def residual(self, name, x):
+        # The published code extends a series by its ends where it halves, and by zeros here.
+        body, same = f"{name}.body", {"padding": (self.reach, 1)}
+        y = self.separable(body, 1, self.snake(f"{body}.0", x), **same)
+        y = self.separable(body, 5, self.snake(f"{body}.4", self.batch_norm(f"{body}.3", y)), **same)
+        shortcut = x if x.shape == y.shape else self.convolution(f"{name}.shortcut", x)
+        return shortcut + F.dropout(y, 0.3, self.training)
+
+    def encode(self, spectrum):
+        x = spectrum[:, :, self.rows]
+        layers = [self.halving, *(self.halvings - 1) * [self.halving, self.residual, self.residual], self.residual]
+        for place, layer in enumerate(layers):
+            x = layer(f"encoder.{place}", x)
+        return (x / x.norm(dim=1, keepdim=True)).flatten(2).transpose(1, 2)
+
+    def tokens(self, features):
+        vectors = self.linear("quantiser.project_in", features)
+        return (vectors[:, :, None] - self.weights["quantiser.codes"]).norm(dim=3).argmin(dim=2)
+
+    def decode(self, tokens):
+        features = self.linear("quantiser.project_out", self.weights["quantiser.codes"][tokens])
+        x = features.transpose(1, 2).unflatten(2, (len(self.rows), -1))
+        layers = [self.residual, *(self.halvings - 1) * [self.residual, self.residual, self.doubling]]
+        for place, layer in enumerate(layers):
+            x = layer(f"decoder.{place}", x)
+        double = {"stride": (1, 2), "padding": (self.reach, 1)}
+        for place, options in enumerate([{**double, "groups": x.shape[1]}, {}, double, {}], start=len(layers)):
+            x = self.convolution(f"decoder.{place}", x, F.conv_transpose2d, **options)
+        spectrum = x.new_zeros(len(x), x.shape[1], 3, x.shape[3])
+        spectrum[:, :, self.rows] = x
+        return F.interpolate(overlapped(spectrum), self.length, mode="linear").transpose(1, 2)
+
+
+@pytest.mark.usefixtures("known_dropout")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("length", "low_halvings", "high_halvings"), [(24, 2, 1), (97, 4, 2)])
+def test_the_autoencoder_is_that_of_the_specification(length, low_halvings, high_halvings, training):
+    torch.manual_seed(0)
+    model = perturbed(Autoencoder(length, 2, 16, 0.0)).double().train(training)
+    x = torch.randn(3, length, 2, dtype=torch.float64)
+    low, high = BandByHand(model.low, [0], low_halvings), BandByHand(model.high, [1, 2], high_halvings)
+    spectrum = to_spectrum(x)
+    features = [low.encode(spectrum), high.encode(spectrum)]
+    torch.testing.assert_close([model.low.encode(spectrum), model.high.encode(spectrum)], features)
+    tokens = low.tokens(features[0]), high.tokens(features[1])
+    torch.testing.assert_close(model.tokens(x), tokens)
+    torch.testing.assert_close(model.decode(*tokens), low.decode(tokens[0]) + high.decode(tokens[1]))
 
 
 def test_the_loss_adds_up_squares_of_the_low_and_distances_of_the_high_band():
@@ -97,7 +234,6 @@ def test_the_loss_adds_up_squares_of_the_low_and_distances_of_the_high_band():
     spectrum, losses, expected = to_spectrum(x), model.losses(x), 0.0
     for band, distance in ((model.low, lambda error: error.pow(2)), (model.high, torch.abs)):
         features = band.encode(spectrum)
-        torch.testing.assert_close(features.norm(dim=2), torch.ones(3, band.num_tokens))
         vectors = band.quantiser.project_in(features)
         codes = band.quantiser.codes[torch.cdist(vectors, band.quantiser.codes).argmin(dim=2)]
         series = band.decode(band.quantiser.project_out(codes))
@@ -223,33 +359,64 @@ def test_perplexity_counts_the_codes_in_use():
     assert perplexity(torch.tensor([2, 2, 2]), 8).item() == pytest.approx(1)
 
 
-def test_attention_against_a_loop():
-    torch.manual_seed(0)
-    layer, x = Attention(12, 2), torch.randn(1, 3, 12)
-    torch.nn.init.uniform_(layer.query_scale, 0, 9)
-    normed = F.layer_norm(x, (12,))[0]
-    query = layer.query(normed).view(3, 2, 64)
-    key, value = layer.key_value(normed).view(3, 2, 2, 64).unbind(dim=1)
-    attended = torch.zeros(3, 2, 64)
-    for place in range(3):
-        for head in range(2):
-            keys = [layer.null[0, head, 0], *key[:, head]]
-            values = [layer.null[1, head, 0], *value[:, head]]
-            scores = [(query[place, head] / query[place, head].norm() * layer.query_scale
-                       * (other / other.norm()) * layer.key_scale).sum() / 8 for other in keys]
-            weights = torch.softmax(torch.stack(scores), dim=0)
-            attended[place, head] = sum(weight * other for weight, other in zip(weights, values, strict=True))
-    expected = F.layer_norm(layer.output(attended.view(3, 128)), (12,))
-    torch.testing.assert_close(layer(x)[0], expected, atol=1e-5, rtol=1e-4)
+class PriorByHand(ByHand):
+    """A transformer that predicts tokens 0..15, of which 16 masks one."""
+
+    def __init__(self, prior, num_layers, num_heads):
+        super().__init__(prior)
+        self.num_layers, self.num_heads = num_layers, num_heads
+
+    def attention(self, name, x):
+        x = self.layer_norm(f"{name}.norm", x)
+        projected = self.linear(f"{name}.query", x), *self.linear(f"{name}.key_value", x).chunk(2, dim=2)
+        heads = zip(*(part.chunk(self.num_heads, dim=2) for part in projected), *self.weights[f"{name}.null"], strict=True)
+        attended = []
+        for query, key, value, null_key, null_value in heads:
+            keys = torch.cat([null_key.expand(len(x), 1, 64), key], dim=1)
+            values = torch.cat([null_value.expand(len(x), 1, 64), value], dim=1)
+            scaled_query = F.normalize(query, dim=2) * self.weights[f"{name}.query_scale"]
+            scaled_keys = F.normalize(keys, dim=2) * self.weights[f"{name}.key_scale"]
+            attended.append(torch.softmax(scaled_query @ scaled_keys.transpose(1, 2) / math.sqrt(64), dim=2) @ values)
+        return self.layer_norm(f"{name}.norm_output", self.linear(f"{name}.output", torch.cat(attended, dim=2)))
+
+    def perceptron(self, name, x):
+        inner = F.gelu(self.linear(f"{name}.1", self.layer_norm(f"{name}.0", x)))
+        return self.linear(f"{name}.4", self.layer_norm(f"{name}.3", inner))
+
+    def context(self, low, num_tokens):
+        """Return features (B, num_tokens, 128) of low tokens (B, M), each repeated to as many as there are high tokens."""
+        embedded = F.dropout(self.weights["context.tokens.weight"][low], 0.3, self.training)
+        repeated = embedded[:, torch.arange(num_tokens) * low.shape[1] // num_tokens].transpose(1, 2)
+        x = F.gelu(self.convolution("context.layers.0", repeated, F.conv1d, padding=3))
+        x = self.batch_norm("context.layers.2", x)
+        return self.convolution("context.layers.3", x, F.conv1d, padding=6, dilation=2).transpose(1, 2)
+
+    def logits(self, tokens, labels, low=None):
+        features = self.weights["tokens.weight"][tokens]
+        features[tokens < 16] = F.dropout(features[tokens < 16], 0.3, self.training)
+        if low is not None:
+            features = torch.cat([self.context(low, tokens.shape[1]), features], dim=2)
+        label = self.weights["classes.weight"][labels][:, None]
+        x = self.linear("entry", torch.cat([label, features + self.weights["positions"]], dim=1))
+        for layer in range(self.num_layers):
+            x = x + self.attention(f"attention.{layer}", x)
+            x = x + self.perceptron(f"perceptrons.{layer}", x)
+        return self.linear("head.3", self.layer_norm("head.2", F.gelu(self.linear("head.0", x[:, 1:])), eps=1e-12))
 
 
-def test_dropout_spares_masked_tokens():
+@pytest.mark.usefixtures("known_dropout")
+@pytest.mark.parametrize("training", [False, True])
+def test_the_priors_are_those_of_the_specification(training):
     torch.manual_seed(0)
-    prior = build(Config(**TINY), 24, 1, 2).low_prior.train()
-    labels = torch.zeros(1, dtype=torch.int64)
-    masks, tokens = torch.full((1, 6), 16), torch.zeros(1, 6, dtype=torch.int64)
-    torch.testing.assert_close(prior(masks, labels), prior(masks, labels))
-    assert not torch.allclose(prior(tokens, labels), prior(tokens, labels))
+    model = perturbed(build(Config(**TINY), 24, 2, 2)).double().train(training)
+    low_by_hand, high_by_hand = PriorByHand(model.low_prior, 4, 2), PriorByHand(model.high_prior, 1, 1)
+    low, low_masked, high_masked = torch.randint(16, (3, 6)), torch.randint(17, (3, 6)), torch.randint(17, (3, 24))
+    assert (low_masked == 16).any() and (high_masked == 16).any()
+    # The last of the labels means 'no class'.
+    labels = torch.arange(3)
+    torch.testing.assert_close(model.low_prior(low_masked, labels), low_by_hand.logits(low_masked, labels))
+    logits = model.high_prior(high_masked, labels, model.high_prior.context(low))
+    torch.testing.assert_close(logits, high_by_hand.logits(high_masked, labels, low))
 
 
 def test_training_hides_all_tokens_but_the_floor_of_a_cosine(monkeypatch):
@@ -375,15 +542,46 @@ def test_the_second_stage_sees_a_frozen_autoencoder():
     assert not all(torch.equal(value, prior[name]) for name, value in model.low_prior.named_parameters())
 
 
-def test_high_tokens_depend_on_low_tokens_and_both_on_the_label():
+def test_training_hides_a_fifth_of_the_labels():
     torch.manual_seed(0)
-    model = build(Config(**TINY), 24, 2, 2).eval()
-    low, masks = torch.zeros(1, 6, dtype=torch.int64), torch.full((1, 24), 16)
-    labels = torch.zeros(1, dtype=torch.int64)
-    logits = model.high_prior(masks, labels, model.high_prior.context(low))
-    assert not torch.allclose(logits, model.high_prior(masks, labels, model.high_prior.context(low + 1)))
-    assert not torch.allclose(logits, model.high_prior(masks, labels + 1, model.high_prior.context(low)))
-    assert not torch.allclose(model.low_prior(low, labels), model.low_prior(low, labels + 2))
+    model, y, seen = build(Config(**TINY), 24, 1, 2), torch.arange(200) % 2, []
+    for prior in (model.low_prior, model.high_prior):
+        prior.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    model.train_step(Stage("prior", 4, 200), 0, lambda: (torch.randn(200, 24, 1), y))
+    for labels in seen:
+        hidden = labels == 2
+        assert torch.equal(labels[~hidden], y[~hidden]) and 0.1 < hidden.float().mean() < 0.3
+    assert len(seen) == 2
+
+
+def test_samples_fill_low_tokens_at_temperature_10_then_high_ones_given_these_at_0(monkeypatch):
+    torch.manual_seed(0)
+    model, labels, calls = build(Config(**TINY), 24, 1, 2).eval(), torch.tensor([0, 1]), []
+    low, high = torch.randint(16, (2, 6)), torch.randint(16, (2, 24))
+    filled = iter([low, high])
+
+    def fill(predict, masks, mask, steps, temperature, noise):
+        calls.append((masks, steps, temperature, predict(masks)))
+        return next(filled)
+
+    monkeypatch.setattr(timevqvae, "fill_masks", fill)
+    series = model.sample(labels, torch.arange(2), 0)
+    low_masks, high_masks = torch.full((2, 6), 16), torch.full((2, 24), 16)
+    high_logits = model.high_prior(high_masks, labels, model.high_prior.context(low))
+    torch.testing.assert_close(calls, [(low_masks, 10, 10.0, model.low_prior(low_masks, labels)),
+                                       (high_masks, 10, 0.0, high_logits)])
+    torch.testing.assert_close(series, model.autoencoder.decode(low, high))
+
+
+def test_each_stage_trains_its_weights_by_adamw_with_the_usual_decay_at_the_rate_of_the_step():
+    model, draw = build(Config(**TINY), 24, 1, 2), lambda: (torch.randn(4, 24, 1), torch.arange(4) % 2)
+    for stage, modules in (("autoencoder", [model.autoencoder]), ("prior", [model.low_prior, model.high_prior])):
+        model.train_step(Stage(stage, 40, 4), 19, draw)
+        optimizer = model.optimizers[stage]
+        [group] = optimizer.param_groups
+        assert type(optimizer) is torch.optim.AdamW and (group["weight_decay"], group["betas"]) == (0.01, (0.9, 0.999))
+        assert group["lr"] == learning_rate(20, 40, 5e-3)
+        assert set(group["params"]) == {weight for module in modules for weight in module.parameters()}
 
 
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (3, 1, 2)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, killed_after, sinusoids, study, trained
+from by_hand import num_parameters
 
 from tardiff.baselines import biodiffusion
 from tardiff.baselines.biodiffusion import ClassUNet, Config, build
@@ -88,7 +89,7 @@ def plain_unet(weights, x_t, t, labels):
 def test_parameters_are_those_of_the_published_code(num_channels, num_classes, expected):
     with torch.device("meta"):
         network = ClassUNet(Config(), num_channels, num_classes)
-    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    assert num_parameters(network) == expected
 
 
 @torch.no_grad()

@@ -69,7 +69,8 @@ def test_a_configuration_states_its_budget_and_keeps_to_it(path):
         if path.stem == "biodiffusion":
             assert config.steps == BIODIFFUSION_STEPS.get(path.parent.name, BIODIFFUSION_CAP)
             cap = "" if path.parent.name in BIODIFFUSION_STEPS else ", capped at 100000 steps"
-        if path.stem == "timegan" and load_config(BaseConfig, ROOT / f"configs/base/{path.parent.name}.yaml").expect.length > 24:
+        length = load_config(BaseConfig, ROOT / f"configs/base/{path.parent.name}.yaml").expect.length
+        if path.stem == "timegan" and length > 24:
             assert config.joint_steps == LONG_TIMEGAN["joint_steps"]
             cap = ", capped at 10000 iterations of each stage"
         assert stated == f"published{cap}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
+from by_hand import num_parameters
 
 from tardiff.baselines import diffusion_ts
 from tardiff.baselines.diffusion_ts import (
@@ -45,7 +46,7 @@ def batches(length=12, num_channels=2, rows=4):
 ])
 def test_parameters_are_those_of_the_published_code(length, num_channels, settings, expected):
     network = TrendSeasonTransformer(Config(**settings), length, num_channels)
-    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    assert num_parameters(network) == expected
 
 
 @pytest.mark.parametrize(("length", "count"), [(24, 2), (25, 2), (30, 2), (288, 4)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
+from by_hand import num_parameters
 
 from tardiff.baselines import timegan
 from tardiff.baselines.interface import Stage
@@ -16,10 +17,6 @@ from tardiff.utils.errors import UserError
 
 TINY = {"hidden_size": 6, "num_layers": 2, "batch_size": 8, "embedding_steps": 2, "supervised_steps": 2, "joint_steps": 2}
 NETWORKS = {"embedder", "recovery", "generator", "supervisor", "discriminator"}
-
-
-def parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.fixture
@@ -89,12 +86,12 @@ def moved(model, stage):
                          [(24, 7, 24, 49_952), (24, 7, 28, 67_348), (256, 16, 64, 344_593)])
 def test_sizes_are_the_published_ones(length, num_channels, hidden_size, expected):
     model = build(Config(hidden_size=hidden_size), length, num_channels, 2)
-    assert [parameters(one) for one in model.models] == [expected, expected]
+    assert [num_parameters(one) for one in model.models] == [expected, expected]
 
 
 def test_more_than_half_of_the_weights_sample():
     model = build(Config(), 24, 7, 1).models[0]
-    assert sum(parameters(part) for part in (model.generator, model.supervisor, model.recovery)) == 28_951
+    assert sum(num_parameters(part) for part in (model.generator, model.supervisor, model.recovery)) == 28_951
 
 
 def test_gates_start_with_a_bias_of_one_and_kernels_within_the_bounds_of_the_joint_kernel():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
+from by_hand import num_parameters
 from torch.distributions import Normal, kl_divergence
 
 from tardiff.baselines import timevae
@@ -16,10 +17,6 @@ from tardiff.utils.errors import UserError
 
 TINY = {"filters": [4, 6, 8], "batch_size": 8, "latent_size": 3}
 SEASONS = [[4, 3], [3, 2]]
-
-
-def parameters(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def perturbed(length):
@@ -82,7 +79,7 @@ def plain_decode(weights, z, length):
     (256, 33, 71_699_020)])
 def test_sizes_are_the_published_ones(length, num_channels, expected):
     with torch.device("meta"):
-        assert parameters(build(Config(), length, num_channels, 1)) == expected
+        assert num_parameters(build(Config(), length, num_channels, 1)) == expected
 
 
 def test_trend_and_seasons_add_their_own_weights_and_train():
@@ -90,7 +87,7 @@ def test_trend_and_seasons_add_their_own_weights_and_train():
                    for settings in ({}, {"trend_degree": 2, "seasons": [[4, 6], [3, 2]]}))
     trend = (8 * 14 + 14) + (14 * 14 + 14)
     seasons = (8 * 7 * 4 + 7 * 4) + (8 * 7 * 3 + 7 * 3)
-    assert parameters(full) - parameters(plain) == trend + seasons
+    assert num_parameters(full) - num_parameters(plain) == trend + seasons
     full.observe(torch.empty(16, 24, 7), torch.zeros(16))
     before = {name: weight.clone() for name, weight in full.named_parameters()}
     full.train_step(full.stages()[0], 0, lambda: (torch.rand(16, 24, 7), torch.zeros(16)))

@@ -38,25 +38,27 @@ def main(config: CompareConfig, dry_run: bool) -> None:
     experiment = None if config.experiment is None else load_config(
         ExperimentConfig, find(config.experiment), [
             f"data={config.real}", f"output={Path(config.output) / 'experiment'}", f"device={config.device}",
-            f"generation_seeds={config.generation_seeds}"])
+            f"generation_seeds={config.generation_seeds}", "train_each_seed=true"])
     sets = {} if experiment is None else synthetic_sets(experiment)
-    for name in [*config.synthetic, *sets]:
-        if name in methods:
-            raise UserError(f"synthetic.{name}: this is the name of a method. Choose another.")
-        if name in config.synthetic and name in sets:
-            raise UserError(f"synthetic.{name}: this is the name of a set of {config.experiment}. Choose another.")
+    names = [*synthetic_folders(config), *sets, *dict.fromkeys(methods)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"two sets are named '{twice[0]}'. Names under synthetic, names under guidance of the experiment and "
+                        "methods must differ.")
     configs = folder_of_configs(config)
     runs = {name: [Path(config.output) / "methods" / f"{name}-seed{seed}" for seed in range(config.generation_seeds)]
             for name in methods}
-    report = report_config(config, sets, runs)
+    made = {name: [str(folder / "synthetic") for folder in folders] for name, folders in runs.items()}
+    report = ReportConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
+                          | {"synthetic": synthetic_folders(config) | sets | made})
     stages = [*(generation_commands(experiment) if experiment is not None else []),
               *(training(config, configs, name, folder, seed)
                 for name, folders in runs.items() for seed, folder in enumerate(folders))]
     check_report(config, report, stages, dry_run)
-    settings = Path(config.output) / "evaluation.yaml"
     if not dry_run:
-        write_text(settings, to_yaml(report))
-    run_stages([*stages, *([] if dry_run else [(ReportConfig, [script("evaluate.py")], [str(settings)])])], dry_run)
+        write_text(Path(config.output) / "evaluation.yaml", to_yaml(report))
+        stages.append((ReportConfig, [script("evaluate.py")], [str(Path(config.output) / "evaluation.yaml")]))
+    run_stages(stages, dry_run)
     if dry_run:
         parts = [part for part in report.sections if part != "influence" or report.classifier is not None]
         print(f"\nthen scripts/evaluate.py on {', '.join(report.synthetic)}: {', '.join(parts)}, with {report.seeds} seeds and "
@@ -78,21 +80,24 @@ def folder_of_configs(config: CompareConfig) -> str:
 
 
 def check_report(config: CompareConfig, report: ReportConfig, stages: list[Command], dry_run: bool) -> None:
-    """Raise UserError, before hours of training, on what a later stage or the report would refuse after them."""
+    """Raise UserError, before hours of training, on methods that cannot be built and on what the report would refuse."""
     fidelity_metrics(report.fidelity_metrics)
     check_settings(report, synthetic_folders(report))
     given = synthetic_folders(config)
     if inputs_exist(config, given, dry_run):
         real = read_dataset(config.real)
         check_classifier(report, real, resolve_device(config.device))
-        build_protocol(report, real, read_sets(given, real))
+        sets = read_sets(given, real)
+        build_protocol(report, real, sets)
+        labels = {name: [part.y for part in parts] for name, parts in sets.items()}
         for schema, _, (path, *overrides) in stages:
             stage = load_config(schema, path, overrides)
             if isinstance(stage, BaselineConfig):
                 importlib.import_module(schema.__module__).build(stage, *real.shape, real.num_classes)
             if isinstance(stage, (BaselineConfig, GenerationConfig)):
                 plan = label_plan(stage.labels, stage.num_samples, real.train.y, real.num_classes, stage.seed)
-                check_rows(report, real, {stage.output: [plan]})
+                labels[Path(stage.output).name] = [plan]
+        check_rows(report, real, labels)
 
 
 def training(config: CompareConfig, configs: str, name: str, folder: Path, seed: int) -> Command:
@@ -102,19 +107,13 @@ def training(config: CompareConfig, configs: str, name: str, folder: Path, seed:
     if not Path(preset).exists() and module != "rules":
         raise UserError(f"configs: {configs} has no {module}.yaml. Write one, or leave {name} out of methods.")
     arguments = [preset if Path(preset).exists() else find("configs/baselines/rules.yaml"), f"data={config.real}",
-                 f"output={folder}", f"seed={seed}", f"device={config.device}", *([f"rule={name}"] if name in RULES else [])]
+                 f"output={folder}", "synthetic=null", f"seed={seed}", "sample_seed=null", f"device={config.device}",
+                 *([f"rule={name}"] if name in RULES else [])]
     return importlib.import_module(f"tardiff.baselines.{module}").Config, [script("baseline.py"), module], arguments
 
 
-def report_config(config: CompareConfig, sets: dict[str, list[str]], runs: dict[str, list[Path]]) -> ReportConfig:
-    """Return the settings of `evaluate.py` for the given sets, those of the experiment and those of the methods."""
-    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
-    made = {name: [str(folder / "synthetic") for folder in folders] for name, folders in runs.items()}
-    return ReportConfig(**own | {"synthetic": config.synthetic | sets | made})
-
-
 if __name__ == "__main__":
-    run_stage(CompareConfig, main, "Train and sample rival methods, and evaluate them in one report.",
+    run_stage(CompareConfig, main, "Train and sample rival methods, and TarDiff, and evaluate them in one report.",
               repository_path("configs/evaluation/comparison.yaml"), (
                   folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the runs and the report"),
                   Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True, value="NAME")))

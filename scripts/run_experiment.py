@@ -59,7 +59,9 @@ def stage_commands(config: ExperimentConfig) -> Iterator[Command]:
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:
     """Return the folders of the synthetic datasets of an experiment, by set, in the order of their seeds."""
     suffixes = [""] if config.generation_seeds == 1 else [f"-seed{seed}" for seed in range(config.generation_seeds)]
-    return {name: [str(Path(config.output) / "synthetic" / f"{name}{suffix}") for suffix in suffixes]
+    if not config.guidance:
+        raise UserError("guidance={}: no synthetic set is named.")
+    return {str(name): [str(Path(config.output) / "synthetic" / f"{name}{suffix}") for suffix in suffixes]
             for name in config.guidance}
 
 
@@ -68,19 +70,20 @@ def generation_commands(config: ExperimentConfig) -> Iterator[Command]:
     output, shared = Path(config.output), [f"data={config.data}", *device(config)]
     base, *base_overrides = preset("base", config.base)
     classifier, *classifier_overrides = preset("classifier", config.classifier)
-    seeds = range(config.generation_seeds)
-    trained = {seed: (f"-seed{seed}", [f"seed={seed}"]) if config.train_each_seed else ("", []) for seed in seeds}
-    for suffix, chosen in dict(trained.values()).items():
-        yield BaseConfig, [script("train.py")], [base, *shared, f"output={output / f'base{suffix}'}", *base_overrides, *chosen]
+    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
+    for seed, suffix in enumerate(suffixes):
+        seeded = [f"seed={seed}"] if config.train_each_seed else []
+        yield BaseConfig, [script("train.py")], [
+            base, *base_overrides, *shared, f"output={output / f'base{suffix}'}", *seeded]
         yield ClassifierConfig, ["-m", "classifier.train"], [
-            classifier, *shared, f"output={output / f'classifier{suffix}'}", *classifier_overrides, *chosen]
-    for name, folders in synthetic_sets(config).items():
-        guidance, *overrides = preset(f"guidance.{name}", config.guidance[name])
+            classifier, *classifier_overrides, *shared, f"output={output / f'classifier{suffix}'}", *seeded]
+    for (name, value), folders in zip(config.guidance.items(), synthetic_sets(config).values(), strict=True):
+        guidance, *overrides = preset(f"guidance.{name}", value)
         for seed, folder in enumerate(folders):
-            suffix = trained[seed][0]
+            suffix = suffixes[seed % len(suffixes)]
             yield GenerationConfig, [script("generate.py")], [
-                guidance, *shared, f"base={output / f'base{suffix}'}", f"classifier={output / f'classifier{suffix}'}",
-                f"output={folder}", f"seed={seed}", *overrides]
+                guidance, *overrides, *shared, f"base={output / f'base{suffix}'}",
+                f"classifier={output / f'classifier{suffix}'}", f"output={folder}", f"seed={seed}"]
 
 
 def device(config: ExperimentConfig) -> list[str]:

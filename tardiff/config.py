@@ -325,7 +325,7 @@ class ReportConfig(EvaluationConfig):
 
 @dataclass(frozen=True)
 class CompareConfig(ReportConfig):
-    """Rival methods, trained and sampled, beside given synthetic sets in one report."""
+    """Rival methods and TarDiff, trained and sampled, beside given synthetic sets in one report."""
 
     synthetic: dict = setting({}, "Further synthetic datasets by name, such as TarDiff's: {name: [folder, ...]}.",
                               semantic=False)
@@ -336,8 +336,8 @@ class CompareConfig(ReportConfig):
                                         "configs/baselines itself, for the simulated cohort.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "
-                                           "made, with the same number of seeds, and compared too: TarDiff itself.",
-                                     semantic=False)
+                                           "compared too: TarDiff itself, trained for each seed. Of the experiment's settings "
+                                           "base, classifier and guidance count.", semantic=False)
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,9 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
 def _cost(dataset: Path) -> dict[str, Any]:
     """Return what is recorded of a dataset and of the model that made it, a baseline or a denoiser."""
     settings = (read_generation(dataset) or {"settings": {}})["settings"]
-    base, run = settings.get("base"), Path(settings.get("output", dataset))
-    records = [read_json(path) for path in (dataset / "runtime.json", run / "budget.json") if path.exists()]
+    base, runs = settings.get("base"), [Path(settings.get("output", dataset)), dataset.parent]
+    budgets = [run / "budget.json" for run in runs if (run / "budget.json").exists()]
+    records = [read_json(path) for path in (dataset / "runtime.json", *budgets[:1]) if path.exists()]
     if base and (Path(base) / "metrics.jsonl").exists():
         records.append(_training_cost(Path(base)))
     return {key: value for record in records for key, value in record.items()}

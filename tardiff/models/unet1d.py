@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -143,8 +141,8 @@ class Block(nn.Module):
 
 def _norm(channels: int) -> nn.GroupNorm:
     """At most 32 groups, of at least 4 channels (Karras et al. 2022): a channel normalised alone over time would lose the
-    level of its series, in which patients differ most."""
-    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
+    level of its series."""
+    return nn.GroupNorm(max(groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0), channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

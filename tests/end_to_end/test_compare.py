@@ -69,10 +69,10 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
 
 @pytest.fixture
 def experiment(workplace, tmp_path):
-    """An experiment of tiny models, trained for each seed, with one set."""
+    """An experiment of tiny models with one set; its device and its number of seeds give way to those of the comparison."""
     settings = {"base": [*workplace.settings("base"), "training.steps=6"],
                 "classifier": [*workplace.settings("classifier"), "training.epochs=1"],
-                "guidance": {"diffusion": workplace.settings("synthetic")}, "train_each_seed": True}
+                "guidance": {"diffusion": workplace.settings("synthetic")}, "device": "cuda"}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "experiment.yaml"
 
@@ -97,10 +97,10 @@ def test_tardiff_is_trained_for_each_seed_and_compared_as_its_rivals_are(workpla
 
 
 def test_names_of_sets_are_given_once(workplace, tmp_path, experiment):
-    for setting, reason in (("methods=[smote]", "the name of a set of"), ("synthetic={smote: data}", "the name of a method")):
+    for setting, name in (("synthetic={diffusion: data}", "diffusion"), ("synthetic={smote: data}", "smote")):
         code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--output", tmp_path / "out",
-                                f"experiment={experiment}", "synthetic={diffusion: data}", setting)
-        assert code == 2 and reason in printed and "Traceback" not in printed, printed
+                                f"experiment={experiment}", "methods=[smote]", setting)
+        assert code == 2 and f"two sets are named '{name}'" in printed and "Traceback" not in printed, printed
     assert not (tmp_path / "out").exists()
 
 
@@ -108,12 +108,14 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
     unbuildable = tmp_path / "unbuildable"
     unbuildable.mkdir()
     (unbuildable / "timevae.yaml").write_text("filters: []\n")
-    for setting in ("score_on=selection", "ratios=[0.5,0.5]", "ratios=[2.0]", "fidelity_metrics=[fid]", "reference=nobody",
-                    "configs=nowhere", f"configs={tmp_path}", f"configs={unbuildable}"):
+    for setting, message in (
+            ("score_on=selection", "score_on=selection"), ("ratios=[0.5,0.5]", "each once"),
+            ("ratios=[2.0]", "the ratio needs"), ("fidelity_metrics=[fid]", "'fid' is not one of"),
+            ("reference=nobody", "reference=nobody"), ("configs=nowhere", "folder nowhere not found"),
+            (f"configs={tmp_path}", "has no timevae.yaml"), (f"configs={unbuildable}", "'filters' is empty")):
         code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--methods", "timevae", "--output",
                                 tmp_path / "out", setting)
-        word = "filters" if "unbuildable" in setting else setting.partition("=")[0].rstrip("s")
-        assert code == 2 and word in printed and "Traceback" not in printed, printed
+        assert code == 2 and message in printed and "Traceback" not in printed, printed
         assert not (tmp_path / "out").exists()
 
 
@@ -134,7 +136,7 @@ def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):
     ("baseline", [], "no baseline is named"), ("baseline", ["timegam"], "'timegam' is not a baseline"),
     ("baseline", ["timevae", "latent=3"], "latent"), ("baseline", ["timevae", "data=nowhere"], "dataset folder not found"),
     ("baseline", ["rules", "rule=smoke"], "rule"), ("compare", ["--methods", "smoke"], "methods: 'smoke' is none of"),
-    ("compare", ["synthetic={smote: data}", "--methods", "smote"], "this is the name of a method")])
+    ("compare", ["synthetic={smote: data}", "--methods", "smote"], "two sets are named 'smote'")])
 def test_a_fault_is_one_message(workplace, tmp_path, script, arguments, message):
     code, printed = command(workplace, script, *arguments, *([f"output={tmp_path / 'out'}"] if len(arguments) > 1 else []))
     assert code == 2 and message in printed and "Traceback" not in printed, printed

@@ -51,10 +51,13 @@ def test_costs_are_medians_and_those_of_a_denoiser_are_read_from_its_run(tmp_pat
         (folder.parent / "budget.json").write_text(json.dumps({"budget": "reduced", "training_seconds": seconds,
                                                                "optimiser_steps": 7, "parameters": 3, "stages": []}))
         (folder / "runtime.json").write_text(json.dumps({"seconds_per_series": 0.5}))
-        (folder / "provenance.json").write_text(json.dumps({"config": {"output": str(folder.parent)}}))
+    again = tmp_path / "rival-seed0" / "again" / "balanced"
+    again.mkdir(parents=True)
+    (again / "provenance.json").write_text(json.dumps({"config": {"output": str(tmp_path / "rival-seed0")}}))
     bare = tmp_path / "bare"
     bare.mkdir()
     costs = read_costs({"rival": [str(tmp_path / f"rival-seed{seed}" / "synthetic") for seed in range(3)], "bare": [str(bare)]})
     assert costs["rival"] == {"budget": "reduced", "training_seconds": 120, "optimiser_steps": 7, "parameters": 3,
                               "seconds_per_series": 0.5}
+    assert read_costs({"again": [str(again)]})["again"]["training_seconds"] == 100
     assert set(costs["bare"].values()) == {None} and read_generation(bare) is None

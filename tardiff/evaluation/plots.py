@@ -17,7 +17,7 @@ from tardiff.influence.analysis import fall_name
 from tardiff.utils.checkpoint import atomic_path
 from tardiff.utils.figures import COLOURS, channel_panels
 
-LINES, MARKERS = ("-", "--", ":"), ("o", "^", "s")
+LINES, MARKERS = ("-", "--", ":", "-."), ("o", "^", "s", "D")
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
@@ -27,7 +27,7 @@ def save_figure(path: str | Path, figure: Figure) -> None:
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return colour, line style and marker of each name; two names that share a colour differ in the other two."""
+    """Return colour, line style and marker of each name; up to 16 names, two that share a colour differ in the other two."""
     looks = itertools.cycle(itertools.product(range(len(LINES)), COLOURS))
     return {name: {"color": colour, "linestyle": LINES[turn], "marker": MARKERS[turn]}
             for name, (turn, colour) in zip(names, looks, strict=False)}

@@ -29,7 +29,7 @@ FEWER = [
     (r"baseline\.sh timevae", ["epochs=1"]),
     (r"data_preprocess", []),
     (r"evaluate_", ["seeds=1", "bootstrap=20", "training.epochs=1"]),
-    (r"compare\.py", ["--dry-run", "methods=[timevae,smote]", "generation_seeds=1"]),
+    (r"compare\.py", ["--dry-run", "methods=[timevae]", "generation_seeds=1"]),
     (r"run_experiment", ["--dry-run"]),
     (r"cinc2012", []),
 ]

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tardiff.data.format import Split
-from tardiff.evaluation.plots import example_series, save_figure
+from tardiff.evaluation.plots import example_series, save_figure, styles
 from tardiff.utils.figures import COLOURS, LEAST_WIDTH, MOST_CHANNELS, MOST_COLUMNS, channel_bands
 
 CLASSES = ["survived", "died"]
@@ -13,6 +13,13 @@ SETS = ["real", "synthetic"]
 ROWS = {"bands": CLASSES, "examples": [f"{name}\n{label}" for label in CLASSES for name in SETS]}
 NOTES = {22: ["channel 22 is not drawn"], 33: ["channels 22 to 33 are not drawn"]}
 COLUMNS = {1: 1, 7: 7, 15: 5, 16: 6, 21: 7, 22: 7, 33: 7}
+
+
+def test_sixteen_sets_are_told_apart():
+    looks = styles(map(str, range(16))).values()
+    assert len({tuple(look.values()) for look in looks}) == 16
+    assert len({(look["linestyle"], look["color"]) for look in looks}) == len({(look["marker"], look["color"])
+                                                                              for look in looks}) == 16
 
 
 def split(channels, seed):

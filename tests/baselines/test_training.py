@@ -132,6 +132,15 @@ def test_a_model_per_class_sees_its_own_rows_in_its_own_scale_and_gives_them_bac
     assert not np.array_equal(rival.sample(labels, 1), series)
 
 
+def test_any_number_of_series_is_sampled_a_bounded_number_at_a_time(tmp_path, data, monkeypatch):
+    rival = trained(tmp_path, MEAN, *data, sampling_batch_size=3)
+    whole, rows, sample = rival.sample([0] * 3, 0), [], rival.model.sample
+    monkeypatch.setattr(rival.model, "sample", lambda labels, *others: rows.append(len(labels)) or sample(labels, *others))
+    series = rival.sample([0] * 7, 0)
+    assert rows == [3, 3, 1] and series.shape == (7, 6, 2)
+    np.testing.assert_array_equal(series[:3], whole)
+
+
 def test_gaps_are_filled_with_the_median_of_the_channel(data):
     x, y = data
     x[3, 2, 1] = np.nan

@@ -244,9 +244,9 @@ def test_a_model_that_insists_on_float32_is_refused(tmp_path):
 
 def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
     opened, config = study(tmp_path), InfluenceAnalysisConfig(fine_tuned=28, learning_rates=[0.01], bootstrap=20)
-    sets = {f"set {number}": series(20, seed=number) for number in range(14)}
+    sets = {f"set {number}": series(20, seed=number) for number in range(17)}
     looks = plots.styles(sets)
-    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 12
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 16
     tables = influence_tables(opened, sets, {name: np.arange(len(y)) for name, (_, y) in sets.items()}, ["a", "b"], config)
     figures = (plots.gradient_norm_bars(tables["gradient_norms"]),
                plots.influence_curves({name: (opened.scores(*rows), rows[1].numpy()) for name, rows in sets.items()},

@@ -334,6 +334,9 @@ class CompareConfig(ReportConfig):
     configs: str | None = setting(None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in "
                                         "configs/baselines with the name of the dataset's folder, where it exists, else "
                                         "configs/baselines itself, for the simulated cohort.", semantic=False)
+    variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
+                             "Further sets that trained methods are sampled into, each made where its method is compared: "
+                             "{name: [method, key=value, ...]}.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "
                                            "compared too: TarDiff itself, trained for each seed. Of the experiment's settings "

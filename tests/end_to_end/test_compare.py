@@ -48,7 +48,8 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
     (configs / "timevae.yaml").write_text("budget: tiny\nepochs: 1\nfilters: [4, 4]\n")
     arguments = ["--real", workplace.folder / "data", "--methods", "timevae", "smote", "--output", output, "device=cpu",
                  f"configs={configs}", "generation_seeds=2", "seeds=2", "bootstrap=20", "ratios=[0.5]",
-                 "model.rnn.hidden_size=8", "training.epochs=2", "sections=[utility,fidelity]", "fidelity_metrics=[marginal]"]
+                 "model.rnn.hidden_size=8", "training.epochs=2", "sections=[utility,fidelity]", "fidelity_metrics=[marginal]",
+                 "variants={again: [timevae, sample_seed=7], unmade: [timegan]}"]
     process = workplace._start(sys.executable, "scripts/compare.py", *map(str, arguments))
     finished, deadline = output / "methods" / "timevae-seed0" / "synthetic" / "meta.json", time.monotonic() + 120
     while not finished.exists() and time.monotonic() < deadline:
@@ -62,9 +63,14 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
     assert finished.with_name("train.npz").stat().st_mtime_ns == made
     results = json.loads((output / "results.json").read_text())
     assert [row["arm"] for row in results["utility"]["rows"]] == [
-        "TRTR", "TSTR timevae", "TSTR smote", "TSRTR timevae 0.5", "TSRTR smote 0.5"]
+        "TRTR", "TSTR timevae", "TSTR again", "TSTR smote", "TSRTR timevae 0.5", "TSRTR again 0.5", "TSRTR smote 0.5"]
     assert results["cost"]["timevae"]["budget"] == "tiny" and results["cost"]["timevae"]["training_seconds"] > 0
+    assert results["cost"]["again"]["training_seconds"] == results["cost"]["timevae"]["training_seconds"]
     assert [record["seed"] for record in results["synthetic"]["timevae"]["generation"]] == [0, 1]
+    for seed in (0, 1):
+        first, again = (read_dataset(output / "methods" / folder, ("train",)).train
+                        for folder in (f"timevae-seed{seed}/synthetic", f"again-seed{seed}"))
+        assert not np.array_equal(first.x, again.x) and np.array_equal(np.bincount(first.y), np.bincount(again.y))
 
 
 @pytest.fixture
@@ -112,6 +118,10 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
             ("score_on=selection", "score_on=selection"), ("ratios=[0.5,0.5]", "each once"),
             ("ratios=[2.0]", "the ratio needs"), ("fidelity_metrics=[fid]", "'fid' is not one of"),
             ("reference=nobody", "reference=nobody"), ("configs=nowhere", "folder nowhere not found"),
+            ("variants={more: timevae}", "variants.more: expected a method and its settings"),
+            ("variants={smote: [timevae]}", "variants.smote"), ("variants={more: [vae]}", "must begin with one of"),
+            ("variants={more: [timevae, epochs=3]}", "variants.more: epochs belongs to the training"),
+            ("variants={more: [timevae, num_samples=5]}", "'more-seed0' has 5 rows"),
             (f"configs={tmp_path}", "has no timevae.yaml"), (f"configs={unbuildable}", "'filters' is empty")):
         code, printed = command(workplace, "compare", "--real", workplace.folder / "data", "--methods", "timevae", "--output",
                                 tmp_path / "out", setting)

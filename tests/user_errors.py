@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tardiff.utils.checkpoint import load_tensors, save_tensors
 
@@ -59,17 +60,22 @@ def infinite_loss(logits, y):
 """
 
 
-def main_path(command: str, *arguments: str) -> int:
-    """Run an entry point in this process as `python SCRIPT ARGUMENTS` does, and return its exit code."""
-    script, _, defaults = COMMANDS[command]
-    argv, sys.argv = sys.argv, [script, *defaults, *arguments]
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    except SystemExit as stop:
-        return stop.code
-    finally:
-        sys.argv = argv
+def run_script(script: str, *arguments: str) -> int:
+    """Run a script of the repository in this process as `python SCRIPT ARGUMENTS` does, and return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.syspath_prepend(str((ROOT / script).parent))
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
     return 0
+
+
+def main_path(command: str, *arguments: str) -> int:
+    """Run the entry point of a stage in this process, with the settings of COMMANDS, and return its exit code."""
+    script, _, defaults = COMMANDS[command]
+    return run_script(script, *defaults, *arguments)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -268,7 +268,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.syspath_prepend(str(ROOT / "scripts"))
         Path("user_models.py").write_text(USER_MODELS)
         for name, seed in (("data", 0), ("other_data", 1)):
             write_dataset(name, *simulate_cohort(200, seed))
@@ -284,7 +283,6 @@ def folder(finished, tmp_path, monkeypatch):
     """A copy of the finished folder, made the working folder."""
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     return tmp_path / "work"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from user_errors import assert_refused, run_script
 
 from tardiff.data.format import Metadata, Split, read_dataset, write_dataset, write_split
 
@@ -63,11 +64,14 @@ def report(workplace, sets, tmp_path_factory):
     return output
 
 
+def arguments_of(workplace, sets, output, *more):
+    arguments = ["--real", workplace.folder / "data", "--synthetic", sets / "first-seed0", sets / "first-seed1",
+                 sets / "second", "--output", output, *QUICK, f"classifier={workplace.folder / 'classifier'}", *more]
+    return list(map(str, arguments))
+
+
 def start(workplace, sets, output, *more):
-    command = [sys.executable, "scripts/evaluate.py", "--real", workplace.folder / "data", "--synthetic",
-               sets / "first-seed0", sets / "first-seed1", sets / "second", "--output", output,
-               *QUICK, f"classifier={workplace.folder / 'classifier'}", *more]
-    return workplace._start(*map(str, command))
+    return workplace._start(sys.executable, "scripts/evaluate.py", *arguments_of(workplace, sets, output, *more))
 
 
 def finish(process):
@@ -194,9 +198,9 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),
     (["--synthetic", "{sets}/second", "{sets}/second"], "would have the same name")])
-def test_a_fault_is_one_message(workplace, sets, tmp_path, arguments, message):
+def test_a_fault_is_one_message(workplace, sets, tmp_path, capfd, arguments, message):
     output = tmp_path / "report"
-    process = start(workplace, sets, output, *(argument.replace("{sets}", str(sets)) for argument in arguments))
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and message in printed and "Traceback" not in printed
+    code = run_script("scripts/evaluate.py", *arguments_of(
+        workplace, sets, output, *(argument.replace("{sets}", str(sets)) for argument in arguments)))
+    assert_refused(code, capfd.readouterr().err, (message,))
     assert not (output / "report.html").exists()

@@ -282,7 +282,6 @@ def folder(finished, tmp_path, monkeypatch):
     """A copy of the finished folder, made the working folder, and the command under its name."""
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.setitem(user_errors.COMMANDS, "influence", ("scripts/analyze_influence.py", None, [
         "data=data", "classifier=classifier", "synthetic={faithful: faithful, flipped: [flipped]}", "output=out",
         "device=cpu", "bootstrap=20", "fine_tuned=16"]))

@@ -171,7 +171,8 @@ class SamplerConfig:
 
     name: str = setting("ddim", "ddpm (ancestral, the paper's Algorithm 1) or ddim.", choices=("ddpm", "ddim"))
     num_inference_steps: int | None = setting(50, "Denoiser calls per series; null for all training steps.", low=1)
-    eta: float = setting(1.0, "DDIM noise: 0 is deterministic, 1 has the variance of DDPM.", low=0, high=1)
+    eta: float = setting(0.0, "DDIM noise: 0 is deterministic and keeps most of the spread of the data in few steps; 1 has the "
+                              "variance of DDPM, and needs many more.", low=0, high=1)
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
     clip_x0: bool = setting(True, "Clip x0_pred to the training range of each channel at every step.")
 

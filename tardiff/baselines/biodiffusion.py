@@ -58,8 +58,10 @@ class Config(BaselineConfig):
     label_dropout: float = setting(0.5, "Share of labels hidden in training.", low=0, high=0.9)
     cfg_scale: float = setting(3.0, "Classifier-free guidance: unconditional + scale x (conditional - unconditional).",
                                low=0, semantic=False)
-    num_inference_steps: int | None = setting(None, "Steps of DDIM sampling, with noise (eta 1) as published; null: the "
-                                                    "whole ancestral chain.", low=1, semantic=False)
+    num_inference_steps: int | None = setting(None, "Steps of DDIM sampling; null: the whole ancestral chain.", low=1,
+                                              semantic=False)
+    eta: float = setting(1.0, "DDIM noise, 1 as published; in few steps it takes spread from the series, and 0 does less so.",
+                         low=0, high=1, semantic=False)
 
 
 class BioDiffusion(Baseline):
@@ -99,7 +101,9 @@ class BioDiffusion(Baseline):
                              cfg_scale=self.config.cfg_scale, bounds=(-bound, bound))
         noise = NoiseStream(derive_seed(seed, "diffusion"), samples, self.shape)
         timesteps = self.process.schedule.timesteps(self.config.num_inference_steps)
-        return (ddpm if self.config.num_inference_steps is None else ddim)(predict, noise, timesteps)
+        if self.config.num_inference_steps is None:
+            return ddpm(predict, noise, timesteps)
+        return ddim(predict, noise, timesteps, eta=self.config.eta)
 
 
 class ClassUNet(nn.Module):

@@ -83,7 +83,7 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int],
 
 @torch.no_grad()
 def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], conditioning: Conditioning | None = None,
-         eta: float = 1.0) -> Tensor:
+         eta: float = 0.0) -> Tensor:
     """Denoising diffusion implicit sampling; returns x_start (B, L, C).
 
     Song et al. (2021), equations 12 and 16. Under the Bayes form the gradient is added to the score, so that eps_pred

@@ -129,6 +129,26 @@ def test_samples_against_a_plain_guided_chain(cfg_scale):
     torch.testing.assert_close(model.sample(labels[1:2], samples[1:2], 7).double(), x_t[1:2], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.0, 0.5])
+def test_a_short_chain_takes_the_steps_of_ddim_with_its_noise(eta):
+    """Song et al. (2021), equations 12 and 16, from step 5 over 2 to 0 of 6."""
+    torch.manual_seed(0)
+    model = build(Config(**TINY, cfg_scale=1.0, num_inference_steps=3, eta=eta), 10, 2, 3)
+    labels, samples = torch.tensor([0, 2, 1]), torch.tensor([5, 0, 9])
+    noise = NoiseStream(derive_seed(7, "diffusion"), samples, (10, 2))
+    angles = [math.cos((step / 6 + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(7)]
+    remaining = np.cumprod([1 - min(0.999, 1 - angles[step + 1] / angles[step]) for step in range(6)])
+    x_t = noise(0).double()
+    with torch.no_grad():
+        for number, (t, before) in enumerate([(5, remaining[2]), (2, remaining[0]), (0, 1.0)], start=1):
+            eps = model.network(x_t.float(), torch.full((3,), t), labels).double()
+            x0_pred = ((x_t - math.sqrt(1 - remaining[t]) * eps) / math.sqrt(remaining[t])).clamp(-1, 1)
+            eps = (x_t - math.sqrt(remaining[t]) * x0_pred) / math.sqrt(1 - remaining[t])
+            sigma = eta * math.sqrt((1 - before) / (1 - remaining[t]) * (1 - remaining[t] / before))
+            x_t = math.sqrt(before) * x0_pred + math.sqrt(1 - before - sigma**2) * eps + sigma * noise(number).double()
+    torch.testing.assert_close(model.sample(labels, samples, 7).double(), x_t, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_training_draws_steps_evenly_and_hides_a_share_of_the_labels(monkeypatch, share):
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tardiff.config import DiffusionConfig
+from tardiff.config import DiffusionConfig, SamplerConfig
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import Conditioning, Prediction, ddim, ddpm
@@ -46,6 +46,14 @@ def test_gaussian_data_is_reproduced(sampler, steps, options):
     samples = run(sampler, prediction(), steps, **options).flatten(1)
     assert torch.allclose(samples.mean(dim=0), MEAN, atol=0.03)
     assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.04)
+
+
+def test_the_default_keeps_more_of_the_spread_in_few_steps():
+    """An optimal denoiser: what is missing of the variance is lost by the length of the steps."""
+    predict = prediction(200, 0.1)
+    kept = {eta: float((run(ddim, predict, 25, eta=eta).flatten(1).var(dim=0) / COVARIANCE.diag()).mean())
+            for eta in (SamplerConfig().eta, 1.0)}
+    assert 0.87 < kept[SamplerConfig().eta] < 1 and 0.77 < kept[1.0] < 0.83
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [

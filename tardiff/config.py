@@ -188,8 +188,8 @@ class GuidanceConfig:
     scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     schedule: str = setting(
         "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
-                              "variance, for DDIM the score form, about twice as strong at eta 1) or "
-                              "constant (the paper: scale times the gradient is added to the mean).",
+                              "variance, for DDIM the score form) or constant (the paper: scale times the gradient is added "
+                              "to the mean).",
         choices=("posterior_variance", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))

@@ -71,6 +71,15 @@ def test_bayes_guidance_through_the_denoiser_shifts_the_mean_by_the_posterior_am
     assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.05)
 
 
+def test_a_gradient_as_it_is_shifts_the_mean_about_twice_as_far_without_noise():
+    """Not pulled back through the denoiser, a constant gradient is too strong in the first steps; noise forgets them."""
+    predict, g = prediction(200, 0.1, 500), torch.linspace(-1, 1, 6).view(1, 3, 2)
+    conditioning = Conditioning(lambda x_t, x0, t: g.expand_as(x_t), 0.3)
+    shift = {eta: (run(ddim, predict, 25, conditioning, eta=eta) - run(ddim, predict, 25, eta=eta)).mean(dim=0)
+             for eta in (0.0, 1.0)}
+    assert float((shift[0.0] * g).sum() / (shift[1.0] * g).sum()) == pytest.approx(2, abs=0.2)
+
+
 def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
     """Under `constant`, every transition adds w g to the mean; the linear reverse process carries each addition on."""
     predict, scale = prediction(50, 0.3, 4), 0.01

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from compared_methods import method_commands, method_sets
+from compared_methods import compared_sets
 from report_inputs import check_classifier, check_rows, check_settings
 from run_experiment import Command, find, generation_commands, run_stages, script, synthetic_sets
 from synthetic_sets import inputs_exist, read_sets, synthetic_folders
@@ -33,15 +33,17 @@ def main(config: CompareConfig, dry_run: bool) -> None:
             f"data={config.real}", f"output={Path(config.output) / 'experiment'}", f"device={config.device}",
             f"generation_seeds={config.generation_seeds}", "train_each_seed=true"])
     sets = {} if experiment is None else synthetic_sets(experiment)
-    made = method_sets(config)
-    names = [*synthetic_folders(config), *sets, *made]
+    compared = compared_sets(config)
+    names = [*synthetic_folders(config), *sets, *compared]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"two sets are named '{twice[0]}'. Names under synthetic, under guidance of the experiment and under "
                         "variants, and methods, must differ.")
+    folders = synthetic_folders(config) | sets | {name: list(commands) for name, commands in compared.items()}
     report = ReportConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
-                          | {"synthetic": synthetic_folders(config) | sets | made})
-    stages = [*(generation_commands(experiment) if experiment is not None else []), *method_commands(config)]
+                          | {"synthetic": folders})
+    stages = [*(generation_commands(experiment) if experiment is not None else []),
+              *(command for commands in compared.values() for command in commands.values())]
     check_report(config, report, stages, dry_run)
     if not dry_run:
         write_text(Path(config.output) / "evaluation.yaml", to_yaml(report))

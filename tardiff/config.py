@@ -171,8 +171,8 @@ class SamplerConfig:
 
     name: str = setting("ddim", "ddpm (ancestral, the paper's Algorithm 1) or ddim.", choices=("ddpm", "ddim"))
     num_inference_steps: int | None = setting(50, "Denoiser calls per series; null for all training steps.", low=1)
-    eta: float = setting(0.0, "DDIM noise: 0 is deterministic and keeps most of the spread of the data in few steps; 1 has the "
-                              "variance of DDPM, and needs many more.", low=0, high=1)
+    eta: float = setting(0.0, "Noise of DDIM: 0 for none; 1 for that of DDPM, with which series made in few steps vary "
+                              "less.", low=0, high=1)
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
     clip_x0: bool = setting(True, "Clip x0_pred to the training range of each channel at every step.")
 
@@ -188,8 +188,8 @@ class GuidanceConfig:
     scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     schedule: str = setting(
         "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
-                              "variance, for DDIM the score form) or constant (the paper: scale times the gradient is added "
-                              "to the mean).",
+                              "variance, for DDIM the score form, which at x0_pred and without noise is the stronger one) "
+                              "or constant (the paper: scale times the gradient is added to the mean).",
         choices=("posterior_variance", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
@@ -336,7 +336,7 @@ class CompareConfig(ReportConfig):
                                         "configs/baselines with the name of the dataset's folder, where it exists, else "
                                         "configs/baselines itself, for the simulated cohort.", semantic=False)
     variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
-                             "Further sets that trained methods are sampled into, each made where its method is compared: "
+                             "Further sets, with other settings of sampling, where their method is compared: "
                              "{name: [method, key=value, ...]}.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "

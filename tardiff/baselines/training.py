@@ -7,6 +7,7 @@ import math
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,8 +70,9 @@ class Rival:
 
         The batches of a step depend on (seed, stage, step) alone, so a resumed run equals an uninterrupted one.
         """
-        run = open_run(folder, self.config, {"train": self.dataset.train.fingerprint()})
-        weights = run.folder / "model.safetensors"
+        weights = Path(folder) / "model.safetensors"
+        # A finished run keeps the settings that it was trained and first sampled with.
+        run = open_run(folder, self.config, {"train": self.dataset.train.fingerprint()}, main=not weights.exists())
         if weights.exists():
             load_weights(self._whole(), load_tensors(weights)[0], weights)
             return
@@ -125,10 +127,8 @@ class Rival:
         Raises UserError if the folder holds series of another model or of other settings of sampling.
         """
         config = self.config
-        settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)
-                    if not field.metadata.get("semantic", True) and field.name not in WITHOUT_EFFECT}
         inputs = {"method": self.name, "weights": fingerprint(self._whole().state_dict()),
-                  "train": self.dataset.train.fingerprint(), **settings, "sample_seed": self.sample_seed}
+                  "train": self.dataset.train.fingerprint(), **sampling_settings(config), "sample_seed": self.sample_seed}
         try:
             open_run(folder, config, inputs, record="provenance.json")
         except UserError as error:
@@ -188,6 +188,12 @@ class Rival:
 
     def _whole(self) -> nn.ModuleDict:
         return nn.ModuleDict({"model": self.model, "scaler": self.scaler})
+
+
+def sampling_settings(config: BaselineConfig) -> dict[str, Any]:
+    """Return the settings that decide the series that a trained model is sampled into, by name."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+            if not field.metadata.get("semantic", True) and field.name not in WITHOUT_EFFECT}
 
 
 def _require_finite(losses: dict[str, float], stage: Stage, step: int) -> None:

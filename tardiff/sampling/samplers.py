@@ -87,8 +87,9 @@ def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     """Denoising diffusion implicit sampling; returns x_start (B, L, C).
 
     Song et al. (2021), equations 12 and 16. Under the Bayes form the gradient is added to the score, so that eps_pred
-    falls by sqrt(1 - alpha_cumprod) x scale x gradient (Dhariwal & Nichol 2021, Algorithm 2), which is right for every
-    eta; under `constant` scale x gradient is added to x_prev.
+    falls by sqrt(1 - alpha_cumprod) x scale x gradient (Dhariwal & Nichol 2021, Algorithm 2). For a gradient
+    at x_t, pulled back through the denoiser, that is Bayes' rule for every eta; one at x0_pred, taken as it is, moves
+    series further, and the more so the less noise. Under `constant` scale x gradient is added to x_prev.
     """
     schedule = predict.process.schedule
     x_t = noise(0)

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +70,8 @@ def test_a_killed_comparison_of_trained_methods_goes_on(workplace, tmp_path):
     assert results["cost"]["timevae"]["budget"] == "tiny" and results["cost"]["timevae"]["training_seconds"] > 0
     assert results["cost"]["again"]["training_seconds"] == results["cost"]["timevae"]["training_seconds"]
     assert [record["seed"] for record in results["synthetic"]["timevae"]["generation"]] == [0, 1]
+    settings = yaml.safe_load((output / "methods" / "timevae-seed0" / "config.yaml").read_text())
+    assert settings["sample_seed"] is None and settings["synthetic"] is None, "a variant is not how the method was sampled"
     for seed in (0, 1):
         first, again = (read_dataset(output / "methods" / folder, ("train",)).train
                         for folder in (f"timevae-seed{seed}/synthetic", f"again-seed{seed}"))
@@ -103,19 +107,51 @@ def test_tardiff_is_trained_for_each_seed_and_compared_as_its_rivals_are(workpla
     assert results["cost"]["diffusion"]["optimiser_steps"] == 6
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """The commands of the stages that a script starts; none of them runs."""
+    commands, run = [], subprocess.run
+
+    def record(command, **options):
+        if command[0] == "git":
+            return run(command, **options)
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    return commands
+
+
 def refused(capfd, message, script, *arguments):
     capfd.readouterr()
     assert_refused(run_script(f"scripts/{script}.py", *map(str, arguments)), capfd.readouterr().err, (message,))
 
 
-def test_names_of_sets_are_given_once(workplace, tmp_path, experiment, capfd):
-    for setting, name in (("synthetic={diffusion: data}", "diffusion"), ("synthetic={smote: data}", "smote")):
+def test_a_variant_is_sampled_from_its_method_after_it(workplace, tmp_path, started):
+    """As it stands, BioDiffusion is sampled without the extra weight of its guidance too."""
+    assert run_script("scripts/compare.py", "--real", str(workplace.folder / "data"), "--methods", "smote", "biodiffusion",
+                      "--output", str(tmp_path / "out"), "generation_seeds=2", "device=cpu") == 0
+    made = tmp_path / "out" / "methods"
+    settings = [dict(argument.split("=", 1) for argument in command[3:]) for command in started[:-1]]
+    assert [(one["output"], one["seed"], one["synthetic"], one.get("cfg_scale")) for one in settings] == [
+        (str(made / f"{method}-seed{seed}"), str(seed), synthetic.format(seed), scale)
+        for method, synthetic, scale in (("smote", "null", None), ("biodiffusion", "null", None),
+                                         ("biodiffusion", str(made / "biodiffusion-scale1-seed{}"), "1")) for seed in (0, 1)]
+    assert Path(started[-1][0]).name == "evaluate.py"
+    report = yaml.safe_load((tmp_path / "out" / "evaluation.yaml").read_text())
+    assert list(report["synthetic"]) == ["smote", "biodiffusion", "biodiffusion-scale1"]
+    assert report["synthetic"]["biodiffusion-scale1"] == [str(made / f"biodiffusion-scale1-seed{seed}") for seed in (0, 1)]
+
+
+def test_names_of_sets_are_given_once(workplace, tmp_path, experiment, capfd, started):
+    for setting, name in (("synthetic={diffusion: data}", "diffusion"), ("synthetic={smote: data}", "smote"),
+                          ("variants={diffusion: [timevae]}", "diffusion")):
         refused(capfd, f"two sets are named '{name}'", "compare", "--real", workplace.folder / "data", "--output",
-                tmp_path / "out", f"experiment={experiment}", "methods=[smote]", setting)
-    assert not (tmp_path / "out").exists()
+                tmp_path / "out", f"experiment={experiment}", "methods=[smote,timevae]", setting)
+    assert not (tmp_path / "out").exists() and not started
 
 
-def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, tmp_path, capfd):
+def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, tmp_path, capfd, started):
     unbuildable = tmp_path / "unbuildable"
     unbuildable.mkdir()
     (unbuildable / "timevae.yaml").write_text("filters: []\n")
@@ -124,13 +160,19 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
             ("ratios=[2.0]", "the ratio needs"), ("fidelity_metrics=[fid]", "'fid' is not one of"),
             ("reference=nobody", "reference=nobody"), ("configs=nowhere", "folder nowhere not found"),
             ("variants={more: timevae}", "variants.more: expected a method and its settings"),
-            ("variants={smote: [timevae]}", "variants.smote"), ("variants={more: [vae]}", "must begin with one of"),
-            ("variants={more: [timevae, epochs=3]}", "variants.more: epochs belongs to the training"),
+            ("variants={smote: [timevae]}", "variants.smote: this is the name of a method"),
+            ("variants={more: [vae]}", "variants.more: 'vae' is none of"),
+            ("variants={more: [smote]}", "variants.more: 'smote' is none of"),
+            ("variants={more: [timevae, epochs=3]}", "variants.more: epochs is not a setting of sampling"),
+            ("variants={more: [timevae, output=x]}", "variants.more: output is not a setting of sampling"),
+            ("variants={more: [timevae, data=x]}", "variants.more: data is not a setting of sampling"),
+            ("variants={more: [timevae, synthetic=x]}", "variants.more: synthetic is not a setting of sampling"),
+            ("variants={more: [timevae, epoch=3]}", "variants.more: 1 fault"),
             ("variants={more: [timevae, num_samples=5]}", "'more-seed0' has 5 rows"),
             (f"configs={tmp_path}", "has no timevae.yaml"), (f"configs={unbuildable}", "'filters' is empty")):
         refused(capfd, message, "compare", "--real", workplace.folder / "data", "--methods", "timevae", "--output",
                 tmp_path / "out", setting)
-        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out").exists() and not started
 
 
 def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):
@@ -151,6 +193,6 @@ def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):
     ("baseline", ["timevae", "latent=3"], "latent"), ("baseline", ["timevae", "data=nowhere"], "dataset folder not found"),
     ("baseline", ["rules", "rule=smoke"], "rule"), ("compare", ["--methods", "smoke"], "methods: 'smoke' is none of"),
     ("compare", ["synthetic={smote: data}", "--methods", "smote"], "two sets are named 'smote'")])
-def test_a_fault_is_one_message(tmp_path, capfd, script, arguments, message):
+def test_a_fault_is_one_message(tmp_path, capfd, started, script, arguments, message):
     refused(capfd, message, script, *arguments, *([f"output={tmp_path / 'out'}"] if len(arguments) > 1 else []))
     assert not (tmp_path / "out" / "budget.json").exists()

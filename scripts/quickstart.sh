@@ -10,7 +10,7 @@ That was the whole job on simulated patients: TRTR trains on real series, TSTR o
 same held-out patients. What next:
   source .venv/bin/activate
   bash generation.sh configs/guidance/anchored.yaml                      another objective of guidance
-  bash generation.sh guidance.scale=4 output=runs/simulated/synthetic/s4   a stronger one
+  bash generation.sh guidance.scale=2 output=runs/simulated/synthetic/s2   a stronger one
   python scripts/evaluate_tsrtr.py                                       real plus synthetic, over ratios
   tensorboard --logdir runs                                              losses and real-versus-sampled figures
 README.md: CinC 2012 and your own data, what guidance scale means, GPUs.

@@ -185,7 +185,7 @@ class GuidanceConfig:
         "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
                       "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
-    scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
+    scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     schedule: str = setting(
         "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
                               "variance, for DDIM the score form, which at x0_pred and without noise is the stronger one) "

@@ -106,7 +106,7 @@ def test_every_command_of_the_readme_runs_in_order(clone):
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     for produced in ("runs/simulated/evaluation/tstr.json", "runs/simulated/evaluation/tsrtr.csv",
                      "runs/mine/evaluation/tstr.json", "runs/simulated/synthetic/convnet/provenance.json",
-                     "runs/simulated/synthetic/anchored-1.5/meta.json", "data/my_tables/meta.json",
+                     "runs/simulated/synthetic/anchored-1/meta.json", "data/my_tables/meta.json",
                      "runs/simulated/report/report.html", "runs/simulated/influence/influence.json",
                      "runs/simulated/baselines/smote/synthetic/meta.json"):
         assert (clone / produced).exists(), produced

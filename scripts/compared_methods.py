@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from run_experiment import Command, find, script
@@ -12,7 +11,7 @@ from run_experiment import Command, find, script
 from tardiff.baselines import BASELINES
 from tardiff.baselines.rules import RULES
 from tardiff.baselines.training import sampling_settings
-from tardiff.config import BaselineConfig, CompareConfig, load_config
+from tardiff.config import CompareConfig, load_config
 from tardiff.utils.errors import UserError
 
 TRAINED = [name for name in BASELINES if name != "rules"]
@@ -36,39 +35,43 @@ def compared_sets(config: CompareConfig) -> dict[str, dict[str, Command]]:
             raise UserError(f"variants.{name}: '{value[0]}' is none of {', '.join(TRAINED)}, the methods that are trained.")
         if name in METHODS:
             raise UserError(f"variants.{name}: this is the name of a method. Choose another.")
-    folder = folder_of_configs(config)
-    ordered = [(name, changes) for method in wanted
-               for name, changes in ((method, [method]), *variants.items()) if changes[0] == method]
-    return {name: dict(commands_of(config, folder, name, method, changes)) for name, (method, *changes) in ordered}
+    folder, sets = folder_of_configs(config), {}
+    for method in wanted:
+        trained = [training(config, folder, method, seed) for seed in range(config.generation_seeds)]
+        sets[method] = {str(made(config, method, seed) / "synthetic"): command for seed, command in enumerate(trained)}
+        for name, (sampled, *changes) in variants.items():
+            if sampled == method:
+                check_variant(name, method, trained[0], changes)
+                sets[name] = dict(sampling(command, changes, str(made(config, name, seed)))
+                                  for seed, command in enumerate(trained))
+    return sets
 
 
-def commands_of(config: CompareConfig, folder: str, name: str, method: str, changes: list[str]
-                ) -> Iterator[tuple[str, Command]]:
-    """Yield the dataset folder and the command of each seed: of a method it trains and samples, of a variant it samples."""
-    for seed in range(config.generation_seeds):
-        run, synthetic = (Path(config.output) / "methods" / f"{which}-seed{seed}" for which in (method, name))
-        command = training(config, folder, method, run, seed)
-        if name == method:
-            yield str(run / "synthetic"), command
-        else:
-            schema, program, arguments = command
-            check_variant(name, method, schema, arguments, changes)
-            yield str(synthetic), (schema, program, [*arguments, *changes, f"synthetic={synthetic}"])
+def sampling(trained: Command, changes: list[str], synthetic: str) -> tuple[str, Command]:
+    """Return the dataset folder of a variant, and the command that samples it from the method of `trained`."""
+    schema, program, arguments = trained
+    return synthetic, (schema, program, [*arguments, *changes, f"synthetic={synthetic}"])
 
 
-def check_variant(name: str, method: str, schema: type[BaselineConfig], arguments: list[str], changes: list[str]) -> None:
-    """Raise UserError if a variant changes more than the sampling of the method that `arguments` train."""
-    path, *overrides = arguments
+def made(config: CompareConfig, name: str, seed: int) -> Path:
+    """Return the run folder of a method, or the dataset folder of a variant."""
+    return Path(config.output) / "methods" / f"{name}-seed{seed}"
+
+
+def check_variant(name: str, method: str, command: Command, changes: list[str]) -> None:
+    """Raise UserError if a variant changes more than the sampling of the method that `command` trains."""
+    schema, _, (path, *overrides) = command
     trained = load_config(schema, path, overrides)
+    settings = sampling_settings(trained)
     try:
         variant = load_config(schema, path, [*overrides, *changes])
     except UserError as error:
         raise UserError(f"variants.{name}: {error}") from None
-    other = [field.name for field in dataclasses.fields(schema) if field.name not in sampling_settings(trained)
+    other = [field.name for field in dataclasses.fields(schema) if field.name not in settings
              and getattr(variant, field.name) != getattr(trained, field.name)]
     if other:
         raise UserError(f"variants.{name}: {other[0]} is not a setting of sampling, and a variant is sampled from {method} as "
-                        f"it was trained. Those are: {', '.join(sampling_settings(trained))}.")
+                        f"it was trained. Those are: {', '.join(settings)}.")
 
 
 def folder_of_configs(config: CompareConfig) -> str:
@@ -85,13 +88,13 @@ def folder_of_configs(config: CompareConfig) -> str:
     return "configs/baselines"
 
 
-def training(config: CompareConfig, folder: str, method: str, run: Path, seed: int) -> Command:
-    """Return the schema, the program and the arguments that train and sample a method in the folder `run`."""
+def training(config: CompareConfig, folder: str, method: str, seed: int) -> Command:
+    """Return the schema, the program and the arguments that train and sample a method."""
     module = "rules" if method in RULES else method
     preset = find(str(Path(folder) / f"{module}.yaml"))
     if not Path(preset).exists() and module != "rules":
         raise UserError(f"configs: {folder} has no {module}.yaml. Write one, or leave {method} out of methods.")
     arguments = [preset if Path(preset).exists() else find("configs/baselines/rules.yaml"), f"data={config.real}",
-                 f"output={run}", "synthetic=null", f"seed={seed}", "sample_seed=null", f"device={config.device}",
+                 f"output={made(config, method, seed)}", "synthetic=null", f"seed={seed}", "sample_seed=null", f"device={config.device}",
                  *([f"rule={method}"] if method in RULES else [])]
     return importlib.import_module(f"tardiff.baselines.{module}").Config, [script("baseline.py"), module], arguments

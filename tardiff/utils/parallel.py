@@ -29,8 +29,10 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], processes: int, des
     them are shared by the processes, not copied. What a job raises is raised here. Raises UserError if a process is killed,
     as the system does when memory runs out.
     """
-    with (tqdm(total=len(jobs), desc=description, unit=unit, disable=not jobs) as progress,
-          joblib.parallel_config("loky", n_jobs=min(processes, max(len(jobs), 1)), inner_max_num_threads=1, mmap_mode="c")):
+    if not jobs:
+        return
+    with (tqdm(total=len(jobs), desc=description, unit=unit) as progress,
+          joblib.parallel_config("loky", n_jobs=min(processes, len(jobs)), inner_max_num_threads=1, mmap_mode="c")):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
             for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):

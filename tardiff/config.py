@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tardiff.utils.settings import load_settings, setting
 
@@ -195,7 +195,7 @@ class GuidanceConfig:
                             choices=("x0_pred", "x_t"))
     through_denoiser: bool = setting(False, "At x0_pred, differentiate through the denoiser as well (slower).")
     influence_weight: float = setting(0.1, "Weight of influence in the anchored objective.")
-    classes: str | list[int] | dict = setting(
+    classes: str | list[str | int] | dict[Any, float] = setting(
         "all", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
                "{class: weight}.")
     normalization: str = setting(
@@ -220,7 +220,7 @@ class GenerationConfig:
     seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0,
                         high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    labels: str | list[int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
+    labels: str | list[int] | dict[Any, int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
                                                "counts per class.", low=0)
     num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
                                             "train.", low=1)
@@ -246,7 +246,7 @@ class BaselineConfig:
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     budget: str = setting("custom", "A name for the size of the training, recorded with the steps and seconds it took.",
                           semantic=False)
-    labels: str | list[int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
+    labels: str | list[int] | dict[Any, int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
                                                "counts per class.", low=0, semantic=False)
     num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
                                             "train.", low=1, semantic=False)

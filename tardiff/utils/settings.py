@@ -1,18 +1,26 @@
-"""Typed settings: dataclasses with documented, range-checked fields, filled from YAML and `key=value` arguments."""
+"""Typed settings on OmegaConf: dataclasses with documented, range-checked fields, filled from YAML and `key=value`."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from tardiff.utils.errors import UserError
+
+MOST_QUOTED = 200
+OmegaConf.register_resolver("folder_name", lambda path: Path(path).resolve().name, replace=True)
 
 
 def setting(default: Any, text: str, *, choices: tuple = (), low: float | None = None, high: float | None = None,
@@ -20,7 +28,8 @@ def setting(default: Any, text: str, *, choices: tuple = (), low: float | None =
     """Declare a configuration field.
 
     `text` documents it in `--help`; `choices`, `low` and `high` (both inclusive) bound its value; `semantic=False`
-    marks a field whose change does not alter the result, so that a run may resume with another value.
+    marks a field whose change does not alter the result, so that a run may resume with another value. Defaults may
+    hold interpolations: `runs/${name}`.
     """
     metadata = {"text": text, "choices": choices, "low": low, "high": high, "semantic": semantic}
     if dataclasses.is_dataclass(default) and isinstance(default, type):
@@ -30,25 +39,38 @@ def setting(default: Any, text: str, *, choices: tuple = (), low: float | None =
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def load_settings(schema: type, path: str | Path | None = None, overrides: list[str] = ()) -> Any:
-    """Build an instance of the dataclass `schema` from its defaults, a YAML file and `key=value` overrides, in order.
+def load_settings(schema: type, path: str | Path | None = None, overrides: Sequence[str] = (),
+                  values: Mapping[str, Any] | None = None) -> Any:
+    """Build an instance of the dataclass `schema`: defaults < YAML file < `key=value` texts < `values` by dotted name.
 
-    Every unknown key, wrong type and value out of range is collected into one UserError that names the source.
+    Every unknown key, wrong type, value out of range and setting that cannot apply (what a method `faults` of a
+    dataclass yields, by field name) is collected into one UserError that names the source.
     """
+    config, leaves = _writable(OmegaConf.structured(schema)), _leaves(schema)
     faults: list[str] = []
-    values: dict = {}
     sources: dict[str, str] = {}
-    if path is not None:
-        _lay(values, _read_yaml(path), schema, str(path), "", sources)
-    for override in overrides:
-        key, equals, text = override.partition("=")
+    for source, key, value in _assignments(leaves, path, overrides, values or {}, faults):
+        name = next((leaf for leaf in leaves if f"{key}.".startswith(f"{leaf}.")), None)
+        if name is None or (key != name and dict not in _parts(leaves[name].hint)):
+            faults.append(f"{source}: {_unknown(key, leaves)}")
+            continue
+        hint = leaves[name].hint if key == name else Any
         try:
-            if not equals or not all(key.split(".")):
-                raise ValueError("expected key=value")
-            _lay(values, _nested(key, yaml.safe_load(text), values), schema, f"command line '{override}'", "", sources)
-        except (ValueError, yaml.YAMLError) as error:
-            faults.append(f"command line: '{override}' cannot be read ({' '.join(str(error).split())}).")
-    instance = _build(schema, values, sources, "", faults)
+            OmegaConf.update(config, key, _converted(value, hint), merge=False, force_add=key != name)
+            sources[name] = source
+        except GrammarParseError as error:
+            faults.append(f"{source}: '{key}' is no valid interpolation ({_reason(error)}).")
+        except (OmegaConfBaseException, ValueError):
+            faults.append(f"{source}: '{key}' must be {_type_name(hint)}, got {_quoted(value)}.")
+    for name, leaf in leaves.items():
+        try:
+            value = _resolved(config, name)
+            faults += [f"{sources.get(name, 'default')}: {fault}" for fault in _range_faults(name, value, leaf.bounds)]
+        except OmegaConfBaseException as error:
+            faults.append(f"{sources.get(name, 'default')}: '{name}': {_reason(error)}.")
+    if not faults:
+        instance = OmegaConf.to_object(config)
+        faults += [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise UserError(f"{count} in the configuration:\n" + "\n".join(f"  - {fault}" for fault in faults))
@@ -74,134 +96,204 @@ def semantic_values(instance: Any, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def describe(schema: type, prefix: str = "") -> list[str]:
-    """Return one line of help per field of `schema`: dotted name, default and text."""
+def describe(schema: type) -> list[str]:
+    """Return help on each setting of `schema`: its dotted name, the value that a command would use, and what it is."""
+    config = OmegaConf.structured(schema)
     lines = []
-    for field in dataclasses.fields(schema):
-        if field.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(field.default_factory):
-            lines += describe(field.default_factory, f"{prefix}{field.name}.")
-            continue
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        choices = f" One of {', '.join(map(str, field.metadata['choices']))}." if field.metadata["choices"] else ""
-        lines.append(f"  {prefix}{field.name}={_short(default)}\n      {field.metadata['text']}{choices}")
+    for name, leaf in _leaves(schema).items():
+        choices = f" One of {', '.join(map(str, leaf.bounds['choices']))}." if leaf.bounds["choices"] else ""
+        lines.append(f"  {name}={_typed(_resolved(config, name))}\n      {leaf.bounds['text']}{choices}")
     return lines
+
+
+class _Leaf(typing.NamedTuple):
+    """One setting: its type, and what `setting` said of it."""
+
+    hint: Any
+    bounds: Mapping[str, Any]
+
+
+class _Plain(str):
+    """A YAML scalar without quotes, as it was typed; the schema decides what it is."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+class _Loader(yaml.BaseLoader):
+    """YAML without dates, octal or base-60 numbers, tags, and aliases, a few bytes of which grow beyond any memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out, or refer to a setting as ${key}")
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
+                raise yaml.YAMLError("a key must be text or a number")
+            keys = [_converted(self.construct_object(key), Any) for key, _ in node.value]
+            if len(set(keys)) < len(keys):
+                raise yaml.YAMLError(f"a key stands twice in one mapping: {keys}")
+            return dict(zip(keys, (self.construct_object(value) for _, value in node.value), strict=True))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.construct_object(item) for item in node.value]
+        node.value.encode()  # Raises ValueError on half of a surrogate pair, which nothing could print or open.
+        return _Plain(node.value) if node.style is None else node.value
+
+
+def _assignments(leaves: Mapping[str, _Leaf], path: str | Path | None, overrides: Sequence[str],
+                 values: Mapping[str, Any], faults: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (source, dotted key, value) of every assignment, the last of which wins."""
+    if path is not None:
+        yield from _flat(leaves, str(path), _read_yaml(path))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = _parts(leaves[key].hint) if key in leaves else {Any}
+        try:
+            override.encode()
+            if not equals or not all(key.split(".")):
+                raise ValueError("expected key=value")
+            is_text = str in parts and not (parts & {list, dict} and text.startswith(("[", "{")))
+            value = _Plain(text) if is_text else yaml.load(text, _Loader)
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
+            faults.append(f"command line: {_quoted(override)} cannot be read ({_reason(error)}).")
+            continue
+        yield from _flat(leaves, f"command line {_quoted(override)}", {key: value})
+    for key, value in values.items():
+        yield from _flat(leaves, "settings", {key: value})
+
+
+def _flat(leaves: Mapping[str, _Leaf], source: str, values: Mapping[str, Any], prefix: str = ""
+          ) -> Iterator[tuple[str, str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and any(leaf.startswith(f"{name}.") for leaf in leaves):
+            yield from _flat(leaves, source, value, f"{name}.")
+        else:
+            yield source, name, value
 
 
 def _read_yaml(path: str | Path) -> dict:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: configuration file not found.") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; expected a YAML configuration file.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({error}).") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected 'key: value' lines, got a {type(content).__name__}.")
-    return content
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML ({_reason(error)}).") from None
+    if not isinstance(content, dict | None):
+        raise UserError(f"{path}: expected 'key: value' lines, got {_quoted(content)}.")
+    return content or {}
 
 
-def _nested(key: str, value: Any, values: dict) -> dict:
-    """Return {a: {b: value}} for the dotted key a.b. Where a holds a mapping in `values` its other entries are kept, so
-    that a.b=value sets one entry and a={...} the whole."""
-    head, _, rest = key.partition(".")
-    if not rest:
-        return {head: value}
-    current = values.get(head)
-    inner = current if isinstance(current, dict) else {}
-    return {head: {**inner, **_nested(rest, value, inner)}}
-
-
-def _lay(values: dict, layer: dict, schema: type, source: str, prefix: str, sources: dict[str, str]) -> None:
-    """Lay a layer over `values`, setting by setting, and note for each dotted key that changes which source set it."""
-    nested = {field.name: field.default_factory for field in dataclasses.fields(schema)
-              if dataclasses.is_dataclass(field.default_factory)}
-    for key, value in layer.items():
-        name = f"{prefix}{key}"
-        if key in nested and isinstance(value, dict):
-            if not isinstance(values.get(key), dict):
-                values[key] = {}
-            _lay(values[key], value, nested[key], source, f"{name}.", sources)
-        elif key not in values or values[key] is not value:
-            values[key] = value
-            sources[name] = source
-
-
-def _build(schema: type, values: dict, sources: dict[str, str], prefix: str, faults: list[str]) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
+def _leaves(schema: type, prefix: str = "") -> dict[str, _Leaf]:
+    """Return every setting of a dataclass and of the dataclasses in it, by dotted name."""
+    leaves: dict[str, _Leaf] = {}
     hints = typing.get_type_hints(schema)
-    arguments = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        source = sources.get(name, "configuration")
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f" Did you mean '{prefix}{close[0]}'?" if close else f" Known: {', '.join(fields)}."
-            faults.append(f"{source}: unknown key '{name}'.{hint}")
-            continue
-        field = fields[key]
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                faults.append(f"{source}: '{name}' must hold settings ({name}.KEY=...), got {value!r}.")
-                continue
-            arguments[key] = _build(hints[key], value, sources, f"{name}.", faults)
-            continue
-        value, fits = _coerce(value, hints[key])
-        if not fits:
-            faults.append(f"{source}: '{name}' must be {_type_name(hints[key])}, got {value!r}.")
-            continue
-        faults += [f"{source}: {fault}" for fault in _range_faults(name, value, field.metadata)]
-        arguments[key] = value
-    return schema(**arguments)
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(hints[field.name]):
+            leaves |= _leaves(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            leaves[prefix + field.name] = _Leaf(hints[field.name], field.metadata)
+    return leaves
 
 
-def _range_faults(name: str, value: Any, bounds: typing.Mapping) -> list[str]:
+def _parts(hint: Any) -> set[Any]:
+    """Return the types of a union, or the one type, without those of items."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return {typing.get_origin(part) or part for part in parts}
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Return a value with unquoted text as what the type asks for, as far as OmegaConf's typed nodes do not read it.
+
+    Raises ValueError on a truth value other than true and false, where OmegaConf takes any number.
+    """
+    if isinstance(value, dict):
+        return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_converted(item, _item_hint(hint, list)) for item in value]
+    if not isinstance(value, _Plain):
+        return value
+    parts = _parts(hint)
+    if value in ("null", "~", "") and parts & {Any, type(None)}:
+        return None
+    if str in parts or "${" in value:
+        return str(value)
+    if bool in parts:
+        return ["false", "true"].index(value.lower()) == 1
+    with contextlib.suppress(ValueError):
+        if float in parts:
+            return float(value)
+        guessed = json.loads(value)  # Numbers are decimal, whatever they begin with.
+        is_whole = int in parts and isinstance(guessed, float) and guessed.is_integer()
+        return int(guessed) if is_whole else guessed
+    return str(value)
+
+
+def _item_hint(hint: Any, kind: type) -> Any:
+    """Return the type of the items of a list or the values of a dict, also where it is one part of a union."""
+    parts = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is kind]
+    return typing.get_args(parts[0])[-1] if parts else Any
+
+
+def _writable(config: DictConfig) -> DictConfig:
+    """Let settings be laid over a structured config, which is read-only where its dataclass is frozen."""
+    OmegaConf.set_readonly(config, None)
+    for key in config:
+        if OmegaConf.is_dict(node := config._get_node(key)):
+            _writable(node)
+    return config
+
+
+def _resolved(config: DictConfig, name: str) -> Any:
+    value = OmegaConf.select(config, name)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> list[str]:
     faults = []
+    low, high = bounds["low"], 2**63 - 1 if bounds["high"] is None else bounds["high"]
     for item in value if isinstance(value, list) else [value]:
         if bounds["choices"] and item is not None and item not in bounds["choices"]:
-            close = difflib.get_close_matches(str(item), map(str, bounds["choices"]), n=1)
+            known = [str(choice) for choice in bounds["choices"]]
+            close = difflib.get_close_matches(str(item)[:MOST_QUOTED], known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            faults.append(f"'{name}' must be one of {', '.join(map(str, bounds['choices']))}, got {item!r}.{hint}")
+            faults.append(f"'{name}' must be one of {', '.join(known)}, got {_quoted(item)}.{hint}")
         if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if not math.isfinite(item):
+            if isinstance(item, float) and not math.isfinite(item):
                 faults.append(f"'{name}' must be a finite number, got {item}.")
-            elif bounds["low"] is not None and item < bounds["low"]:
-                faults.append(f"'{name}' must be at least {bounds['low']}, got {item}.")
-            elif bounds["high"] is not None and item > bounds["high"]:
-                faults.append(f"'{name}' must be at most {bounds['high']}, got {item}.")
+            elif low is not None and item < low:
+                faults.append(f"'{name}' must be at least {low}, got {_quoted(item)}.")
+            elif item > high:
+                faults.append(f"'{name}' must be at most {high}, got {_quoted(item)}.")
     return faults
 
 
-def _coerce(value: Any, hint: Any) -> tuple[Any, bool]:
-    """Return the value as the hinted type (an int passes for a float, "1e-4" too) and whether it fits."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value, True
-    if origin in (typing.Union, types.UnionType):
-        for part in parts:
-            converted, fits = (value, value is None) if part is type(None) else _coerce(value, part)
-            if fits:
-                return converted, True
-        return value, False
-    if origin is list:
-        if not isinstance(value, list):
-            return value, False
-        pairs = [_coerce(item, parts[0]) for item in value]
-        return ([item for item, _ in pairs] if all(fits for _, fits in pairs) else value), all(f for _, f in pairs)
-    if origin is dict:
-        return value, isinstance(value, dict)
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            return float(value), True
-        except ValueError:
-            return value, False
-    if hint is int and isinstance(value, bool):
-        return value, False
-    return value, isinstance(value, hint)
+def _misapplied(instance: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the fault of each setting that cannot apply, as the dataclasses themselves tell."""
+    for field in dataclasses.fields(instance):
+        if dataclasses.is_dataclass(getattr(instance, field.name)):
+            yield from _misapplied(getattr(instance, field.name), f"{prefix}{field.name}.")
+    for name, fault in getattr(instance, "faults", tuple)():
+        yield f"{prefix}{name}", fault
+
+
+def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
+    """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
+    if any(leaf.startswith(f"{key}.") for leaf in leaves):
+        return f"'{key}' must hold settings ({key}.KEY=...)."
+    prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
+    inside = [leaf for leaf in leaves if leaf.startswith(prefix)] or list(leaves)
+    known = dict.fromkeys(prefix + leaf.removeprefix(prefix).partition(".")[0] for leaf in inside)
+    in_sections = [leaf for leaf in leaves if leaf.endswith(f".{key}")]
+    close = in_sections or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if prefix else 0.6)
+    hint = f"Did you mean '{' or '.join(close)}'?" if close else f"Known: {', '.join(known)}."
+    return f"unknown key {_quoted(key)}. {hint}"
 
 
 def _type_name(hint: Any) -> str:
@@ -210,10 +302,27 @@ def _type_name(hint: Any) -> str:
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is list:
         return f"a list, each item {_type_name(parts[0])}"
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of names to values, each {_type_name(parts[1])}"
     if parts:
         return " or ".join(_type_name(part) for part in parts)
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _short(value: Any) -> str:
+def _typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(value: Any) -> str:
+    """Return a value as a message quotes it: printable, and at most MOST_QUOTED characters long."""
+    try:
+        text = repr(value).encode("utf-8", "backslashreplace").decode()
+    except ValueError:
+        text = "a number of more digits than are read"
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
+
+
+def _reason(error: Exception) -> str:
+    """Return in one short line what went wrong while settings were read."""
+    text = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    return text.partition(" full_key:")[0][:MOST_QUOTED]

@@ -2,4 +2,4 @@
 # Stage 3: generate a synthetic dataset.  bash generation.sh [CONFIG] [key=value ...]
 set -euo pipefail
 source "$(dirname "$0")/scripts/python.sh"
-exec "$PYTHON" "$root/scripts/generate.py" "$@"
+exec "$PYTHON" -m tardiff generate "$@"

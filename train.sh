@@ -2,4 +2,4 @@
 # Stage 1: train the denoiser.  bash train.sh [CONFIG] [key=value ...]
 set -euo pipefail
 source "$(dirname "$0")/scripts/python.sh"
-exec "$PYTHON" "$root/scripts/train.py" "$@"
+exec "$PYTHON" -m tardiff train "$@"

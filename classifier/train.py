@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from classifier.models import build_classifier, build_loss, custom_source, probabilities
+from classifier.models import build_classifier, build_loss, probabilities
 from classifier.timesnet import TimesNet
-from tardiff.cli import repository_path, run_stage
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
-from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
+from tardiff.data.format import Dataset, Metadata, Split, absent_classes, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
+from tardiff.diffusion.fitted import DESCRIPTION
 from tardiff.evaluation.metrics import auprc
 from tardiff.influence.task import DownstreamTask
-from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors
-from tardiff.utils.distributed import resolve_device
+from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import Run, open_run, read_run_config
+from tardiff.utils.logging import Run, read_run_config
 from tardiff.utils.seeding import seed_torch
 
 
@@ -128,58 +127,57 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
     return normalizer, {name: (normalizer.transform(part.x), part.y) for name, part in parts.items()}
 
 
+@dataclass(frozen=True)
+class Guide:
+    """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
+
+    `data` is the folder of the dataset that it was trained on; `shape` is (L, C).
+    """
+
+    folder: Path
+    task: DownstreamTask
+    normalizer: Normalizer
+    shape: tuple[int, int]
+    meta: Metadata
+    data: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.meta.classes)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return class probabilities (N, K) float64 for series x (N, L, C) in raw units."""
+        # A copy, for predicting changes the mode of layers.
+        model = copy.deepcopy(self.task.model)
+        return FittedClassifier(model, 0, 0.0).predict(self.normalizer.transform(x))
+
+    @staticmethod
+    def load(folder: str | Path, device: torch.device) -> Guide:
+        """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
+        folder = Path(folder)
+        config = read_run_config(folder, ClassifierConfig)
+        path = folder / "model.safetensors"
+        if not path.exists():
+            raise UserError(f"{path}: file not found; the training of this run has not finished. Run classifier/train.sh "
+                            "again with the same configuration, and it resumes.")
+        tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
+        normalizer, meta = Normalizer.load(folder / "normalizer.json"), read_metadata(folder / DESCRIPTION)
+        length, channels, classes = (int(metadata[name]) for name in ("length", "channels", "classes"))
+        if (channels, classes) != (len(meta.channels), len(meta.classes)) or (
+                metadata["normalizer"] != normalizer.fingerprint()):
+            raise UserError(f"{folder}: normalizer.json or {DESCRIPTION} is not the one the classifier was trained with. "
+                            "Restore the run folder, or train again.")
+        model = build_classifier(config.model, (length, channels), classes)
+        load_weights(model, tensors, path)
+        return Guide(folder, DownstreamTask(model.to(device), build_loss(config.model)), normalizer, (length, channels),
+                     meta, config.data)
+
+
 def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:
-    """Write `normalizer.json` and `model.safetensors`, whose metadata record shape, classes and normaliser."""
+    """Write `dataset.json`, `normalizer.json` and `model.safetensors`, whose metadata record what belongs to it."""
+    write_json(Path(folder) / DESCRIPTION, asdict(dataset.meta))
     normalizer.save(Path(folder) / "normalizer.json")
     save_tensors(Path(folder) / "model.safetensors", fitted.model.state_dict(), {
         "length": str(dataset.shape[0]), "channels": str(dataset.shape[1]), "classes": str(dataset.num_classes),
         "normalizer": normalizer.fingerprint(), "epoch": str(fitted.epoch),
         "selection_auprc": f"{fitted.selection_auprc:.6f}"})
-
-
-def load_task(folder: str | Path, device: torch.device) -> tuple[DownstreamTask, dict[str, str]]:
-    """Load a classifier run folder as a task for influence, and the metadata of its weights.
-
-    Raises UserError if the run is unfinished or damaged.
-    """
-    config = read_run_config(folder, ClassifierConfig)
-    path = Path(folder) / "model.safetensors"
-    if not path.exists():
-        raise UserError(f"{path}: file not found; the training of this run has not finished. Run classifier/train.sh "
-                        "again with the same configuration, and it resumes.")
-    tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
-    shape = int(metadata["length"]), int(metadata["channels"])
-    model = build_classifier(config.model, shape, int(metadata["classes"]))
-    load_weights(model, tensors, path)
-    return DownstreamTask(model.to(device), build_loss(config.model)), metadata
-
-
-def train_guide(config: ClassifierConfig, dry_run: bool) -> None:
-    """Stage 2: train the classifier of a run folder."""
-    device = resolve_device(config.device)
-    if dry_run and not Path(config.data).is_dir():
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
-    dataset = read_dataset(config.data, ("train", "val"))
-    normalizer, parts = normalized_splits(dataset, config.normalizer)
-    model = build_classifier(config.model, dataset.shape, dataset.num_classes)
-    size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{config.model.name}: {size:,} parameters; {len(dataset.train):,} training and "
-          f"{len(parts['selection'][1]):,} selection series of shape {dataset.shape}; on {device}")
-    if dry_run:
-        return
-    run = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(),
-                                           **custom_source(config.model)})
-    fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
-                            config.seed, device, run)
-    save_classifier(run.folder, fitted, normalizer, dataset)
-    run.close()
-    y = parts["selection"][1]
-    chance = np.mean(y == 1) if dataset.num_classes == 2 else 1 / dataset.num_classes
-    print(f"selection AUPRC {fitted.selection_auprc:.4f} at epoch {fitted.epoch} (chance: {chance:.4f}); written to "
-          f"{config.output}")
-
-
-if __name__ == "__main__":
-    run_stage(ClassifierConfig, train_guide, "Train the downstream classifier that guides generation.",
-              repository_path("configs/classifier/gru.yaml"))

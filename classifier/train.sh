@@ -2,4 +2,4 @@
 # Stage 2: train the classifier that guides.  bash classifier/train.sh [CONFIG] [key=value ...]
 set -euo pipefail
 source "$(dirname "$0")/../scripts/python.sh"
-exec "$PYTHON" -m classifier.train "$@"
+exec "$PYTHON" -m tardiff guide "$@"

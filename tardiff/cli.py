@@ -1,17 +1,88 @@
-"""One command line for every stage: `[CONFIG] [key=value ...] [--help] [--print-config] [--dry-run]`."""
+"""The command line: `tardiff COMMAND [CONFIG] [key=value ...]`. Every command is one module of `tardiff.stages`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from tardiff.config import load_config
+from tardiff import config as schemas
+from tardiff.config import find_config, load_config
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.settings import describe, to_yaml
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A short form of a setting: `name` as typed, help `text`, and the setting that its values stand for."""
+
+    name: str
+    text: str
+    setting: Callable[[list[str]], dict[str, Any]]
+    many: bool = False
+    value: str = "DIR"
+
+
+def folder_flag(name: str, text: str) -> Flag:
+    """Return the flag `--name DIR` for the setting `name`."""
+    return Flag(f"--{name}", text, lambda values: {name: values[0]})
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
+
+    The module has `run(config, dry_run)`; without a schema it has `main(arguments)` and reads its own arguments.
+    """
+
+    text: str
+    module: str
+    schema: str | None = None
+    flags: tuple[Flag, ...] = ()
+
+    def run(self, config: Any, dry_run: bool) -> None:
+        """Do the work of a command with its settings."""
+        importlib.import_module(self.module).run(config, dry_run)
+
+
+COMMANDS = {
+    "run": Command("all four stages on one dataset", "tardiff.stages.experiment", "ExperimentConfig"),
+    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.base", "BaseConfig"),
+    "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
+    "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generation",
+                        "GenerationConfig"),
+    "simulate": Command("write a simulated ICU cohort (not patient data)", "tardiff.stages.simulate"),
+}
+
+
+def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run one command, given or the first of the arguments; exit 2 on a user error, with one message."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    exit_on_user_error(lambda: _main(typed, command))
+
+
+def _main(arguments: list[str], name: str | None) -> None:
+    if name is None:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+            return
+        name = arguments.pop(0)
+    if name not in COMMANDS:
+        raise UserError(f"'{name}' is no command.\n{_usage()}")
+    command, program = COMMANDS[name], f"tardiff {name}"
+    if command.schema is None:
+        importlib.import_module(command.module).main(arguments)
+    else:
+        run_stage(getattr(schemas, command.schema), command.run, f"{program}: {command.text}.", arguments, program,
+                  command.flags)
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:<10} {command.text}" for name, command in COMMANDS.items())
+    return f"usage: tardiff COMMAND [CONFIG] [key=value ...] [--help]\n\n{commands}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,68 +92,53 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. A setting is written key=value; --help lists them.")
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A short form of a setting: `name` as typed, help `text`, and the `key=value` that its values stand for."""
+def run_stage(schema: type, run: Callable[[Any, bool], None], description: str, arguments: Sequence[str], program: str,
+              flags: Sequence[Flag] = ()) -> None:
+    """Parse `[CONFIG] [key=value ...] [--print-config] [--dry-run]`, build the settings and call `run(config, dry_run)`.
 
-    name: str
-    text: str
-    override: Callable[[list[str]], str]
-    many: bool = False
-    value: str = "DIR"
-
-
-def folder_flag(name: str, text: str) -> Flag:
-    """Return the flag `--name DIR` for the setting `name`."""
-    return Flag(f"--{name}", text, lambda values: f"{name}={json.dumps(values[0])}")
-
-
-def run_stage(schema: type, stage: Callable[[Any, bool], None], description: str, default: str | None = None,
-              flags: tuple[Flag, ...] = ()) -> None:
-    """Parse the command line, build the settings and run `stage(config, dry_run)`; exit 2 on a user error.
-
-    `default` is the YAML used when no CONFIG is given. A dry run checks settings and inputs and starts nothing.
+    A dry run checks settings and inputs and starts nothing.
     """
-    parser = _Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=" ".join(["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} {flag.value}{' ...' * flag.many}]" for flag in flags),
-                        "[--print-config] [--dry-run]"]),
-        epilog="settings (key=default), which CONFIG and key=value override; --print-config shows the result:\n"
-               + "\n".join(describe(schema)))
-    parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value",
-                        help=f"a YAML file (default: {default or 'the built-in defaults'}), then overrides")
+    usage = ["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} {flag.value}{' ...' * flag.many}]" for flag in flags),
+             "[--print-config] [--dry-run]"]
+    parser = _Parser(prog=program, description=description, usage=" ".join(usage), allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
+    parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then settings over it")
+    parser.add_argument("--help", "-h", action="store_true", help="explain every setting and stop")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--dry-run", action="store_true", help="check settings and inputs, describe the work and stop")
     for flag in flags:
         parser.add_argument(flag.name, nargs="+" if flag.many else 1, help=flag.text, metavar=flag.value)
-    exit_on_user_error(lambda: _run(schema, stage, default, parser.parse_intermixed_args(), flags))
-
-
-def _run(schema: type, stage: Callable[[Any, bool], None], default: str | None, options: argparse.Namespace,
-         flags: tuple[Flag, ...]) -> None:
-    overrides = []
-    for flag in flags:
-        given = getattr(options, flag.name.strip("-")) or []
-        # A setting may follow a flag of many values; what holds a slash before the sign is a path.
-        settings = [value for value in given if "=" in value and "/" not in value.partition("=")[0]]
-        options.arguments += settings
-        values = [value for value in given if value not in settings]
-        overrides += [flag.override(values)] if values else []
-    files = [argument for argument in options.arguments if "=" not in argument]
-    missing = [path for path in files if not Path(path).exists()]
-    if missing:
-        raise UserError(f"{missing[0]}: configuration file not found. A setting is written key=value, in quotes where it "
-                        "holds spaces or brackets: 'labels=[0, 100]'.")
-    if len(files) > 1:
-        raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
-    path = files[0] if files else default
-    config = load_config(schema, path, overrides + [argument for argument in options.arguments if "=" in argument])
+    options = parser.parse_intermixed_args(arguments)
+    if options.help:
+        parser.epilog = "\n".join(["settings, as key=value, with what the command would use:", *describe(schema)])
+        parser.print_help()
+        return
+    path, overrides, values = _read_arguments(options, flags)
+    config = load_config(schema, path, overrides, values)
     if options.print_config:
         print(to_yaml(config), end="")
         return
-    stage(config, options.dry_run)
+    run(config, options.dry_run)
 
 
-def repository_path(relative: str) -> str:
-    """Return a path inside this repository, for the default configuration of an entry point."""
-    return str(Path(__file__).parents[1] / relative)
+def _read_arguments(options: argparse.Namespace, flags: Sequence[Flag]) -> tuple[str | None, list[str], dict[str, Any]]:
+    """Return the configuration file, the `key=value` texts and the settings that flags stand for."""
+    values: dict[str, Any] = {}
+    for flag in flags:
+        given = getattr(options, flag.name.strip("-").replace("-", "_")) or []
+        # A setting may follow a flag of many values; what holds a slash before the sign is a path.
+        after = [text for text in given if flag.many and "=" in text and "/" not in text.partition("=")[0]]
+        options.arguments += after
+        if folders := [text for text in given if text not in after]:
+            values |= flag.setting(folders)
+    overrides = [text for text in options.arguments if "=" in text]
+    files = [text for text in options.arguments if "=" not in text]
+    for path in files:
+        find_config(path)
+    if len(files) > 1:
+        raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
+    return files[0] if files else None, overrides, values
+
+
+if __name__ == "__main__":
+    main()

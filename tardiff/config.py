@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tardiff.utils.errors import UserError
 from tardiff.utils.settings import load_settings, setting
 
 T = TypeVar("T")
 
 NORMALIZER_TEXT = "Map from raw to normalised units, fitted on train; generator and guide must share it."
 NORMALIZERS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
+LABELS_TEXT = "Label plan: train (the class counts of train), balanced, or counts per class, [900, 100] or {died: 100}."
+NUM_SAMPLES_TEXT = "Series to make under the plans train and balanced; null: as many as in train."
 DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."
 
 
-def load_config(schema: type[T], path: str | Path | None = None, overrides: list[str] = ()) -> T:
-    """Return the settings `schema` from defaults < YAML file `path` < `key=value` overrides.
+NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
+STUDY = "${folder_name:${data}}"
+CONFIGS = Path(__file__).parent / "configs"
 
-    Raises UserError that lists every unknown key, wrong type and value out of range with its source.
+
+def load_config(schema: type[T], path: str | Path | None = None, overrides: Sequence[str] = (),
+                values: Mapping[str, Any] | None = None) -> T:
+    """Return the settings `schema` from defaults < YAML file `path` < `key=value` overrides < `values` by dotted name.
+
+    Raises UserError that lists every unknown key, wrong type, value out of range and setting that cannot apply, with
+    its source, or that names the configurations there are where `path` is none.
     """
-    return load_settings(schema, path, overrides)
+    return load_settings(schema, None if path is None else find_config(path), overrides, values)
+
+
+def find_config(path: str | Path) -> Path:
+    """Return a configuration path as given or, where it is not found, that of the configuration which comes with TarDiff.
+
+    Raises UserError that lists those beside it if there is none.
+    """
+    own = CONFIGS.parent / path
+    if Path(path).exists() or own.exists():
+        return Path(path) if Path(path).exists() else own
+    folder = own.parent if own.parent.is_dir() and own.is_relative_to(CONFIGS) else CONFIGS
+    known = sorted(f"configs/{known.relative_to(CONFIGS)}" for known in folder.rglob("*.yaml"))
+    close = difflib.get_close_matches(str(path), known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else "A setting is written key=value."
+    raise UserError(f"{path}: configuration file not found. {hint} TarDiff comes with:\n  " + "\n  ".join(known))
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,12 @@ class ExpectConfig:
 class UNetConfig:
     """The denoiser (paper, appendix 'Model Structure and Implementation Details')."""
 
-    base_channels: int = setting(64, "Channels at full resolution; a multiple of num_heads.", low=8)
-    channel_multipliers: list[int] = setting([1, 2, 4, 4], "Channels per level, as multiples of base_channels.", low=1)
-    num_res_blocks: int = setting(2, "Residual blocks per level (paper text: 3; released code: 2).", low=1)
+    base_channels: int = setting(32, "Channels at full resolution; a multiple of num_heads.", low=8)
+    channel_multipliers: list[int] = setting([1, 2, 2], "Channels per level, as multiples of base_channels (paper: 1, 2, "
+                                                        "4, 4, of 64).", low=1)
+    num_res_blocks: int = setting(1, "Residual blocks per level (paper text: 3; released code: 2).", low=1)
     attention_downsampling: list[int] = setting([1, 2, 4], "Downsampling factors with self-attention.", low=1)
-    num_heads: int = setting(8, "Attention heads.", low=1)
+    num_heads: int = setting(4, "Attention heads.", low=1)
     dropout: float = setting(0.0, "Dropout inside residual blocks.", low=0, high=0.9)
 
 
@@ -49,31 +77,32 @@ class DiffusionConfig:
     """Forward process and training target."""
 
     num_train_timesteps: int = setting(200, "Diffusion steps T.", low=2)
-    schedule: str = setting("linear", "Noise schedule; linear is linear in the square root of beta, as released.",
-                            choices=("linear", "cosine"))
+    noise_schedule: str = setting(
+        "linear", "How noise grows with the step; linear is linear in the square root of beta, as released.",
+        choices=("linear", "cosine"))
     beta_start: float = setting(5e-4, "First beta of the linear schedule.", low=1e-8, high=0.999)
     beta_end: float = setting(0.1, "Last beta of the linear schedule.", low=1e-8, high=0.999)
-    prediction_type: str = setting("epsilon", "What the denoiser predicts.",
+    prediction_type: str = setting("v_prediction", "What the denoiser predicts.",
                                    choices=("epsilon", "sample", "v_prediction"))
-    loss: str = setting("l1", "Distance between prediction and target.", choices=("l1", "l2"))
+    loss: str = setting("l2", "Distance between prediction and target.", choices=("l1", "l2"))
 
 
 @dataclass(frozen=True)
 class BaseTrainingConfig:
     """Optimisation of the denoiser."""
 
-    steps: int = setting(20_000, "Optimiser steps; raise it to train a finished run further.", low=1, semantic=False)
-    batch_size: int = setting(256, "Series per step, over all processes.", low=1)
-    learning_rate: float = setting(1e-4, "AdamW learning rate after warm-up.", low=1e-8, high=1)
+    steps: int = setting(1000, "Optimiser steps; raise it to train a finished run further.", low=1, semantic=False)
+    batch_size: int = setting(128, "Series per step, over all processes.", low=1)
+    learning_rate: float = setting(1e-3, "AdamW learning rate after warm-up.", low=1e-8, high=1)
     weight_decay: float = setting(0.0, "AdamW weight decay.", low=0, high=1)
-    warmup_steps: int = setting(500, "Steps over which the learning rate rises linearly.", low=0)
+    warmup_steps: int = setting(100, "Steps over which the learning rate rises linearly.", low=0)
     gradient_clip: float = setting(1.0, "Largest global gradient norm.", low=1e-6)
-    ema_decay: float = setting(0.999, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
+    ema_decay: float = setting(0.995, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
     label_dropout: float = setting(0.1, "Share of labels hidden in training; needed for cfg_scale.", low=0, high=0.9)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
-    validate_every: int = setting(500, "Steps between validation losses on fixed noise.", low=1, semantic=False)
-    checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
-    preview_every: int = setting(2_000, "Steps between real-versus-sampled figures; 0 for none.", low=0, semantic=False)
+    validate_every: int = setting(250, "Steps between validation losses on fixed noise.", low=1, semantic=False)
+    checkpoint_every: int = setting(250, "Steps between states from which a killed run resumes.", low=1, semantic=False)
+    preview_every: int = setting(500, "Steps between real-versus-sampled figures; 0 for none.", low=0, semantic=False)
     bf16: bool = setting(False, "bfloat16 autocast (CUDA only; ignored on CPU).")
     compile: bool = setting(False, "torch.compile the denoiser (CUDA only; ignored on CPU).", semantic=False)
 
@@ -83,7 +112,8 @@ class BaseConfig:
     """Stage 1: the label-conditional denoiser."""
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
-    output: str = setting("runs/simulated/base", "Run folder.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    output: str = setting("runs/${name}/base", "Run folder.", semantic=False)
     seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
@@ -137,6 +167,12 @@ class ClassifierModelConfig:
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
     custom: CustomModelConfig = setting(CustomModelConfig, "")
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.name != "custom" and self.custom.import_path is not None:
+            yield "custom.import_path", f"has no effect with model.name={self.name}. Give model.name=custom as well."
+        if self.custom.import_path is None and self.custom != CustomModelConfig():
+            yield "custom", "has no effect without model.custom.import_path='package.module:Class'."
+
 
 @dataclass(frozen=True)
 class ClassifierTrainingConfig:
@@ -157,7 +193,8 @@ class ClassifierConfig:
     """Stage 2: the downstream classifier that guides."""
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
-    output: str = setting("runs/simulated/classifier", "Run folder.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    output: str = setting("runs/${name}/classifier", "Run folder.", semantic=False)
     seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
@@ -176,6 +213,10 @@ class SamplerConfig:
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
     clip_x0: bool = setting(True, "Clip x0_pred to the training range of each channel at every step.")
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.name != "ddim" and self.eta != 0:
+            yield "eta", "is the noise of ddim and has no effect with sampler.name=ddpm."
+
 
 @dataclass(frozen=True)
 class GuidanceConfig:
@@ -186,7 +227,7 @@ class GuidanceConfig:
                       "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
     scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
-    schedule: str = setting(
+    step_size: str = setting(
         "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
                               "variance, for DDIM the score form, which at x0_pred and without noise is the stronger one) "
                               "or constant (the paper: scale times the gradient is added to the mean).",
@@ -197,33 +238,42 @@ class GuidanceConfig:
     influence_weight: float = setting(0.1, "Weight of influence in the anchored objective.")
     classes: str | list[str | int] | dict[Any, float] = setting(
         "all", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
-               "{class: weight}.")
-    normalization: str = setting(
-        "l2", "Scale of G: train_size (paper: sum / training rows), guidance_size (mean) or l2 (unit norm).",
-        choices=("train_size", "guidance_size", "l2"))
-    gradient_norm: str = setting("raw", "raw, or unit_rms: each series' gradient is scaled to root mean square 1.",
-                                 choices=("raw", "unit_rms"))
+               "{class: weight}; classes by name or number.")
+    divide_by: str = setting(
+        "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of training "
+                   "rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
+        choices=("train_size", "guidance_size", "l2_norm"))
+    unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1.")
     method: str = setting("central_difference", "Computation of J: central_difference (two backward passes) or exact "
                                                 "(double backward; not for cuDNN recurrent layers).",
                           choices=("central_difference", "exact"))
+
+    @property
+    def uses_guidance_gradient(self) -> bool:
+        return self.objective in ("influence", "anchored")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.classes != "all" and not self.uses_guidance_gradient:
+            yield "classes", f"chooses the patients behind G, which guidance.objective={self.objective} does not use."
+        if self.through_denoiser and self.location == "x_t":
+            yield "through_denoiser", "has no effect with guidance.location=x_t."
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
     """Stage 3: guided sampling of a synthetic dataset."""
 
-    base: str = setting("runs/simulated/base", "Run folder of the denoiser.", semantic=False)
-    classifier: str = setting("runs/simulated/classifier", "Run folder of the classifier.", semantic=False)
     data: str = setting("data/simulated", "Dataset that both were trained on: its labels and its guidance half are "
                                           "used.", semantic=False)
-    output: str = setting("runs/simulated/synthetic/guided", "Folder of the synthetic dataset.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    base: str = setting("runs/${name}/base", "Run folder of the denoiser.", semantic=False)
+    classifier: str = setting("runs/${name}/classifier", "Run folder of the classifier.", semantic=False)
+    output: str = setting("runs/${name}/synthetic/guided", "Folder of the synthetic dataset.", semantic=False)
     seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0,
                         high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    labels: str | list[int] | dict[Any, int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
-                                               "counts per class.", low=0)
-    num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
-                                            "train.", low=1)
+    labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0)
+    num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1)
     batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1)
     bf16: bool = setting(False, "bfloat16 autocast in the denoiser (CUDA only; ignored on CPU).")
     compile: bool = setting(False, "torch.compile the denoiser (CUDA only; ignored on CPU).", semantic=False)
@@ -287,21 +337,19 @@ class ExperimentConfig:
     """All four stages on one dataset."""
 
     data: str = setting("data/simulated", "Dataset folder.")
-    output: str = setting("runs/simulated", "Folder of all runs of the experiment.")
-    base: str | list[str] = setting("configs/base/simulated.yaml", "Configuration of stage 1, or [configuration, key=value, "
-                                                                   "...].")
-    classifier: str | list[str] = setting("configs/classifier/gru.yaml", "Configuration of stage 2, likewise.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/${name}", "Folder of all runs of the experiment.")
+    base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].")
+    classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
-                             "Synthetic sets to make: {name: configuration of stage 3}, or {name: [configuration, "
-                             "key=value, ...]}.")
+                             "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
                                        "alone in folder NAME.", low=1)
-    train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, instead of "
-                                           "one of each for all.")
-    evaluation: str = setting("configs/evaluation/default.yaml", "Configuration of stage 4.")
-    device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their configurations say.",
-                                 semantic=False)
-    tsrtr: bool = setting(True, "Run TSRTR as well as TSTR.")
+    train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, "
+                                           "instead of one of each for all.")
+    evaluation: str | list[str] = setting(["quick=true"], "Arguments of stage 4, the report.")
+    device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their "
+                                       "configurations say.", semantic=False)
 
 
 @dataclass(frozen=True)

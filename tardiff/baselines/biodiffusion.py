@@ -75,7 +75,7 @@ class BioDiffusion(Baseline):
         self.config = config
         self.shape = (length, num_channels)
         self.num_classes = num_classes
-        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, schedule="cosine",
+        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, noise_schedule="cosine",
                                                         prediction_type="epsilon", loss="l1"))
         self.network = ClassUNet(config, num_channels, num_classes)
         self.optimizers["adamw"] = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate)

@@ -79,7 +79,7 @@ class DiffusionTS(Baseline):
         super().__init__()
         self.config = config
         self.shape = (length, num_channels)
-        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, schedule="cosine",
+        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, noise_schedule="cosine",
                                                         prediction_type="sample"))
         self.register_buffer("step_weights", step_weights(self.process.schedule.betas), persistent=False)
         self.network = TrendSeasonTransformer(config, length, num_channels)

@@ -95,7 +95,7 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     if not folder.is_dir():
         raise UserError(f"{folder}: dataset folder not found. Make it with scripts/simulate.py or one of the "
                         "data_preprocess modules, or give the path of an existing dataset.")
-    meta = read_metadata(folder)
+    meta = read_metadata(folder / "meta.json")
     read: dict[str, Split] = {}
     faults: list[str] = []
     for name in splits:
@@ -111,9 +111,8 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     return Dataset(folder, meta, read)
 
 
-def read_metadata(folder: str | Path) -> Metadata:
-    """Read and check `meta.json`. Raises UserError on missing or malformed fields."""
-    path = Path(folder) / "meta.json"
+def read_metadata(path: str | Path) -> Metadata:
+    """Read and check the file `meta.json` of a dataset. Raises UserError on missing or malformed fields."""
     content = read_json(path, "name", "channels", "units", "classes")
     known = {item.name for item in fields(Metadata)}
     meta = Metadata(**{key: value for key, value in content.items() if key in known})

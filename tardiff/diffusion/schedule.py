@@ -27,7 +27,7 @@ class NoiseSchedule:
         if config.beta_start > config.beta_end:
             raise UserError(f"diffusion.beta_start={config.beta_start:g} is above beta_end={config.beta_end:g}; noise must "
                             "grow with the step.")
-        if config.schedule == "linear":
+        if config.noise_schedule == "linear":
             roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64)
             return NoiseSchedule(roots**2)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
@@ -47,8 +47,14 @@ class NoiseSchedule:
         return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
 
     def timesteps(self, num_inference_steps: int | None) -> list[int]:
-        """Return the descending steps that a sampler visits, evenly spaced, from T - 1 to 0 (all T where None)."""
-        count = min(num_inference_steps or self.num_train_timesteps, self.num_train_timesteps)
+        """Return the descending steps that a sampler visits, evenly spaced, from T - 1 to 0 (all T where None).
+
+        Raises UserError if more are asked for than the process has.
+        """
+        count = num_inference_steps or self.num_train_timesteps
+        if count > self.num_train_timesteps:
+            raise UserError(f"num_inference_steps={count}: the denoiser was trained with {self.num_train_timesteps} "
+                            "diffusion steps, so there are no more to visit.")
         if count == 1:
             return [self.num_train_timesteps - 1]
         return [round(index * (self.num_train_timesteps - 1) / (count - 1)) for index in reversed(range(count))]

@@ -32,13 +32,13 @@ class GuidanceGradient:
     num_train: int
     key: str
 
-    def direction(self, classes: str | list[int] | dict = "all", normalization: str = "guidance_size"
+    def direction(self, classes: str | list[int] | dict[int, float] = "all", divide_by: str = "guidance_size"
                   ) -> dict[str, Tensor]:
-        """Return G as named tensors, for a choice of classes and a normalisation.
+        """Return G as named tensors, for a choice of classes and what their summed gradients are divided by.
 
         `classes`: `all`, `minority`, `majority` (by guidance counts), `balanced` (equal weight per class), a list of
-        classes, or a mixture {class: weight}. `normalization`: `guidance_size`, the mean over the chosen rows;
-        `train_size`, their sum over the number of training rows (paper); `l2`, unit Euclidean norm.
+        classes, or a mixture {class: weight}. `divide_by`: `guidance_size`, the number of chosen rows, for their mean;
+        `train_size`, the number of training rows (paper); `l2_norm`, the Euclidean norm.
         Raises UserError on an unknown class, one without guidance rows, or a gradient that vanishes.
         """
         weights = class_weights(classes, self.counts)
@@ -46,7 +46,7 @@ class GuidanceGradient:
         total = sum(weights.values())
         mean = {name: sum(weight / total / self.counts[label] * self.sums[label][name]
                           for label, weight in weights.items()) for name in self.sums[0]}
-        factor = {"guidance_size": 1.0, "train_size": rows / self.num_train}.get(normalization)
+        factor = {"guidance_size": 1.0, "train_size": rows / self.num_train}.get(divide_by)
         if factor is None:
             length = norm(mean)
             if not 0 < length < float("inf"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from tardiff.config import GuidanceConfig
 from tardiff.influence.task import DownstreamTask, dot, full_precision, norm
 from tardiff.utils.errors import UserError
 
@@ -65,40 +66,35 @@ def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mappi
     return gradient
 
 
-class GuidanceFunction:
-    """A `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient of an objective, for labels y (B,) int64.
+def objective_gradient(task: DownstreamTask, direction: Mapping[str, Tensor] | None, x: Tensor, y: Tensor,
+                       config: GuidanceConfig) -> Tensor:
+    """Return the ascent gradient (B, L, C) of the objective at x (B, L, C) for labels y (B,) int64.
 
-    objective: `influence`, J; `classifier`, grad_x log p(y | x), minus the loss gradient; `anchored`, the latter plus
-    `influence_weight` times J. location: `x0_pred` or `x_t`, where the classifier is read. `through_denoiser` pulls the
-    gradient at x0_pred back to x_t. gradient_norm: `raw`, or `unit_rms` per sample. Each row depends on its own sample.
+    `influence`: J; `classifier`: grad_x log p(y | x), minus the loss gradient; `anchored`: the latter plus
+    `influence_weight` times J. direction: G by parameter name (None: the objective does not use it).
     """
+    if config.objective == "classifier":
+        return -input_gradient(task, x, y)
+    gradients = exact_gradients if config.method == "exact" else central_difference_gradients
+    influence_gradient, loss_gradient = gradients(task, direction, x, y)
+    if config.objective == "influence":
+        return influence_gradient
+    return config.influence_weight * influence_gradient - loss_gradient
 
-    def __init__(self, task: DownstreamTask, y: Tensor, objective: str, direction: Mapping[str, Tensor] | None = None,
-                 influence_weight: float = 1.0, location: str = "x0_pred", through_denoiser: bool = False,
-                 gradient_norm: str = "raw", method: str = "central_difference") -> None:
-        self.task = task
-        self.y = y
-        self.objective = objective
-        self.direction = direction
-        self.influence_weight = influence_weight
-        self.location = location
-        self.through_denoiser = through_denoiser
-        self.gradient_norm = gradient_norm
-        self.gradients = exact_gradients if method == "exact" else central_difference_gradients
 
-    def __call__(self, x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        gradient = self.objective_gradient(x_t if self.location == "x_t" else x0_pred)
-        if self.through_denoiser and self.location == "x0_pred":
+def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig
+                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
+
+    It is read at x0_pred or x_t, pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where
+    `unit_rms`. Each row depends on its own sample.
+    """
+    def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
+        gradient = objective_gradient(task, direction, x_t if config.location == "x_t" else x0_pred, y, config)
+        if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
-        if self.gradient_norm == "unit_rms":
+        if config.unit_rms:
             gradient = gradient / gradient.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
         return gradient
 
-    def objective_gradient(self, x: Tensor) -> Tensor:
-        """Return the gradient (B, L, C) of the objective at x (B, L, C)."""
-        if self.objective == "classifier":
-            return -input_gradient(self.task, x, self.y)
-        influence_gradient, loss_gradient = self.gradients(self.task, self.direction, x, self.y)
-        if self.objective == "influence":
-            return influence_gradient
-        return self.influence_weight * influence_gradient - loss_gradient
+    return cond_fn

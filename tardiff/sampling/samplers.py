@@ -16,19 +16,21 @@ from torch import Tensor
 from tardiff.diffusion.process import DiffusionProcess
 
 NoiseFunction = Callable[[int], Tensor]
+Callback = Callable[[int, Tensor, Tensor, "Tensor | None"], None]
+"""callback(t, x_t, x0_pred, gradient), once a step for tracing: all (B, L, C), the gradient None where unguided."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """An ascent gradient and how strongly to follow it.
 
-    `schedule` is `posterior_variance` (the Bayes form) or `constant` (scale times the gradient is added to the mean, the
-    paper's line). `through_denoiser` asks the sampler to track gradients from x_t to x0_pred.
+    `step_size` is `posterior_variance` (the Bayes form) or `constant` (scale times the gradient is added to the mean,
+    the paper's line). `through_denoiser` asks the sampler to track gradients from x_t to x0_pred.
     """
 
     cond_fn: Callable[[Tensor, Tensor, int], Tensor]
     scale: float
-    schedule: str = "posterior_variance"
+    step_size: str = "posterior_variance"
     through_denoiser: bool = False
 
 
@@ -62,8 +64,8 @@ class Prediction:
 
 
 @torch.no_grad()
-def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int],
-         conditioning: Conditioning | None = None) -> Tensor:
+def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int], conditioning: Conditioning | None = None,
+         callback: Callback | None = None) -> Tensor:
     """Ancestral sampling; returns x_start (B, L, C).
 
     Ho et al. (2020), Algorithm 2, and with conditioning the paper's Algorithm 1, step 3: the mean of each transition
@@ -72,10 +74,10 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int],
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, _, gradient = _predict_and_guide(predict, x_t, t, conditioning)
+        x0_pred, _, gradient = _predict_and_guide(predict, x_t, t, conditioning, callback)
         mean, variance = schedule.posterior(x0_pred, x_t, t, t_prev)
         if gradient is not None:
-            strength = variance if conditioning.schedule == "posterior_variance" else 1.0
+            strength = variance if conditioning.step_size == "posterior_variance" else 1.0
             mean = mean + conditioning.scale * strength * gradient
         x_t = mean + math.sqrt(variance) * noise(index) if t_prev >= 0 else mean
     return x_t
@@ -83,7 +85,7 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int],
 
 @torch.no_grad()
 def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], conditioning: Conditioning | None = None,
-         eta: float = 0.0) -> Tensor:
+         eta: float = 0.0, callback: Callback | None = None) -> Tensor:
     """Denoising diffusion implicit sampling; returns x_start (B, L, C).
 
     Song et al. (2021), equations 12 and 16. Under the Bayes form the gradient is added to the score, so that eps_pred
@@ -94,15 +96,15 @@ def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, eps_pred, gradient = _predict_and_guide(predict, x_t, t, conditioning)
+        x0_pred, eps_pred, gradient = _predict_and_guide(predict, x_t, t, conditioning, callback)
         remaining, remaining_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
-        if gradient is not None and conditioning.schedule == "posterior_variance":
+        if gradient is not None and conditioning.step_size == "posterior_variance":
             eps_pred = eps_pred - math.sqrt(1 - remaining) * conditioning.scale * gradient
             x0_pred = (x_t - math.sqrt(1 - remaining) * eps_pred) / math.sqrt(remaining)
         _, variance = schedule.posterior(x0_pred, x_t, t, t_prev)
         variance *= eta**2
         x_prev = math.sqrt(remaining_prev) * x0_pred + math.sqrt(1 - remaining_prev - variance) * eps_pred
-        if gradient is not None and conditioning.schedule == "constant":
+        if gradient is not None and conditioning.step_size == "constant":
             x_prev = x_prev + conditioning.scale * gradient
         x_t = x_prev + math.sqrt(variance) * noise(index) if variance > 0 else x_prev
     return x_t
@@ -112,13 +114,18 @@ def _transitions(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
 
-def _predict_and_guide(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None
-                       ) -> tuple[Tensor, Tensor, Tensor | None]:
+def _predict_and_guide(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None,
+                       callback: Callback | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return (x0_pred, eps_pred, ascent gradient or None) at x_t; a scale of 0 asks for no gradient at all."""
+    gradient = None
     if conditioning is None or conditioning.scale == 0:
-        return *predict(x_t, t), None
-    with torch.set_grad_enabled(conditioning.through_denoiser):
-        x_t = x_t.detach().requires_grad_(conditioning.through_denoiser)
         x0_pred, eps_pred = predict(x_t, t)
-        gradient = conditioning.cond_fn(x_t, x0_pred, t)
-    return x0_pred.detach(), eps_pred.detach(), gradient.detach()
+    else:
+        with torch.set_grad_enabled(conditioning.through_denoiser):
+            x_t = x_t.detach().requires_grad_(conditioning.through_denoiser)
+            x0_pred, eps_pred = predict(x_t, t)
+            gradient = conditioning.cond_fn(x_t, x0_pred, t)
+        x_t, x0_pred, eps_pred, gradient = (tensor.detach() for tensor in (x_t, x0_pred, eps_pred, gradient))
+    if callback is not None:
+        callback(t, x_t, x0_pred, gradient)
+    return x0_pred, eps_pred, gradient

@@ -1,0 +1,94 @@
+"""Stage 1: train the label-conditional denoiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from tardiff.config import BaseConfig, SamplerConfig
+from tardiff.data.format import Dataset, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.process import DiffusionProcess
+from tardiff.diffusion.trainer import train_denoiser
+from tardiff.models.unet1d import UNet1d
+from tardiff.sampling.generate import sample_series
+from tardiff.utils.distributed import Processes, processes
+from tardiff.utils.errors import UserError
+from tardiff.utils.figures import channel_bands
+from tardiff.utils.logging import open_run, saved_step
+from tardiff.utils.seeding import seed_torch
+
+
+def run(config: BaseConfig, dry_run: bool) -> None:
+    """Train the denoiser of a run folder, resuming. Raises UserError if dataset and settings do not fit each other."""
+    if dry_run and not Path(config.data).is_dir():
+        _describe_without_data(config)
+        return
+    dataset = read_dataset(config.data, ("train", "val"))
+    _check_expectations(config, dataset)
+    with processes(config.device) as workers:
+        seed_torch(config.seed, "denoiser", "initialisation")
+        denoiser = UNet1d(dataset.shape[1], dataset.num_classes, config.model)
+        if workers.is_main:
+            print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of shape "
+                  f"{dataset.shape}, {dataset.num_classes} classes; on {workers.world_size} x {workers.device}")
+        if not dry_run:
+            _train(config, dataset, denoiser, workers)
+
+
+def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Processes) -> None:
+    normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
+    _, selection = halve_validation(dataset.val)
+    done = saved_step(config.output)
+    if done > config.training.steps:
+        raise UserError(f"{config.output}: trained for {done} steps already, training.steps={config.training.steps} asks "
+                        "for fewer. Give another output folder.")
+    inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()}
+    run_folder = open_run(config.output, config, inputs, workers.is_main)
+    process = DiffusionProcess(config.diffusion)
+    parts = [(torch.from_numpy(normalizer.transform(part.x)), torch.from_numpy(part.y))
+             for part in (dataset.train, selection)]
+
+    def fitted(network: nn.Module) -> FittedDenoiser:
+        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta)
+
+    def preview(network: nn.Module) -> Figure:
+        """Real beside sampled series, 64 per class."""
+        labels = torch.arange(dataset.num_classes, device=workers.device).repeat_interleave(64)
+        series = sample_series(fitted(network), labels, torch.arange(len(labels), device=workers.device), config.seed,
+                               SamplerConfig(num_inference_steps=min(20, config.diffusion.num_train_timesteps)), None)
+        real = (dataset.train.x, dataset.train.y)
+        sampled = (normalizer.inverse(series.cpu().numpy()), labels.cpu().numpy())
+        return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
+                             dataset.meta.classes)
+
+    average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, workers, preview)
+    if workers.is_main:
+        fitted(average).save(run_folder.folder)
+        what = "already trained" if done == config.training.steps else "trained"
+        print(f"{what} for {config.training.steps:,} steps; written to {config.output}")
+
+
+def _check_expectations(config: BaseConfig, dataset: Dataset) -> None:
+    found = {"length": dataset.shape[0], "channels": dataset.shape[1], "classes": dataset.num_classes}
+    wrong = [f"expect.{name}={value}, the dataset has {found[name]}" for name, value in vars(config.expect).items()
+             if value is not None and value != found[name]]
+    if wrong:
+        raise UserError(f"{config.data}: not the dataset this configuration was made for: {'; '.join(wrong)}.")
+
+
+def _describe_without_data(config: BaseConfig) -> None:
+    print(f"settings are valid. Missing input: dataset {config.data}.")
+    if None not in vars(config.expect).values():
+        denoiser = UNet1d(config.expect.channels, config.expect.classes, config.model)
+        print(f"denoiser: {_count_parameters(denoiser):,} parameters for series of shape "
+              f"({config.expect.length}, {config.expect.channels}), {config.expect.classes} classes")
+
+
+def _count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

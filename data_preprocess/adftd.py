@@ -1,4 +1,4 @@
-"""ADFTD: EEG of people with Alzheimer's disease or frontotemporal dementia and healthy controls, in windows of one second.
+"""ADFTD: EEG of people with Alzheimer's disease, frontotemporal dementia or neither, in windows of one second.
 
     python -m data_preprocess.adftd --input DIR --output data/adftd
 
@@ -6,11 +6,11 @@ DIR is the folder of OpenNeuro ds004504 (https://openneuro.org/datasets/ds004504
 participant, `derivatives/sub-NNN/eeg/*.set`, the recordings that the publishers filtered to 0.5-45 Hz and cleaned.
 
 Decisions, as in Medformer:
-- Linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without overlap, laid out from the middle
-  of the recording outward.
+- Linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without overlap, laid out from the
+  middle of the recording outward.
 - The class is the column Group: C (healthy) 0, F (frontotemporal dementia) 1, A (Alzheimer's disease) 2.
-- Of each class, in the order of participants.tsv, the first 60 % are training, the next 20 % validation, the last 20 % test.
-  The lists come from the whole table: a participant without a recording leaves the others where they are.
+- Of each class, in the order of participants.tsv, the first 60 % are training, the next 20 % validation, the last 20 %
+  test. The lists come from the whole table: a participant without a recording leaves the others where they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, report, windows
+from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
@@ -46,7 +46,7 @@ def preprocess(folder: Path, output: Path) -> None:
     subjects = read_participants(folder / "participants.tsv")
     files = find_recordings(folder / "derivatives", {subject.name for subject in subjects})
     labels = [subject.label for subject in subjects]
-    report.compare_with_published(PUBLISHED_PARTICIPANTS, {
+    count_tables.compare_with_published(PUBLISHED_PARTICIPANTS, {
         f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
     members = windows.members_by_class_order(subjects, CUTS)
     members = windows.leave_out_absent(members, files, ".set file in derivatives/")
@@ -113,9 +113,9 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
     return signal[[raw.ch_names.index(name) for name in CHANNELS]].T
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("adftd", __doc__, "folder with participants.tsv and derivatives/", "data/adftd")
+    parser = command.source_parser("adftd", __doc__, prog, "folder with participants.tsv and derivatives/", "data/adftd")
     command.run(parser, arguments, lambda options: Path("data", "adftd"),
                 lambda options: preprocess(options.input, options.output))
 

@@ -3,7 +3,8 @@
     python -m data_preprocess.apava --input DIR --output data/apava
 
 DIR holds `preproctrials01.mat` to `preproctrials23.mat` of https://osf.io/jbysn (in AD_Data.tar.gz), one FieldTrip
-structure `data` a participant, with `label` (16 channels), `fsample` (256 Hz) and `trial` (one cell an epoch, 16 x 1280).
+structure `data` a participant, with `label` (16 channels), `fsample` (256 Hz) and `trial` (one cell an epoch, 16 x
+1280).
 
 Decisions, as in Medformer:
 - Windows of 256 samples at a stride of 128 within each epoch: 9 of each 5 seconds. No resampling.
@@ -113,9 +114,9 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
     return channels, [epoch.T for epoch in epochs]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("apava", __doc__, "folder with preproctrials01.mat to preproctrials23.mat", "data/apava")
+    parser = command.source_parser("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat", "data/apava")
     command.run(parser, arguments, lambda options: Path("data", "apava"),
                 lambda options: preprocess(options.input, options.output))
 

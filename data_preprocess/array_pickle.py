@@ -127,7 +127,8 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, ...]:
-    """Read a pickled tuple or list of numpy arrays, written in any protocol; each has at most 3 axes and may be read-only.
+    """Read a pickled tuple or list of numpy arrays, written in any protocol; each has at most 3 axes and may be
+    read-only.
 
     Raises UserError that names what was refused, and on a file that is truncated or no pickle.
     """

@@ -9,8 +9,9 @@ Forms of a part of the data:
 - `.pkl` with a tuple (x, y) of numpy arrays. The original release's `train_tuple.pkl` is one, in the order (N, C, L):
   give --channels-first. A pickle is read without running what it asks for; anything but plain arrays is refused.
 
-Where the names of a folder's files hold `train` (and `val`, `test`), as in `ECG200_TRAIN.tsv`, these splits are kept, and
-val is cut from train where it is not given (--val-ratio). One part without such a name, or one file, is split by --ratios.
+Where the names of a folder's files hold `train` (and `val`, `test`), as in `ECG200_TRAIN.tsv`, these splits are kept,
+and val is cut from train where it is not given (--val-ratio). One part without such a name, or one file, is split by
+--ratios.
 
 Decisions:
 - Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them.
@@ -35,7 +36,7 @@ import numpy as np
 from data_preprocess import command, grid, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_subjects
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS
@@ -52,6 +53,8 @@ def preprocess(options: argparse.Namespace) -> None:
     options: those of the command line. Raises UserError before anything is written.
     """
     what = str(options.input)
+    if options.interval and interval_seconds(options.interval) is None:
+        raise UserError(f"--interval {options.interval}: expected a time such as 10 ms, 1/256 s or 1 h.")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
         parts = {name: read_part(files, options.channels_first, options.impute is not None)
                  for name, files in find_parts(options.input).items()}
@@ -94,8 +97,8 @@ def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[d
 def find_parts(source: Path) -> dict[str, list[Path]]:
     """Return the files of each given split by its name, or those of the undivided data under `WHOLE`.
 
-    Only `.npy` parts have several files, one an array. Raises UserError if nothing is found, if a split is given twice or
-    if train is missing.
+    Only `.npy` parts have several files, one an array. Raises UserError if nothing is found, if a split is given twice
+    or if train is missing.
     """
     if not source.exists():
         raise UserError(f"{source}: not found. Give a file or folder with {', '.join(SUFFIXES)} files.")
@@ -250,14 +253,14 @@ def unobserved_as_nan(part: Split, gaps_allowed: bool, path: Path) -> Split:
     return replace(part, x=np.where(unobserved, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("arrays", __doc__, "file, or folder of files, in one of the forms below", "data/<input>")
+    parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below", "data/<input>")
     parser.add_argument("--channels-first", action="store_true", help="arrays of .npy, .npz and .pkl are (N, C, L)")
     parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the training "
                         "median; the median also where a series has none (default: missing values are refused)")
     parser.add_argument("--channels", nargs="+", metavar="NAME", help="channel names, in order (default: numbered)")
-    parser.add_argument("--interval", default="", help="time between two steps, for meta.json, such as '10 ms'")
+    parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)
     command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)
 

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data_preprocess import command, grid, report
+from data_preprocess import command, count_tables, grid
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
 
@@ -91,9 +91,9 @@ def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: S
     label = LABELS[label_name]
     sets = {f"set-{name}": read_set(source, hours, label) for name, source in find_sets(folder, names).items()}
     attrition = {name: stays.attrition for name, stays in sets.items()}
-    report.print_attrition(attrition)
+    count_tables.print_attrition(attrition)
     observed = {f"{name} {item}": stays.attrition[item] for name, stays in sets.items() for item in stays.attrition}
-    report.compare_with_published(PUBLISHED, observed)
+    count_tables.compare_with_published(PUBLISHED, observed)
 
     x, y, subject = (np.concatenate([getattr(part, name) for part in sets.values()]) for name in ("x", "y", "subject"))
     records, repeats = np.unique(subject, return_counts=True)
@@ -266,9 +266,9 @@ def minutes(times: pd.Index) -> pd.Series:
     return 60 * parts[0] + parts[1]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("cinc2012", __doc__, "folder with the files of the challenge", "data/cinc2012_<label>")
+    parser = command.source_parser("cinc2012", __doc__, prog, "folder with the files of the challenge", "data/cinc2012_<label>")
     parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
     parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")

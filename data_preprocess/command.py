@@ -1,4 +1,5 @@
-"""The command line that every source of data shares: `--input`, `--output`, and where it splits, `--ratios`, `--seed`."""
+"""The command line that every source of data shares: `--input`, `--output`, and where it splits, `--ratios`,
+`--seed`."""
 
 from __future__ import annotations
 
@@ -11,13 +12,17 @@ from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.errors import exit_on_user_error
 
 
-def source_parser(module: str, docstring: str, files: str, default_output: str) -> argparse.ArgumentParser:
+def source_parser(module: str, docstring: str, prog: str | None, files: str,
+                  default_output: str) -> argparse.ArgumentParser:
     """Return a parser with `--input` and `--output`, described by the module's docstring.
 
-    module: its name below `data_preprocess`. files: what the input folder holds. default_output: for the help text.
+    module: its name below `data_preprocess`. prog: the command as it was typed, where it is not `python -m` and the module.
+    files: what the input folder holds. default_output: for the help text.
     """
-    title, _, details = docstring.partition("\n")
-    parser = argparse.ArgumentParser(prog=f"python -m data_preprocess.{module}", description=title, epilog=details,
+    run_as_module = f"python -m data_preprocess.{module}"
+    prog = prog or run_as_module
+    title, _, details = docstring.replace(run_as_module, prog).partition("\n")
+    parser = argparse.ArgumentParser(prog=prog, description=title, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--input", type=Path, required=True, help=files)
     parser.add_argument("--output", type=Path, help=f"dataset folder to write (default: {default_output})")

@@ -2,23 +2,23 @@
 
     python -m data_preprocess.eicu --input DIR --output data/eicu_mortality
 
-DIR holds the tables `patient` and `vitalPeriodic` (.csv, .csv.gz or .parquet, names and headers in any case) as published
-at https://physionet.org/content/eicu-crd/2.0/. They are under credentialed access: sign the PhysioNet Credentialed Health
-Data Use Agreement 1.5.0, and publish nothing derived from single records. The open demo,
+DIR holds the tables `patient` and `vitalPeriodic` (.csv, .csv.gz or .parquet, names and headers in any case) as
+published at https://physionet.org/content/eicu-crd/2.0/. They are under credentialed access: sign the PhysioNet
+Credentialed Health Data Use Agreement 1.5.0, and publish nothing derived from single records. The open demo,
 https://physionet.org/content/eicu-crd-demo/2.0/, is recognised by its 2,520 unit stays.
 
-The channels are HR, RR and SpO2 from heartrate, respiration and sao2, which is pulse oximetry. The table holds medians of
-5 minutes, not validated by staff. Valid are, as in eicu-code and with both bounds, 25 <= HR <= 225, 0 <= RR <= 60 and
-0 <= SpO2 <= 100; other values are dropped, never repaired. Rows of one step are averaged.
+The channels are HR, RR and SpO2 from heartrate, respiration and sao2, which is pulse oximetry. The table holds medians
+of 5 minutes, not validated by staff. Valid are, as in eicu-code and with both bounds, 25 <= HR <= 225, 0 <= RR <= 60
+and 0 <= SpO2 <= 100; other values are dropped, never repaired. Rows of one step are averaged.
 
 Cohorts:
-- complete (default): a row in each of the 288 steps of the first 24 hours, step = observationoffset // 5 for
-  0 <= observationoffset < 1440, and each channel observed at least once. A row may lack a channel; the mask tells. The
-  paper names 288 steps and 31,065 stays, of which 3,173 died and 13,206 stayed over 3 days, and not its rule; this one is
-  the natural candidate, and the counts are compared.
-- timediff, after TimeDiff (62,453 stays): a row at or before minute 60 and one at or after minute 1440, and between them
-  observationoffsets exactly 5 minutes apart. The 276 steps are 60 <= observationoffset < 1440. TimeDiff splits by stay,
-  so that patients leak; here the split is by patient. A stay without a valid value is left out.
+- complete (default): a row in each of the 288 steps of the first 24 hours, step = observationoffset // 5 for 0 <=
+  observationoffset < 1440, and each channel observed at least once. A row may lack a channel; the mask tells. The paper
+  names 288 steps and 31,065 stays, of which 3,173 died and 13,206 stayed over 3 days, and not its rule; this one is the
+  natural candidate, and the counts are compared.
+- timediff, after TimeDiff (62,453 stays): a row at or before minute 60 and one at or after minute 1440, and between
+  them observationoffsets exactly 5 minutes apart. The 276 steps are 60 <= observationoffset < 1440. TimeDiff splits by
+  stay, so that patients leak; here the split is by patient. A stay without a valid value is left out.
 
 Labels: `mortality` is hospitaldischargestatus, Expired or Alive; a stay without it is left out. `length_of_stay` is
 unitdischargeoffset > 4320 minutes, 3 days (`--days`). The split is by patient (uniquepid).
@@ -35,7 +35,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, grid, icu, query, report
+from data_preprocess import command, count_tables, grid, icu, query
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
 
@@ -57,8 +57,8 @@ DEMO = icu.Edition("eICU Demo v2.0", "https://physionet.org/content/eicu-crd-dem
 
 @dataclass(frozen=True)
 class Cohort:
-    """A rule for stays: the first minute of its steps, its published counts by attrition step, and whether it asks for rows
-    5 minutes apart that begin by the first minute and go on to the end."""
+    """A rule for stays: the first minute of its steps, its published counts by attrition step, and whether it asks for
+    rows 5 minutes apart that begin by the first minute and go on to the end."""
 
     start: int
     published: Mapping[str, int]
@@ -97,9 +97,9 @@ def preprocess(options: argparse.Namespace) -> None:
                  "deaths among them": int((stays["hospitaldischargestatus"] == "Expired").sum()),
                  "over 3 days among them": int((stays["unitdischargeoffset"] > 3 * 24 * 60).sum())}
     edition = DEMO if counts["stays read"] == DEMO.published["stays read"] else FULL
-    report.print_attrition({edition.title: attrition})
+    count_tables.print_attrition({edition.title: attrition})
     cohort_counts = cohort.published if edition is FULL else {}
-    report.compare_with_published({**edition.published, **cohort_counts}, attrition)
+    count_tables.compare_with_published({**edition.published, **cohort_counts}, attrition)
     grid.write_stays(options.output, x, stays["y"].to_numpy(np.int64), stays["uniquepid"].to_numpy(str),
                      options.ratios, options.seed, Metadata(
         name=f"eicu_{icu.TASKS[options.label]}", channels=CHANNELS, units=[vital.unit for vital in VITALS],
@@ -137,7 +137,8 @@ def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, 
 
 
 def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame, cohort: Cohort) -> dict[str, int]:
-    """Read all rows once, make the table `cells` of (reason, stay, step, rows, first, last, HR, RR, SpO2), and count rows.
+    """Read all rows once, make the table `cells` of (reason, stay, step, rows, first, last, HR, RR, SpO2), and count
+    rows.
 
     stays: by position. `first` and `last` are minutes, the vitals are means of valid values or NULL. Rows outside the
     window have no step and stand in one group a stay.
@@ -197,9 +198,9 @@ def read_cells(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, kept
     return x
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("eicu", __doc__, "folder with the tables of eICU", tuple(COHORTS))
+    parser = icu.icu_parser("eicu", __doc__, prog, "folder with the tables of eICU", tuple(COHORTS))
     command.run(parser, arguments, lambda options: Path("data", f"eicu_{icu.TASKS[options.label]}"), preprocess)
 
 

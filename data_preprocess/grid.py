@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.report import print_table, summarize_splits
+from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.data.imputation import forward_fill
 from tardiff.data.splits import split_subjects
@@ -150,8 +150,8 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
                 meta: Metadata, vitals: Sequence[Vital] = VITALS) -> None:
     """Split the stays, fill their gaps, print what they hold, and write the dataset.
 
-    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found here,
-    which joins its `cohort`. Raises UserError before anything is written, also where no stay is left.
+    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found
+    here, which joins its `cohort`. Raises UserError before anything is written, also where no stay is left.
     """
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")

@@ -3,30 +3,31 @@
     python -m data_preprocess.mimic3 --input DIR --output data/mimic3_mortality
 
 DIR holds the tables CHARTEVENTS, ICUSTAYS, ADMISSIONS and PATIENTS (.csv, .csv.gz or .parquet, names and headers in any
-case) as published at https://physionet.org/content/mimiciii/1.4/. They are under credentialed access: sign the PhysioNet
-Credentialed Health Data Use Agreement 1.5.0, and publish nothing derived from single records. The open demo,
+case) as published at https://physionet.org/content/mimiciii/1.4/. They are under credentialed access: sign the
+PhysioNet Credentialed Health Data Use Agreement 1.5.0, and publish nothing derived from single records. The open demo,
 https://physionet.org/content/mimiciii-demo/1.4/, is recognised by its 100 patients.
 
-The channels are HR, SBP, DBP, MBP, RR, Temp and SpO2, from the item ids of mimic-code and 225309, 225310. All items of a
-channel count alike, so invasive and non-invasive pressures are averaged, as mimic-code does. Items in Fahrenheit are
-known by their id, checked against 70 < F < 120 and converted. Values outside the ranges are dropped, never repaired;
-an SpO2 charted as a fraction lies in the range of mimic-code and stays as it is. VALUENUM is read, VALUE is not.
+The channels are HR, SBP, DBP, MBP, RR, Temp and SpO2, from the item ids of mimic-code and 225309, 225310. All items of
+a channel count alike, so invasive and non-invasive pressures are averaged, as mimic-code does. Items in Fahrenheit are
+known by their id, checked against 70 < F < 120 and converted. Values outside the ranges are dropped, never repaired; an
+SpO2 charted as a fraction lies in the range of mimic-code and stays as it is. VALUENUM is read, VALUE is not.
 
 Cohorts:
 - clean (default): CareVue and MetaVision; patients of 18 years or more at admission to the ICU (those over 89 have a
   shifted date of birth and count as adults); their first ICU stay; at least 24 hours; rows with error = 1 are dropped.
   Hour h averages the valid values in [intime + h, intime + h + 1), h = 0..23.
-- timediff, after TimeDiff (26,150 stays; the paper's 20,920 training stays are 80 % of them, of which 1,680 died, 8.0 %):
-  MetaVision items; every stay that has such rows, with no rule of age or length, several stays a patient; the error
+- timediff, after TimeDiff (26,150 stays; the paper's 20,920 training stays are 80 % of them, of which 1,680 died, 8.0
+  %): MetaVision items; every stay that has such rows, with no rule of age or length, several stays a patient; the error
   flag is not checked. Rows of one chart time are averaged. Time 0 is the first chart time of these items, valid or not.
   A chart time belongs to its nearest hour (a half hour to the next one), and each hour keeps the nearest chart time
-  alone, the earlier of two equally near. TimeDiff publishes hours 0..24, the paper 24 of them: here hours 0..23. TimeDiff
-  splits by stay, so that patients leak; here too the split is by patient. A stay without a valid value is left out.
+  alone, the earlier of two equally near. TimeDiff publishes hours 0..24, the paper 24 of them: here hours 0..23.
+  TimeDiff splits by stay, so that patients leak; here too the split is by patient. A stay without a valid value is left
+  out.
 
 Labels: `mortality` is ADMISSIONS.hospital_expire_flag of the admission of the stay, where TimeDiff takes it from the
 patient's admission that is listed first, so that its deaths are compared as a share alone. `length_of_stay` is
-ICUSTAYS.los > 3 days (`--days`). The paper's 2,869 of 20,920 stays over 3 days (13.7 %) are not compared: they contradict
-its own results, whose chance level of AUPRC, 0.34, is the share of stays over 3 days in MIMIC-III.
+ICUSTAYS.los > 3 days (`--days`). The paper's 2,869 of 20,920 stays over 3 days (13.7 %) are not compared: they
+contradict its own results, whose chance level of AUPRC, 0.34, is the share of stays over 3 days in MIMIC-III.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, grid, icu, query, report
+from data_preprocess import command, count_tables, grid, icu, query
 from tardiff.data.format import Metadata
 
 HOURS = 24
@@ -90,10 +91,10 @@ def preprocess(options: argparse.Namespace) -> None:
     attrition = {**counts, **stay_counts, **row_counts, "stays without a vital sign in the window": int((~kept).sum()),
                  "stays kept": int(kept.sum()), "deaths among them": int((stays["hospital_expire_flag"] == 1)[kept].sum())}
     edition = DEMO if counts["patients"] == DEMO.published["patients"] else FULL
-    report.print_attrition({edition.title: attrition})
+    count_tables.print_attrition({edition.title: attrition})
     timediff_counts = TIMEDIFF if edition is FULL and not clean else {}
     share = round(100 * attrition["deaths among them"] / max(attrition["stays kept"], 1))
-    report.compare_with_published({**edition.published, **timediff_counts}, {**attrition, "deaths in 100 stays": share})
+    count_tables.compare_with_published({**edition.published, **timediff_counts}, {**attrition, "deaths in 100 stays": share})
     grid.write_stays(options.output, x[kept], stays["y"].to_numpy(np.int64)[kept], stays["subject_id"].to_numpy()[kept],
                      options.ratios, options.seed, Metadata(
         name=f"mimic3_{icu.TASKS[options.label]}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
@@ -171,9 +172,9 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
          moment: str, rules: Mapping[str, str]) -> dict[str, str]:
     """Read all chart rows once, and make the table `means` of (reason, stay, moment, channel, rows, mean).
 
-    stays: the cohort, by position. moment: SQL for the time within a stay. rules: reason -> SQL condition that drops a row.
-    Rows without a value keep their stay and moment; rows of no stay or dropped by other rules stand in one group a reason.
-    Returns the rules after the first, which is that the item is none of `items`.
+    stays: the cohort, by position. moment: SQL for the time within a stay. rules: reason -> SQL condition that drops a
+    row. Rows without a value keep their stay and moment; rows of no stay or dropped by other rules stand in one group a
+    reason. Returns the rules after the first, which is that the item is none of `items`.
     """
     connection.register("stays", pd.DataFrame({
         "stay": np.arange(len(stays), dtype=np.int32), "icustay_id": stays["icustay_id"], "intime": stays["intime"]}))
@@ -205,9 +206,9 @@ def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str]
     return query.count_reasons(reasons, found["reason"], found["rows"])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("mimic3", __doc__, "folder with the tables of MIMIC-III", COHORTS)
+    parser = icu.icu_parser("mimic3", __doc__, prog, "folder with the tables of MIMIC-III", COHORTS)
     command.run(parser, arguments, lambda options: Path("data", f"mimic3_{icu.TASKS[options.label]}"), preprocess)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, grid, report
+from data_preprocess import command, count_tables, grid
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.data.imputation import impute
 from tardiff.data.splits import split_subjects
@@ -25,7 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val-ratio", type=float, default=0.2, metavar="SHARE",
                         help="where train is given without val: share of train, by subject, to become val (default: 0.2)")
     parser.add_argument("--classes", nargs="+", metavar="NAME",
-                        help="class names in the sorted order of the labels (default: the labels)")
+                        help="class names in the sorted order of the labels, or the labels themselves in the order "
+                        "of their numbers (default: the labels, sorted)")
     parser.add_argument("--units", nargs="+", metavar="UNIT", help="unit of each channel, in order (default: unknown)")
     parser.add_argument("--name", help="name of the dataset (default: that of the output folder)")
     parser.add_argument("--licence", default="", help="licence of the data, for meta.json")
@@ -34,10 +35,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) -> tuple[np.ndarray, list[str]]:
     """Number the distinct labels 0..K-1 in sorted order: by value where they are numbers, else as text.
 
-    labels (N,) numbers or text. names: class names in that order, or None for the labels themselves. what: where the
-    labels are from. Returns y (N,) int64 and the class names. Raises UserError on a number that is not whole, on numbers
-    mixed with text, on fewer than 2 classes, and on names that are not as many or not distinct.
+    labels (N,) numbers or text. names: class names in that order, or None for the labels themselves; names that are the
+    labels give the order. what: where the labels are from. Returns y (N,) int64 and the class names. Raises UserError
+    on a number that is not whole, on numbers mixed with text, on fewer than 2 classes, and on names that are not as
+    many or not distinct.
     """
+    position = {name: number for number, name in enumerate(names or ())}
+    if 1 < len(position) == len(names) and set(position) == set(map(str, labels)):
+        return np.array([position[str(label)] for label in labels], dtype=np.int64), list(position)
     numbers = pd.to_numeric(pd.Series(labels), errors="coerce").to_numpy(dtype=np.float64)
     if not np.isnan(numbers).all():
         wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)))
@@ -59,7 +64,8 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
 
 def channel_names(names: Sequence[str] | None, units: Sequence[str] | None, found: Sequence[str],
                   what: str) -> tuple[list[str], list[str]]:
-    """Return the names and units of the channels, by default those found and 'unknown'. Raises UserError on a wrong number."""
+    """Return the names and units of the channels, by default those found and 'unknown'. Raises UserError on a wrong
+    number."""
     for option, given in (("--channels", names), ("--units", units)):
         if given is not None and len(given) != len(found):
             raise UserError(f"{what}: {len(found)} channels, but {option} has {len(given)} entries.")
@@ -105,7 +111,7 @@ def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) 
     """
     ordered = {name: splits[name] for name in SPLIT_NAMES if name in splits}
     warn_of_repeats(ordered)
-    counts = report.summarize_splits(ordered, meta.classes, rows)
+    counts = count_tables.summarize_splits(ordered, meta.classes, rows)
     write_dataset(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))
     if "test" not in ordered:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)

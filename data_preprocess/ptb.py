@@ -2,22 +2,22 @@
 
     python -m data_preprocess.ptb --input DIR --output data/ptb
 
-DIR holds the folders `patient001` to `patient294` of https://physionet.org/content/ptbdb/1.0.0/, with WFDB records of 15
-leads at 1000 Hz (`.hea`, `.dat`, `.xyz`).
+DIR holds the folders `patient001` to `patient294` of https://physionet.org/content/ptbdb/1.0.0/, with WFDB records of
+15 leads at 1000 Hz (`.hea`, `.dat`, `.xyz`).
 
 Decisions, as in Medformer except for the crop:
 - A patient is kept if the reason for admission (fifth comment of the header) of any record is "Myocardial infarction"
   (class 1) or "Healthy control" (class 0); where records disagree the last one in the order of names decides. All
   records of a kept patient are used.
-- Each lead is interpolated linearly to 250 Hz without a filter and z-scored over the record. NeuroKit2 finds the R peaks
-  of each lead (ecg_clean and ecg_peaks by its method `neurokit`, no correction of artefacts). The record's RR interval is
-  the median over leads of each lead's median; records above 300 samples (1.2 s) are dropped.
+- Each lead is interpolated linearly to 250 Hz without a filter and z-scored over the record. NeuroKit2 finds the R
+  peaks of each lead (ecg_clean and ecg_peaks by its method `neurokit`, no correction of artefacts). The record's RR
+  interval is the median over leads of each lead's median; records above 300 samples (1.2 s) are dropped.
 - Beat i stands around the median, over the leads that have one, of the i-th R peak: half an RR interval to each side,
   clipped to the record, and zeros on both sides up to 300 samples.
-- The beats are cropped to the paper's 288 steps in the middle before each is z-scored, so that what is written has mean 0
-  and standard deviation 1, padding included; Medformer, which does not crop, z-scores all 300 (`--length 300`).
-- Patients are numbered in the order of their folders, without the dropped ones. Of each class the first 55 % are training
-  and the next 15 % validation: what Medformer's loader does, where its text says 60/20/20 (`--cuts 0.6 0.8`).
+- The beats are cropped to the paper's 288 steps in the middle before each is z-scored, so that what is written has mean
+  0 and standard deviation 1, padding included; Medformer, which does not crop, z-scores all 300 (`--length 300`).
+- Patients are numbered in the order of their folders, without the dropped ones. Of each class the first 55 % are
+  training and the next 15 % validation: what Medformer's loader does, where its text says 60/20/20 (`--cuts 0.6 0.8`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from data_preprocess import command, report, windows
+from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
@@ -58,7 +58,8 @@ PUBLISHED_SPLITS = {
 def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Sequence[float]) -> None:
     """Read the patients that are there and write the dataset. Raises UserError before anything is written.
 
-    length: steps of a beat, cropped from 300 at `position`, `center` or `left`. cuts: where each class is cut, see above.
+    length: steps of a beat, cropped from 300 at `position`, `center` or `left`. cuts: where each class is cut, see
+    above.
     """
     check_options(length, cuts)
     windows.require_input(folder, SOURCE)
@@ -71,8 +72,8 @@ def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Seq
         if parts:
             beats[name] = windows.z_scores(windows.crop(np.concatenate(parts), length, position)).astype(np.float32)
     attrition["patients kept"] = len(beats)
-    report.print_attrition({"ptbdb": attrition})
-    report.compare_with_published(PUBLISHED_RECORDS, attrition)
+    count_tables.print_attrition({"ptbdb": attrition})
+    count_tables.compare_with_published(PUBLISHED_RECORDS, attrition)
     members = split_patients(folder, {name: labels[name] for name in beats}, cuts)
     windows.write(output, members, beats, "beats", PUBLISHED | PUBLISHED_SPLITS.get(tuple(cuts), {}), Metadata(
         name="ptb", channels=LEADS, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
@@ -89,8 +90,9 @@ def check_options(length: int, cuts: Sequence[float]) -> None:
 
 
 def read_headers(folder: Path, wfdb: ModuleType) -> tuple[dict[str, int], dict[str, list[Path]], dict[str, int]]:
-    """Read every header: the class and the records (paths without suffix) of each patient of the two classes, in the order
-    of folders, and the counts so far. Raises UserError if there is no record, or if a header is not as published."""
+    """Read every header: the class and the records (paths without suffix) of each patient of the two classes, in the
+    order of folders, and the counts so far. Raises UserError if there is no record, or if a header is not as
+    published."""
     places = [place for place in sorted(folder.glob("patient*")) if place.is_dir()]
     found = {place.name: sorted({path.with_suffix("") for suffix in ("hea", "dat") for path in place.glob(f"*.{suffix}")})
              for place in places}
@@ -137,7 +139,8 @@ def split_patients(folder: Path, labels: dict[str, int], cuts: Sequence[float]) 
 
 
 def read_beats(path: Path, wfdb: ModuleType, neurokit: ModuleType, attrition: dict[str, int]) -> np.ndarray | None:
-    """Read a record and cut its beats: (n, 300, 15) float64, or None, counted in `attrition`, if the record is dropped."""
+    """Read a record and cut its beats: (n, 300, 15) float64, or None, counted in `attrition`, if the record is
+    dropped."""
     try:
         signal = wfdb.rdrecord(str(path)).p_signal
     except FileNotFoundError as error:
@@ -184,9 +187,9 @@ def cut_beats(signal: np.ndarray, peaks: Sequence[np.ndarray], interval: float) 
     return beats
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("ptb", __doc__, "folder with patient001/ to patient294/", "data/ptb")
+    parser = command.source_parser("ptb", __doc__, prog, "folder with patient001/ to patient294/", "data/ptb")
     parser.add_argument("--length", type=int, default=288, help="steps of a beat, at most 300 (default: 288)")
     parser.add_argument("--crop", choices=("center", "left"), default="center",
                         help="which of the 300 steps to keep (default: center)")

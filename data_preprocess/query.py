@@ -1,8 +1,8 @@
 """Tables too large for memory, in CSV, CSV.GZ or Parquet, read by DuckDB: out of core and in parallel.
 
 A caller finds its tables (`find_table`), opens an engine (`open_engine`), writes SQL over the tables (`source`,
-`reason_case`) and fetches the result (`fetch`). Every fault of a file is one UserError that names the file, and the line
-or row where it is known. A compressed file is read once more, before its first query, to test that it is whole.
+`reason_case`) and fetches the result (`fetch`). Every fault of a file is one UserError that names the file, and the
+line or row where it is known. A compressed file is read once more, before its first query, to test that it is whole.
 """
 
 from __future__ import annotations
@@ -83,12 +83,13 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
 
 
 def source(path: Path, columns: Mapping[str, str]) -> str:
-    """Return a SQL table expression that reads just these columns of a file, whatever their order and the case of names.
+    """Return a SQL table expression that reads just these columns of a file, whatever their order and the case of
+    names.
 
-    columns: lower-case name -> VARCHAR, DOUBLE, INTEGER or TIMESTAMP; the result has these names and types. Text loses the
-    spaces around it, and an empty or blank one is NULL. A fraction is no INTEGER; a TIMESTAMP is a date, with a time of day
-    or not, and nothing after it. Raises UserError if a column is missing or stands there twice, if the file is not a table
-    with commas, and if a compressed one is damaged or incomplete, for which it is read to its end once.
+    columns: lower-case name -> VARCHAR, DOUBLE, INTEGER or TIMESTAMP; the result has these names and types. Text loses
+    the spaces around it, and an empty or blank one is NULL. A fraction is no INTEGER; a TIMESTAMP is a date, with a
+    time of day or not, and nothing after it. Raises UserError if a column is missing or stands there twice, if the file
+    is not a table with commas, and if a compressed one is damaged or incomplete, for which it is read to its end once.
     """
     parquet = path.suffix.lower() == ".parquet"
     found = parquet_columns(path) if parquet else [(name, "") for name in csv_header(path)]
@@ -117,7 +118,8 @@ def source(path: Path, columns: Mapping[str, str]) -> str:
 
 
 def converted(name: str, field: str, found: str, kind: str) -> str:
-    """Return SQL for the column `name` of type `kind` from a field of type `found`; a value that is none is an error."""
+    """Return SQL for the column `name` of type `kind` from a field of type `found`; a value that is none is an
+    error."""
     value = f"NULLIF(trim({field}), '')" if found == "VARCHAR" else field
     if kind == "VARCHAR" or found == kind or (kind == "TIMESTAMP" and found in PLAIN_TIMES):
         return f"CAST({value} AS {kind}) AS {identifier(name)}"
@@ -219,9 +221,9 @@ def parquet_columns(path: Path) -> list[tuple[str, str]]:
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, description: str, path: Path) -> dict[str, np.ndarray]:
     """Run a query with a progress bar and return its columns by name, each an array (R,).
 
-    NULL is NaN in a column of floats and NaT in one of times; elsewhere the array is a masked one. Text has dtype `str`.
-    description: for the bar. path: the file that the query reads. Raises UserError on a fault of the file, a value that
-    is not of the type asked for, and where memory or disk do not suffice.
+    NULL is NaN in a column of floats and NaT in one of times; elsewhere the array is a masked one. Text has dtype
+    `str`. description: for the bar. path: the file that the query reads. Raises UserError on a fault of the file, a
+    value that is not of the type asked for, and where memory or disk do not suffice.
     """
     with faults_of(path):
         columns = run_with_progress(connection, sql, description)
@@ -299,6 +301,7 @@ def reason_case(reasons: Mapping[str, str]) -> str:
 
 
 def count_reasons(reasons: Mapping[str, str], position: np.ndarray, rows: np.ndarray) -> dict[str, int]:
-    """Return the rows read, those that each reason dropped, and those used: position, rows (R,) int of `reason_case`."""
+    """Return the rows read, those that each reason dropped, and those used: position, rows (R,) int of
+    `reason_case`."""
     counts = np.bincount(position, weights=rows, minlength=len(reasons) + 1).astype(int).tolist()
     return {"rows read": sum(counts), **dict(zip([*reasons, "rows used"], counts, strict=True))}

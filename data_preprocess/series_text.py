@@ -30,7 +30,8 @@ def read_tsv(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_ts(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a UEA file: a header of `@` lines, then one case a line, its channels and at the end its class between colons.
+    """Read a UEA file: a header of `@` lines, then one case a line, its channels and at the end its class between
+    colons.
 
     `?` is missing. Returns x (N, L, C) float32 and the classes (N,) str. Raises UserError naming the line, on time
     stamps, targets that are not classes, a class or a number of channels that the header does not tell, and unequal
@@ -86,7 +87,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def parse_values(values: Sequence[str], where: str) -> np.ndarray:
-    """Return the numbers (L,) float32 of a series, NaN where missing. Raises UserError naming the first that is none."""
+    """Return the numbers (L,) float32 of a series, NaN where missing. Raises UserError naming the first that is
+    none."""
     numbers = np.empty(len(values), dtype=np.float32)
     for step, value in enumerate(map(str.strip, values)):
         try:
@@ -97,7 +99,8 @@ def parse_values(values: Sequence[str], where: str) -> np.ndarray:
 
 
 def stack(series: Sequence[Sequence[np.ndarray]], path: Path) -> np.ndarray:
-    """Stack series, each a list of channels (L,), to (N, L, C) float32. Raises UserError unless all lengths are equal."""
+    """Stack series, each a list of channels (L,), to (N, L, C) float32. Raises UserError unless all lengths are
+    equal."""
     if not series:
         raise UserError(f"{path}: no series in it. {AGAIN}")
     expected = len(series[0][0])

@@ -2,20 +2,22 @@
 
     python -m data_preprocess.tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
 
-The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time, one
-column a variable). The table of labels has one row an id (a stay, a recording): id, label, and where known the patient
-(--subject), a given split (--split, with train, val, test) and the time that the series start (--origin). Names of columns
-may be in any case. The measurements are read out of core, so that they need not fit into memory (--memory-limit).
+The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time,
+one column a variable). The table of labels has one row an id (a stay, a recording): id, label, and where known the
+patient (--subject), a given split (--split, with train, val, test) and the time that the series start (--origin). Names
+of columns may be in any case. The measurements are read out of core, so that they need not fit into memory
+(--memory-limit).
 
 Decisions:
 - Step h averages the valid values in [origin + h, origin + h + 1) steps. The origin is the id's first row in the
   measurements, whatever it measures, unless --origin names a column. Where times are numbers, a first row before 0 is
   refused without --origin: one wrong row would shift the series.
-- Times are ISO timestamps such as 2024-01-31 15:00:00, or with --time-unit numbers. Timestamps with an offset from UTC (Z,
-  UTC, +05:30) are compared as instants; a mix of those with and without an offset is refused, and so is AM or PM.
+- Times are ISO timestamps such as 2024-01-31 15:00:00, or with --time-unit numbers. Timestamps with an offset from UTC
+  (Z, UTC, +05:30) are compared as instants; a mix of those with and without an offset is refused, and so is AM or PM.
 - Missing are empty fields, NA, NaN and NULL, in any case. Any other text where a number is expected is refused.
 - --range drops values outside a closed interval, never repairs them.
-- Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for it.
+- Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for
+  it.
 - Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them. Rows of ids without a
   label, rows outside the window and ids without a value in it are left out and counted.
 - Splits are by subject. Without --subject, each id is its own; give it wherever a patient can have several ids.
@@ -34,7 +36,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, grid, own_data, report
+from data_preprocess import command, count_tables, grid, own_data
 from data_preprocess.query import (
     count_reasons,
     csv_header,
@@ -46,7 +48,7 @@ from data_preprocess.query import (
     reason_case,
     source,
 )
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_subjects
 from tardiff.utils.errors import UserError
@@ -94,7 +96,8 @@ class Channel(grid.Vital):
 
 @dataclass(frozen=True)
 class Clock:
-    """How the text of a time becomes microseconds: numbers of a unit, or timestamps all with or all without an offset."""
+    """How the text of a time becomes microseconds: numbers of a unit, or timestamps all with or all without an
+    offset."""
 
     unit: str | None
     zoned: bool = False
@@ -102,7 +105,7 @@ class Clock:
     def microseconds(self, text: str) -> str:
         """Return the SQL of a time as a DOUBLE, NULL where it is not of this form."""
         if self.unit is not None:
-            return f"round(TRY_CAST({text} AS DOUBLE) * {UNITS[self.unit]})"
+            return f"(TRY_CAST({text} AS DOUBLE) * {UNITS[self.unit]})"
         kind = "TIMESTAMPTZ" if self.zoned else "TIMESTAMP"
         # DuckDB ignores what follows the time, so that 02:00:00 PM would be read as 02:00:00.
         whole = f"regexp_full_match({text}, {quoted(ZONED if self.zoned else UNZONED)})"
@@ -139,7 +142,8 @@ class Measurements:
                f"{source(self.path, dict.fromkeys((self.id, self.time), 'VARCHAR'))})"
 
     def readings(self, numbered: bool = False) -> str:
-        """Return the SQL of id, time, variable and value of every reading, as text; numbered: and of its row, from 1."""
+        """Return the SQL of id, time, variable and value of every reading, as text; numbered: and of its row, from
+        1."""
         values = tuple(map(self.key, self.wide or ())) or (self.variable, self.value)
         table = source(self.path, dict.fromkeys((self.id, self.time, *values), "VARCHAR"))
         if numbered:
@@ -180,7 +184,7 @@ def preprocess(options: argparse.Namespace) -> None:
         attrition = {**counts, "ids in the table of labels": len(table),
                      "ids without a label or an origin": len(table) - len(stays),
                      "ids without a reading used": int((~kept).sum()), "ids kept": int(kept.sum())}
-        report.print_attrition({options.input.name: attrition})
+        count_tables.print_attrition({options.input.name: attrition})
         if not kept.any():
             raise UserError(f"{options.input}: no reading is left; the table above says where they went. Its first id is "
                             f"'{first_id(connection, measurements)}', that of {options.labels} is "
@@ -217,11 +221,11 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
 
 
 def microseconds_of(duration: str) -> float:
-    """Return the microseconds of a duration such as `1h` or `30 min`. Raises UserError if it is none."""
-    parts = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", duration.strip())
-    if parts is None or float(parts[1]) == 0:
+    """Return the microseconds of a duration such as `1h`, `30 min` or `1/256 s`. Raises UserError if it is none."""
+    seconds = interval_seconds(duration)
+    if seconds is None:
         raise UserError(f"--step {duration}: expected a duration above 0 such as 1h, with one of {', '.join(UNITS)}.")
-    return float(parts[1]) * UNITS[parts[2]]
+    return float(seconds * 1_000_000)
 
 
 def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace) -> Measurements:
@@ -284,7 +288,8 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
                   options: argparse.Namespace) -> list[Channel]:
     """Return the channels in order: those asked for, or every variable of a labelled id, sorted by name.
 
-    Raises UserError on a variable that is named twice or not there, and on a --range that is none or of another variable.
+    Raises UserError on a variable that is named twice or not there, and on a --range that is none or of another
+    variable.
     """
     path = measurements.path
     if measurements.wide:
@@ -362,8 +367,8 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
                   shape: tuple[int, int, int], step: float) -> tuple[np.ndarray, dict[str, int]]:
     """Average the readings of each cell in one pass: x (N, L, C) float32 with NaN, and the readings of each reason.
 
-    shape: (N, L, C). step: in microseconds. The connection knows the `stays` (id, stay, start). Raises UserError naming the
-    row of the first reading whose time or value is not a number.
+    shape: (N, L, C). step: in microseconds. The connection knows the `stays` (id, stay, start). Raises UserError naming
+    the row of the first reading whose time or value is not a number.
     """
     connection.register("channels", pd.DataFrame({
         "variable": [measurements.key(channel.name) for channel in channels], "channel": np.arange(len(channels)),
@@ -387,11 +392,13 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
 
 
 def judge(measurements: Measurements, step: float, length: int) -> Callable[[str], str]:
-    """Return a function that extends the SQL of readings by number, stay, channel, step and the places of fault and reason."""
+    """Return a function that extends the SQL of readings by number, stay, channel, step and the places of fault and
+    reason."""
     time, number = measurements.clock.microseconds("time"), "TRY_CAST(value AS DOUBLE)"
     return lambda readings: f"""(
         SELECT *, {reason_case(FAULTS)} AS fault, {reason_case(REASONS)} AS reason FROM (
-            SELECT *, floor((moment - start) / {step}) AS step, {length} AS length FROM (
+            -- Half a microsecond more: a time at the start of a step may be rounded to just before it.
+            SELECT *, floor((moment - start + 0.5) / {step}) AS step, {length} AS length FROM (
                 SELECT readings.*, stay, start, channel, low, high, {time} AS moment, {number} AS number
                 FROM {readings} AS readings LEFT JOIN stays USING (id) LEFT JOIN channels USING (variable))))"""
 
@@ -413,9 +420,9 @@ def first_id(connection: duckdb.DuckDBPyConnection, measurements: Measurements) 
                          measurements.path)["id"])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("tables", __doc__, "measurements: .csv, .csv.gz or .parquet", "data/<input>")
+    parser = command.source_parser("tables", __doc__, prog, "measurements: .csv, .csv.gz or .parquet", "data/<input>")
     parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
     parser.add_argument("--layout", choices=("long", "wide"), default="long", help="of the measurements (default: long)")
     for column, what in (("id", "the series that a row belongs to, in both tables"), ("time", "the time of a row"),

@@ -11,8 +11,8 @@ Decisions, as in Medformer except for the first:
   and in the table, which differ, so its counts and scores cannot be expected here.
 - Rows without id or indication and those of the replication set are dropped, then further rows of one participant;
   PARKINSON (class 1) and HEALTHY (class 0) are numbered in the order of the table.
-- A folder sub-X whose participant is not in the table is named in a warning and skipped, as the notebook skips it.
-  Rows of one participant with different indications are refused where the participant is used; of others the first counts.
+- A folder sub-X whose participant is not in the table is named in a warning and skipped, as the notebook skips it. Rows
+  of one participant with different indications are refused where the participant is used; of others the first counts.
 - Training is numbers 1-17 and 29-45, validation 18-21 and 46-49, test 22-25 and 50-53; the others are not used.
 - All sessions, eyes closed; linear interpolation from 500 to 256 Hz without a filter; 256 samples a window, without
   overlap, laid out from the middle of the recording outward.
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, report, windows
+from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
@@ -51,7 +51,7 @@ def preprocess(folder: Path, output: Path) -> None:
     windows.require_input(folder, SOURCE)
     subjects = read_participants(folder)
     labels = [subject.label for subject in subjects]
-    report.compare_with_published(PUBLISHED_PARTICIPANTS, {
+    count_tables.compare_with_published(PUBLISHED_PARTICIPANTS, {
         f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
     files = {subject.name: sorted((folder / subject.name).glob("ses-*/eeg/*EC*.csv")) for subject in subjects}
     members = windows.members_by_number(subjects, NUMBERS)
@@ -79,8 +79,8 @@ def preprocess(folder: Path, output: Path) -> None:
 def read_participants(folder: Path) -> list[Subject]:
     """Read the table of participants, and number those with Parkinson's disease and the healthy ones in its order.
 
-    Warns on stderr of folders of participants who are not in the table. Raises UserError if columns are missing, or if the
-    rows of a participant in one of the splits contradict each other.
+    Warns on stderr of folders of participants who are not in the table. Raises UserError if columns are missing, or if
+    the rows of a participant in one of the splits contradict each other.
     """
     path = folder / TABLE
     try:
@@ -129,9 +129,9 @@ def read_recording(path: Path) -> tuple[list[str], np.ndarray]:
     return list(table.columns), signal
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("tdbrain", __doc__, f"folder with {TABLE} and sub-X/", "data/tdbrain")
+    parser = command.source_parser("tdbrain", __doc__, prog, f"folder with {TABLE} and sub-X/", "data/tdbrain")
     command.run(parser, arguments, lambda options: Path("data", "tdbrain"),
                 lambda options: preprocess(options.input, options.output))
 

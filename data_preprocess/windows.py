@@ -1,8 +1,8 @@
 """From the recordings of ECG and EEG sources to z-scored windows, in splits of listed subjects.
 
-The protocol is Medformer's, which the paper follows (https://github.com/DL4mHealth/Medformer, MIT licence): resampling by
-linear interpolation (`resample`), windows or beats (`middle_out_windows`, `strided_windows`), each of them z-scored per
-channel over time (`z_scores`), and splits that are fixed lists of subjects or a share of each class in order
+The protocol is Medformer's, which the paper follows (https://github.com/DL4mHealth/Medformer, MIT licence): resampling
+by linear interpolation (`resample`), windows or beats (`middle_out_windows`, `strided_windows`), each of them z-scored
+per channel over time (`z_scores`), and splits that are fixed lists of subjects or a share of each class in order
 (`members_by_number`, `members_by_class_order`). The steps of every source are the same: decide who is in which split,
 read subject by subject (`read_subjects`), and put together and write (`write`).
 """
@@ -21,7 +21,7 @@ import numpy as np
 from scipy.io.matlab import MatReadError
 from tqdm import tqdm
 
-from data_preprocess import report
+from data_preprocess import count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.utils.errors import UserError
 
@@ -102,7 +102,8 @@ def members_by_number(subjects: Sequence[Subject], numbers: Mapping[str, Collect
 
 
 def members_by_class_order(subjects: Sequence[Subject], cuts: Sequence[float]) -> Members:
-    """Cut the subjects of each class, in their order, at int(cut * count): train, val and test of Medformer's loader."""
+    """Cut the subjects of each class, in their order, at int(cut * count): train, val and test of Medformer's
+    loader."""
     members: Members = {name: [] for name in SPLIT_NAMES}
     for label in sorted({subject.label for subject in subjects}):
         of_class = [subject for subject in subjects if subject.label == label]
@@ -157,7 +158,8 @@ def read_subjects(members: Members, read: Callable[[Subject], tuple[Sequence[str
 
 
 def assemble(members: Members, windows: dict[str, np.ndarray]) -> dict[str, Split]:
-    """Put the windows (n, L, C) float32 of each split's subjects together; `windows` is emptied, to hold one copy only."""
+    """Put the windows (n, L, C) float32 of each split's subjects together; `windows` is emptied, to hold one copy
+    only."""
     splits = {}
     for name, part in members.items():
         counts = [len(windows[subject.name]) for subject in part]
@@ -175,16 +177,16 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
     """Print subjects and rows of each split beside the published counts, and write the dataset.
 
     windows: as from `read_subjects`, emptied here. rows: what a row is, `windows` or `beats`. published: counts by
-    `subjects`, `<rows>`, `<rows> of <subject>`, `<split> <rows>` and `<split> <rows>, <class>`. meta: without units; its
-    cohort is completed with what is printed.
+    `subjects`, `<rows>`, `<rows> of <subject>`, `<split> <rows>` and `<split> <rows>, <class>`. meta: without units;
+    its cohort is completed with what is printed.
     """
     per_subject = {f"{rows} of {name}": len(own) for name, own in windows.items()}
     splits = assemble(members, windows)
-    report.print_table([["split", "subjects", *meta.classes],
+    count_tables.print_table([["split", "subjects", *meta.classes],
                         *([name, len(part), *([subject.label for subject in part].count(number)
                                               for number in range(len(meta.classes)))] for name, part in members.items())])
-    counts = report.summarize_splits(splits, meta.classes, rows)
-    report.compare_with_published(published, {
+    counts = count_tables.summarize_splits(splits, meta.classes, rows)
+    count_tables.compare_with_published(published, {
         "subjects": len(per_subject), rows: sum(per_subject.values()), **per_subject,
         **{f"{name} {rows}": len(split) for name, split in splits.items()},
         **{f"{name} {rows}, {label}": count for name, labels in counts.items() for label, count in labels.items()}})

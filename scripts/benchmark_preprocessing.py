@@ -3,8 +3,8 @@
     python scripts/benchmark_preprocessing.py --rows 50000000 --memory-limit 3GB
 
 The tables are made in a temporary folder (about 100 bytes a row of CSV). The command runs to its end; is killed in the
-scan, which must leave the finished dataset whole; is killed in the writing, after which none must be read; and runs again,
-which must give the first dataset. Ends with an error where this fails, below 1 million rows/s, and above 4 GB.
+scan, which must leave the finished dataset whole; is killed in the writing, after which none must be read; and runs
+again, which must give the first dataset. Ends with an error where this fails, below 1 million rows/s, and above 4 GB.
 """
 
 import argparse
@@ -28,7 +28,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def write_tables(folder: Path, rows: int, suffix: str) -> None:
-    """Write the four tables of MIMIC-III with `rows` chart rows, one in eight of them a vital sign, over 4 days a stay."""
+    """Write the four tables of MIMIC-III with `rows` chart rows, one in eight of them a vital sign, over 4 days a
+    stay."""
     stays = max(rows // ROWS_OF_A_STAY, 100)
     item = f"list_value{ITEMS}[1 + (i // 8) % {len(ITEMS)}]"
     tables = {

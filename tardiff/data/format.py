@@ -6,9 +6,12 @@ Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where k
 
 from __future__ import annotations
 
+import difflib
+import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,16 @@ from tardiff.utils.errors import UserError
 
 SPLIT_NAMES = ("train", "val", "test")
 FORMAT_VERSION = 1
+UNIT_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the numbers of a dataset mean (`meta.json`)."""
+    """What the numbers of a dataset mean (`meta.json`).
+
+    sampling_interval: the time between two steps as `interval_seconds` reads it, such as `1 hour`, `5 min` or `1/256
+    s`; empty where it is not known.
+    """
 
     name: str
     channels: list[str]
@@ -38,7 +46,9 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `x (N, L, C) float32` raw units, `y (N,) int64`, `subject (N,)` or None, `mask (N, L, C) bool` or None."""
+    """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)` and `mask (N, L, C)
+    bool`.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -138,7 +148,8 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
     except DAMAGED_ARRAYS as error:
-        reason = "holds Python objects, which are never loaded" if "pickle" in str(error).lower() else f"damaged: {error}"
+        pickled = "pickle" in str(error).lower()
+        reason = "holds Python objects, which are never loaded" if pickled else f"damaged: {error}"
         raise UserError(f"{path}: not a readable .npz archive ({reason}). Expected plain arrays written by "
                         "numpy.savez; make the dataset again.") from None
     missing = [name for name in ("x", "y") if name not in arrays]
@@ -176,7 +187,8 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
         faults.append(f"array y, row {wrong[0]}: label {y[wrong[0]]} is outside 0..{len(meta.classes) - 1} "
                       f"({len(wrong)} such rows).")
     if split.subject is not None and (split.subject.ndim != 1 or split.subject.dtype.kind not in "iuU"):
-        faults.append(f"array subject must be (N,) integers or text, got {split.subject.shape} {split.subject.dtype}.")
+        found = f"{split.subject.shape} {split.subject.dtype}"
+        faults.append(f"array subject must be (N,) integers or text, got {found}.")
     if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
         faults.append(f"array mask must be {x.shape} bool, got {split.mask.shape} {split.mask.dtype}.")
     elif not faults:
@@ -184,16 +196,16 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
     return faults
 
 
-def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) -> None:
+def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
     """Validate and write a dataset folder: each split, then `meta.json` last, each file atomically.
 
-    What an earlier dataset left in the folder is removed. Raises UserError if anything is invalid, before the first file is
-    written.
+    What an earlier dataset left in the folder is removed. `every_class=False` accepts a training split that lacks
+    classes. Raises UserError if anything is invalid, before the first file is written.
     """
     folder = Path(folder)
     faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
     faults += _faults_between(folder, splits)
-    if "train" in splits:
+    if every_class and "train" in splits:
         faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
     if faults:
         raise UserError("\n".join(faults))
@@ -215,8 +227,8 @@ def write_split(path: str | Path, split: Split) -> None:
         np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
-def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: tuple[int, int, int], y: np.ndarray
-                         ) -> None:
+def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: tuple[int, int, int],
+                         y: np.ndarray) -> None:
     """Write a split whose x arrives in consecutive parts (n, L, C) float32, so that memory holds one part at a time.
 
     shape: (N, L, C) of the whole; y (N,) int64. The file is written atomically.
@@ -231,6 +243,45 @@ def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: t
             np.lib.format.write_array(file, y)
 
 
+def interval_seconds(text: str) -> Fraction | None:
+    """Return the seconds of an interval: a number above 0, or a fraction, and a unit of `UNIT_SECONDS` (or its plural).
+
+    None where the text is not of this form.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/([1-9]\d*))? ?([a-z]+)", text.strip())
+    if parts is None:
+        return None
+    number, divisor, unit = parts.groups()
+    unit_seconds = UNIT_SECONDS.get(unit if unit in UNIT_SECONDS else unit.removesuffix("s"))
+    if unit_seconds is None or float(number) == 0:
+        return None
+    return Fraction(number) / int(divisor or 1) * unit_seconds
+
+
+def class_numbers(given: Iterable[str | int], classes: Sequence[str]) -> list[int]:
+    """Return the numbers of classes that are given by name or by number.
+
+    Text is a name first, and a number only where no class has that name. Raises UserError that lists the classes.
+    """
+    return [_class_number(entry, classes) for entry in given]
+
+
+def _class_number(given: str | int, classes: Sequence[str]) -> int:
+    if isinstance(given, str):
+        if given in classes:
+            return classes.index(given)
+        number = int(given) if given.isdecimal() else -1
+    else:
+        number = int(given)
+    if 0 <= number < len(classes):
+        return number
+    listed = ", ".join(f"{name} ({number})" for number, name in enumerate(classes))
+    by_lower_case = {name.lower(): name for name in classes}
+    nearest = difflib.get_close_matches(str(given).lower(), by_lower_case, n=1, cutoff=0.5)
+    hint = f" Did you mean {by_lower_case[nearest[0]]}?" if nearest else ""
+    raise UserError(f"'{str(given)[:200]}' is not a class; the classes are {listed}.{hint}")
+
+
 def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
     bad = ~np.isfinite(x)
     if mask is not None:
@@ -239,8 +290,8 @@ def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
         return []
     row, step, channel = np.argwhere(bad)[0]
     where = "" if mask is not None else " and there is no mask"
-    return [(f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
-            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False.")]
+    return [f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
+            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False."]
 
 
 def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:

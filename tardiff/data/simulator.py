@@ -94,7 +94,8 @@ def cohort_parameters(num_stays: int, seed: int, ratios: tuple[float, float, flo
 
 
 def draw_stays(num_stays: int, generator: np.random.Generator) -> Stays:
-    """Draw patients, severities, sudden events and outcomes; the tenth of the stays with the worst outlook end in death."""
+    """Draw patients, severities, sudden events and outcomes; the tenth of the stays with the worst outlook end in
+    death."""
     num_subjects = num_stays - int(REPEAT_RATE * num_stays)
     repeats = generator.integers(num_subjects, size=num_stays - num_subjects)
     subject = generator.permutation(np.concatenate([np.arange(num_subjects), repeats]))

@@ -60,7 +60,8 @@ def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:
-    """Return a number (N,) for the subject of each row of all parts, one after the other; no two parts share a subject."""
+    """Return a number (N,) for the subject of each row of all parts, one after the other; no two parts share a
+    subject."""
     numbers, taken = [], 0
     for part in parts:
         unique, owner = np.unique(part.subjects(), return_inverse=True)

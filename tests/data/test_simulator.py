@@ -1,9 +1,5 @@
 """The simulated cohort: valid, deterministic, plausible, and its signal lies where its docstring says."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +21,6 @@ from tardiff.data.simulator import (
 )
 from tardiff.utils.errors import UserError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "simulate.py"
 HR, SBP, DBP, MBP, RR, TEMP, SPO2 = range(7)
 
 
@@ -39,15 +34,6 @@ def stays_and_readings():
     generator = np.random.default_rng(3)
     stays = draw_stays(20_000, generator)
     return stays, draw_readings(stays, generator)
-
-
-@pytest.fixture(scope="module")
-def simulate():
-    """The `main(argv)` of the script."""
-    spec = importlib.util.spec_from_file_location("simulate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 def pooled(splits: dict[str, Split]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,51 +185,3 @@ def test_sudden_events_are_rare_deadly_and_visible_late(stays_and_readings):
 def test_arguments_out_of_range_are_refused(arguments, word):
     with pytest.raises(UserError, match=word):
         simulate_cohort(**({"num_stays": 100, "seed": 0} | arguments))
-
-
-def test_script_writes_prints_and_skips_on_rerun(simulate, tmp_path, capsys):
-    command = ["--output", str(tmp_path / "out"), "--stays", "200", "--seed", "2", "--ratios", ".5", ".3", ".2"]
-    assert simulate(command) == 0
-    written = capsys.readouterr().out
-    dataset = read_dataset(tmp_path / "out")
-    for name, split in dataset.splits.items():
-        row = next(line for line in written.splitlines() if line.startswith(name)).split()
-        assert row[1:4:2] == [str(len(split)), str(split.y.sum())]
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert simulate(command) == 0
-    again = capsys.readouterr().out
-    assert "already" in again and again.splitlines()[1:] == written.splitlines()[1:]
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_script_restores_a_damaged_or_interrupted_cohort(simulate, tmp_path, capsys):
-    command = ["--output", str(tmp_path), "--stays", "60"]
-    assert simulate(command) == 0
-    original = read_dataset(tmp_path).train.fingerprint()
-    for harm in (lambda: (tmp_path / "train.npz").write_bytes(b"cut"), lambda: (tmp_path / "meta.json").unlink()):
-        harm()
-        assert simulate(command) == 0
-        assert "already" not in capsys.readouterr().out
-        assert read_dataset(tmp_path).train.fingerprint() == original
-
-
-def test_script_refuses_a_folder_that_holds_another_dataset(simulate, tmp_path, capsys):
-    assert simulate(["--output", str(tmp_path), "--stays", "60"]) == 0
-    assert simulate(["--output", str(tmp_path), "--stays", "61"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and "60" in error and "61" in error
-    assert read_dataset(tmp_path).meta.cohort["parameters"]["num_stays"] == 60
-    (tmp_path / "file").write_text("")
-    assert simulate(["--output", str(tmp_path / "file")]) == 2
-
-
-def test_bad_arguments_exit_2_without_traceback(simulate, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "out"), "--stays", "3"]
-    process = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: ") and "Traceback" not in process.stderr
-    assert not (tmp_path / "out").exists()
-    for bad in (["--stays", "many"], ["--unknown"], ["--ratios", "1"]):
-        with pytest.raises(SystemExit) as stop:
-            simulate(bad)
-        assert stop.value.code == 2

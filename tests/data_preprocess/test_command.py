@@ -8,7 +8,7 @@ from data_preprocess import command
 
 
 def run(*arguments: str, work=lambda options: None):
-    parser = command.source_parser("source", "One line.\n\nDetails.", "files", "data/source")
+    parser = command.source_parser("source", "One line.\n\nDetails.", None, "files", "data/source")
     command.add_split_options(parser)
     command.run(parser, ["--input", "downloads", *arguments], lambda options: Path("data", "source"), work)
 

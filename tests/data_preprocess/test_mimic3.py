@@ -183,7 +183,8 @@ def test_fahrenheit_is_known_by_the_item(tmp_path):
 
 def test_the_rules_of_the_clean_cohort(dataset):
     stays = by_subject(dataset)
-    # 2: the first stay of the patient is the one of 2149, which has no row; 251: a second too young; 254, 255: too short.
+    # 2: the first stay of the patient is the one of 2149, which has no row; 251: a second too young; 254, 255: too
+    # short.
     assert set(stays) == {*range(1, 21), 250, 252, 253} - {2}
     assert cells(dataset, 1)[1, "HR"] == 80
     counts = attrition(dataset)

@@ -24,7 +24,8 @@ NAN = math.nan
 
 
 def cohort(seed=0, stays=40):
-    """Rows (id, hour, variable, value text) with oddities, and labels (id, label, patient); hours are multiples of 0.1."""
+    """Rows (id, hour, variable, value text) with oddities, and labels (id, label, patient); hours are multiples of
+    0.1."""
     generator = np.random.default_rng(seed)
     labels = [(f"s{number}", int(number % 4 == 0), f"p{number // 2}") for number in range(stays)]
     rows = []

@@ -1,10 +1,10 @@
 """What preprocessing prints of its work."""
 
-from data_preprocess import report
+from data_preprocess import count_tables
 
 
 def test_a_difference_from_the_published_counts_warns_and_no_more(capsys):
-    report.compare_with_published({"stays": 4000, "rows": 10, "absent": 1}, {"stays": 3999, "rows": 10})
+    count_tables.compare_with_published({"stays": 4000, "rows": 10, "absent": 1}, {"stays": 3999, "rows": 10})
     captured = capsys.readouterr()
     assert [line.split() for line in captured.out.splitlines() if line] == [
         ["check", "published", "observed"], ["stays", "4,000", "3,999"], ["rows", "10", "10"]]
@@ -12,7 +12,7 @@ def test_a_difference_from_the_published_counts_warns_and_no_more(capsys):
 
 
 def test_attrition_is_printed_in_aligned_columns_with_a_total(capsys):
-    report.print_attrition({"set-a": {"rows read": 1200, "kept": 7}, "set-b": {"rows read": 30, "kept": 30}})
+    count_tables.print_attrition({"set-a": {"rows read": 1200, "kept": 7}, "set-b": {"rows read": 30, "kept": 30}})
     assert capsys.readouterr().out == ("cohort     set-a  set-b  total\n"
                                        "rows read  1,200     30  1,230\n"
                                        "kept           7     30     37\n\n")

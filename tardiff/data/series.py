@@ -1,0 +1,60 @@
+"""Series with their labels and what their numbers mean, as sampling returns them and evaluation takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tardiff.data.format import Metadata, Split, read_metadata, read_split, write_dataset
+from tardiff.data.frames import from_frame, to_frame
+
+
+@dataclass(frozen=True)
+class LabelledSeries:
+    """N series of L steps and C channels, real or synthetic; layers above may add what they can do with them."""
+
+    split: Split
+    meta: Metadata
+
+    @classmethod
+    def read(cls, folder: str | Path, split: str = "train") -> LabelledSeries:
+        """Read one split of a dataset folder. Raises UserError that lists its faults."""
+        meta = read_metadata(Path(folder) / "meta.json")
+        return cls(read_split(Path(folder) / f"{split}.npz", meta), meta)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, **options) -> LabelledSeries:
+        """Take over a frame, with the options of `tardiff.data.frames.from_frame`. Raises UserError on its faults."""
+        return cls(*from_frame(frame, **options))
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def x(self) -> np.ndarray:
+        """The values (N, L, C) float32, in the units of `meta.units`."""
+        return self.split.x
+
+    @property
+    def y(self) -> np.ndarray:
+        """The class numbers (N,) int64."""
+        return self.split.y
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class names (N,)."""
+        return np.array(self.meta.classes)[self.y]
+
+    def to_frame(self, form: str = "wide") -> pd.DataFrame:
+        """Return a frame, `wide` (one column a channel) or `long` (one row a value); see `tardiff.data.frames`."""
+        return to_frame(self.split, self.meta, form)
+
+    def write(self, folder: str | Path) -> None:
+        """Write a dataset folder with the series as its training split, which may lack classes.
+
+        Raises UserError on invalid values, before anything is written.
+        """
+        write_dataset(folder, {"train": self.split}, self.meta, every_class=False)

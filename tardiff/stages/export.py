@@ -1,0 +1,170 @@
+"""Write a dataset folder, real or synthetic, as tables: CSV or Parquet, long or wide.
+
+    tardiff export --input data/simulated --output tables/simulated --form wide --format csv
+
+The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
+the channels or variable and value, label), `labels` (id, label, subject, split) and `export.json` (units, classes, and
+the command that makes a dataset of the tables again). What was not observed is empty. An id is the split and the row in
+it.
+
+The same command again finds the tables and skips; a folder that holds anything else is never written over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
+from tardiff.data.frames import FORMS, time_axis, to_frame
+from tardiff.utils.checkpoint import read_json, require_folder, write_json, writing
+from tardiff.utils.errors import UserError, exit_on_user_error
+
+FORMATS = ("csv", "parquet")
+VALUES_IN_A_PART = 1_000_000
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "tardiff export") -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    title, _, details = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(prog=prog, description=title, epilog=details, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="dataset folder to read")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make for the tables")
+    parser.add_argument("--form", choices=FORMS, default="wide", help="one column a channel, or one row a value "
+                        "(default: wide)")
+    parser.add_argument("--format", choices=FORMATS, default="csv", help="default: csv")
+    parser.add_argument("--split", choices=SPLIT_NAMES, nargs="+", help="splits to write (default: all that are there)")
+    options = parser.parse_args(argv)
+    exit_on_user_error(lambda: export(options.input, options.output, options.form, options.format, options.split))
+
+
+def export(source: Path, output: Path, form: str = "wide", file_format: str = "csv",
+           split_names: Sequence[str] | None = None) -> None:
+    """Write the splits of the dataset folder `source`, by default all that are there, as tables into the folder
+    `output`.
+
+    The folder appears whole or not at all. Raises UserError if it holds anything but what the same call has written.
+    """
+    require_folder(output)
+    present = tuple(name for name in SPLIT_NAMES if (source / f"{name}.npz").is_file())
+    dataset = read_dataset(source, tuple(split_names or present), every_class=False)
+    if not dataset.splits:
+        raise UserError(f"{source}: no split found; expected {', '.join(f'{name}.npz' for name in SPLIT_NAMES)}.")
+    splits, meta = with_subjects(dataset.splits), dataset.meta
+    series, labels = (output / f"{table}.{file_format}" for table in ("series", "labels"))
+    description = {
+        "input": {name: split.fingerprint() for name, split in splits.items()}, "form": form, "name": meta.name,
+        "units": dict(zip(meta.channels, meta.units, strict=True)), "classes": meta.classes,
+        "sampling_interval": meta.sampling_interval, "source": meta.source, "licence": meta.licence,
+        "read_back": reading_command(splits, meta, form, series, labels),
+    }
+    if is_written(output, description, series, labels):
+        print(f"{output}: already holds these tables; nothing to do.")
+        return
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+            folder = Path(temporary) / "tables"
+            folder.mkdir()
+            write_table(folder / series.name, parts_of(splits, meta, form))
+            write_table(folder / labels.name, (label_table(name, split, meta) for name, split in splits.items()))
+            write_json(folder / "export.json", description)
+            folder.rename(output)
+    num_series = sum(map(len, splits.values()))
+    print(f"{output}: {num_series:,} series written ({', '.join(splits)}). This makes a dataset of them again:\n"
+          f"{description['read_back']}")
+
+
+def with_subjects(splits: dict[str, Split]) -> dict[str, Split]:
+    """Give each split its subjects as text if any split has them; where one has none, each series is its own."""
+    if all(split.subject is None for split in splits.values()):
+        return splits
+    return {name: replace(split, subject=series_ids(name, 0, len(split)) if split.subject is None
+                          else split.subject.astype(str)) for name, split in splits.items()}
+
+
+def is_written(output: Path, description: dict, series: Path, labels: Path) -> bool:
+    """Tell whether the folder holds these very tables. Raises UserError if it holds anything else."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return False
+    record = output / "export.json"
+    if not record.is_file():
+        raise UserError(f"{output}: holds files that are no export. Give a new folder as --output.")
+    if read_json(record) != description or not series.is_file() or not labels.is_file():
+        raise UserError(f"{output}: holds another export. Give a new folder as --output, or delete this one first.")
+    return True
+
+
+def series_ids(name: str, start: int, end: int) -> np.ndarray:
+    """Return the ids of the rows from `start` to `end` of a split, such as `test-0`."""
+    return np.array([f"{name}-{row}" for row in range(start, end)])
+
+
+def parts_of(splits: dict[str, Split], meta: Metadata, form: str) -> Iterator[pd.DataFrame]:
+    """Yield consecutive frames of some million values, or of one series where that has more."""
+    for name, split in splits.items():
+        rows = max(1, VALUES_IN_A_PART // split.x[0].size)
+        for start in range(0, len(split), rows):
+            part = split[start:start + rows]
+            yield to_frame(part, meta, form, series_ids(name, start, start + len(part)))
+
+
+def label_table(name: str, split: Split, meta: Metadata) -> pd.DataFrame:
+    """Return one row a series: id, label, subject where known, split."""
+    columns = {"id": series_ids(name, 0, len(split)), "label": np.array(meta.classes)[split.y]}
+    if split.subject is not None:
+        columns["subject"] = split.subject
+    return pd.DataFrame({**columns, "split": name})
+
+
+def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> None:
+    """Write the rows of all parts, which share their columns, as CSV or, by the ending of `path`, as Parquet."""
+    table = path.with_suffix(".csv")
+    with open(table, "w", encoding="utf-8", newline="") as file:
+        for number, part in enumerate(parts):
+            part.to_csv(file, header=number == 0, index=False)
+            kinds = {column: {"float32": "FLOAT", "float64": "DOUBLE", "int64": "BIGINT"}.get(str(kind), "VARCHAR")
+                     for column, kind in part.dtypes.items()}
+    if path != table:
+        columns = ", ".join(f"{quoted(column)}: '{kind}'" for column, kind in kinds.items())
+        try:
+            with duckdb.connect() as connection:
+                connection.execute(f"COPY (FROM read_csv({quoted(str(table))}, columns = {{{columns}}}, header = true, "
+                                   f"auto_detect = false)) TO {quoted(str(path))} (FORMAT parquet)")
+        except duckdb.IOException as error:
+            raise OSError(str(error)) from error
+        table.unlink()
+
+
+def quoted(text: str) -> str:
+    """Return a text as a SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series: Path, labels: Path) -> str:
+    """Return the command that makes a dataset with the same arrays of the tables."""
+    length = next(iter(splits.values())).x.shape[1]
+    time, _ = time_axis(meta, length)
+    # Where the interval is not known, a second stands for a step.
+    unit, step = ("h", meta.sampling_interval) if time == "hours" else ("s", "1s")
+    arguments = ["--input", series, "--labels", labels, "--layout", form, "--time", time, "--time-unit", unit,
+                 "--step", step, "--length", length, "--channels", *meta.channels, "--units", *meta.units,
+                 "--classes", *meta.classes]
+    if any(split.subject is not None for split in splits.values()):
+        arguments += ["--subject", "subject"]
+    if "train" in splits:
+        arguments += ["--split", "split"]
+    return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output", f"data/{meta.name}"])
+
+
+if __name__ == "__main__":
+    main()

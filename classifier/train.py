@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from classifier.models import build_classifier, build_loss, probabilities
 from classifier.timesnet import TimesNet
@@ -21,8 +22,10 @@ from tardiff.diffusion.fitted import DESCRIPTION
 from tardiff.evaluation.metrics import auprc
 from tardiff.influence.task import DownstreamTask
 from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
+from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run, read_run_config
+from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
 
@@ -44,6 +47,27 @@ class FittedClassifier:
         return torch.cat(parts).numpy()
 
 
+@dataclass
+class BestEpoch:
+    """The weights of the epoch with the highest selection AUPRC so far; epochs count from 1, and 0 is before them."""
+
+    epoch: int
+    selection_auprc: float
+    weights: dict[str, Tensor]
+
+    def offer(self, epoch: int, selection_auprc: float, model: nn.Module) -> None:
+        """Take a copy of the model's weights if its epoch is better."""
+        if selection_auprc > self.selection_auprc:
+            self.load_state_dict({"epoch": epoch, "selection_auprc": selection_auprc,
+                                  "weights": copy.deepcopy(model.state_dict())})
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.selection_auprc, self.weights = state["epoch"], state["selection_auprc"], state["weights"]
+
+
 def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
                    device: torch.device, run: Run | None = None) -> FittedClassifier:
@@ -51,7 +75,7 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
 
     Both are (x (N, L, C) float32 normalised, y (N,) int64). Each epoch's shuffling and dropout depend on (seed, epoch)
     alone; with a run folder, a killed training resumes after its last epoch.
-    Raises UserError if the loss is not finite.
+    Raises UserError as `TrainingLoop` does.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)
     seed_torch(seed, "classifier", "initialisation")
@@ -61,35 +85,24 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     model.to(device)
     loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    state = {"epoch": 0, "best_epoch": 0, "best": -1.0, "weights": copy.deepcopy(model.state_dict())}
-    if run is not None and (saved := run.latest_state()) is not None:
-        with run.restoring():
-            model.load_state_dict(saved.pop("model"))
-            optimizer.load_state_dict(saved.pop("optimizer"))
-            state = {name: saved[name] for name in state}
-    if run is not None:
-        run.rewind(state["epoch"])
+    best = BestEpoch(0, -1.0, copy.deepcopy(model.state_dict()))
+    loop = TrainingLoop({"model": model, "optimizer": optimizer, "best": best}, run, Processes(0, 1, device))
 
-    progress = tqdm(range(state["epoch"], config.epochs), desc="classifier", unit="epoch", disable=run is None)
-    for epoch in progress:
-        if state["epoch"] - state["best_epoch"] >= config.patience:
-            break
+    def train_epoch(epoch: int) -> dict[str, float]:
         seed_torch(seed, "classifier", epoch)
         loss = _train_epoch(model, x, y, loss_function, weights, optimizer, config)
         score = auprc(selection[1], FittedClassifier(model, epoch, 0.0).predict(selection[0]))
-        state["epoch"] = epoch + 1
-        if score > state["best"]:
-            state |= {"best": score, "best_epoch": epoch + 1, "weights": copy.deepcopy(model.state_dict())}
-        progress.set_postfix(loss=f"{loss:.4f}", selection_auprc=f"{score:.4f}", best=f"{state['best']:.4f}")
-        if run is not None:
-            run.log(epoch + 1, loss=loss, selection_auprc=score)
-            run.save_state(epoch + 1, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
-    model.load_state_dict(state["weights"])
-    return FittedClassifier(model.eval(), state["best_epoch"], state["best"])
+        best.offer(epoch + 1, score, model)
+        return {"loss": loss, "selection_auprc": score}
+
+    loop.train("classifier", config.epochs, len(x), train_epoch, unit="epoch",
+               finished=lambda: loop.step - best.epoch >= config.patience)
+    model.load_state_dict(best.weights)
+    return FittedClassifier(model.eval(), best.epoch, best.selection_auprc)
 
 
-def _train_epoch(model: nn.Module, x: Tensor, y: Tensor, loss_function, weights: Tensor,
-                 optimizer: torch.optim.Optimizer, config: ClassifierTrainingConfig) -> float:
+def _train_epoch(model: nn.Module, x: Tensor, y: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor],
+                 weights: Tensor, optimizer: torch.optim.Optimizer, config: ClassifierTrainingConfig) -> float:
     """Train one epoch and return the mean training loss."""
     model.train()
     total = torch.zeros((), device=x.device)
@@ -100,11 +113,7 @@ def _train_epoch(model: nn.Module, x: Tensor, y: Tensor, loss_function, weights:
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
         total += loss.detach() * len(rows)
-    mean = float(total) / len(x)
-    if not np.isfinite(mean):
-        raise UserError("the classifier's training loss is not finite. Lower training.learning_rate, or look for extreme "
-                        "values in the training data.")
-    return mean
+    return float(total) / len(x)
 
 
 def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:

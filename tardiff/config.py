@@ -283,16 +283,17 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """A rival method; each adds its own settings."""
+    """A baseline; each adds its own settings."""
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
     output: str = setting("runs/simulated/baseline", "Run folder of the training.", semantic=False)
-    synthetic: str | None = setting(None, "Folder of the synthetic dataset; null: the folder 'synthetic' of output. Another "
-                                          "one samples a trained model again, with other settings of sampling.",
-                                    semantic=False)
+    synthetic: str | None = setting(
+        None, "Folder of the synthetic dataset; null: the folder 'synthetic' of output. Another one samples a trained "
+              "model again, with other settings of sampling.", semantic=False)
     seed: int = setting(0, "Seed of training.", low=0, high=2**63 - 1)
-    sample_seed: int | None = setting(None, "Seed of the series, of which series i depends on the seed and i alone; null: that "
-                                            "of training.", low=0, high=2**63 - 1, semantic=False)
+    sample_seed: int | None = setting(
+        None, "Seed of the series, of which series i depends on the seed and i alone; null: that of training.",
+        low=0, high=2**63 - 1, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     budget: str = setting("custom", "A name for the size of the training, recorded with the steps and seconds it took.",
                           semantic=False)
@@ -300,7 +301,8 @@ class BaselineConfig:
                                                "counts per class.", low=0, semantic=False)
     num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
                                             "train.", low=1, semantic=False)
-    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1, semantic=False)
+    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1,
+                                       semantic=False)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 

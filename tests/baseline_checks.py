@@ -70,18 +70,18 @@ def assert_resumes_exactly(folder, module, x, y, kills, **settings):
         assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def assert_rows_stand_alone(rival, shape, num_classes):
+def assert_rows_stand_alone(run, shape, num_classes):
     """Check that a series depends on its number and label alone, and that exactly the rows asked for come out."""
     labels, samples = torch.arange(7) % num_classes, torch.arange(7) + 3
-    series = rival.sample(labels, 0, samples)
+    series = run.sample(labels, 0, samples)
     assert series.shape == (7, *shape) and series.dtype == np.float32 and np.isfinite(series).all()
     assert np.ptp(series, axis=0).max() > 0
     for row in (0, 4):
-        alone = rival.sample(labels[row:row + 1], 0, samples[row:row + 1])
+        alone = run.sample(labels[row:row + 1], 0, samples[row:row + 1])
         assert alone.shape == (1, *shape)
         np.testing.assert_allclose(alone[0], series[row], rtol=1e-5, atol=1e-5)
     order = torch.tensor([5, 2, 6])
-    np.testing.assert_allclose(rival.sample(labels[order], 0, samples[order]), series[order], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run.sample(labels[order], 0, samples[order]), series[order], rtol=1e-5, atol=1e-5)
 
 
 @dataclasses.dataclass

@@ -120,8 +120,25 @@ class Baseline(nn.Module, ABC):
         """
 
 
+class TrainingState:
+    """What a baseline resumes from: weights, optimisers and extra state."""
+
+    def __init__(self, model: Baseline) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "extra": self.model.extra_state(),
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.model.optimizers.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for name, optimizer in self.model.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.model.load_extra_state(state["extra"])
+
+
 class PerClass(Baseline):
-    """One unconditional model per class, each scaled and trained on the rows of its class alone (paper, 'Baselines')."""
+    """One unconditional model per class, scaled and trained on the rows of its class alone (paper, 'Baselines')."""
 
     scaled_per_class = True
 

@@ -15,7 +15,7 @@ Deviations from the published code:
   its scale only the sign, which the optimiser then moves at random. It has 85 weights fewer per layer in the low prior,
   and 21 in the high one; and the position tables have no last row, which the published code never reads (128 and 256).
 - The tokens of a band are counted from its length, not after a dummy batch.
-- Gaps are filled with the median of the channel, as for all methods here, not with 0 after scaling.
+- Gaps are filled with the median of the channel, as for all baselines here, not with 0 after scaling.
 - Batches are drawn with replacement. A batch of one series can be sampled.
 - The optional third stage, a network that refines samples, is another paper and is left out; so is guidance by class,
   which the published configuration leaves at scale 1, where it does nothing.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from tardiff.baselines.interface import Scaler, Stage
+from tardiff.baselines.interface import Scaler, Stage, TrainingState
 from tardiff.config import BaselineConfig
 from tardiff.data.format import Dataset
 from tardiff.data.normalize import Normalizer
@@ -22,37 +19,39 @@ from tardiff.sampling.generate import generate_dataset, label_plan
 from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.distributed import Processes, resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import Run, open_run
+from tardiff.utils.logging import open_run
+from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
 WITHOUT_EFFECT = ("data", "output", "synthetic", "device", "budget", "log_every", "checkpoint_every")
 """Settings that change neither the weights nor the series."""
 
 
-def fit(method: ModuleType, dataset: Dataset, config: BaselineConfig, run_dir: str | Path) -> Rival:
+def fit(baseline: ModuleType, dataset: Dataset, config: BaselineConfig, run_dir: str | Path) -> BaselineRun:
     """Train a baseline, such as `tardiff.baselines.timevae`, on the training split; the same call again resumes.
 
-    Raises UserError if the settings do not fit the method or those of the run folder, and if a loss is not finite.
+    Raises UserError if the settings do not fit the baseline or those of the run folder, and if a loss is not finite.
     """
-    rival = Rival(method, dataset, config)
-    rival.train(run_dir)
-    return rival
+    run = BaselineRun(baseline, dataset, config)
+    run.train(run_dir)
+    return run
 
 
-class Rival:
+class BaselineRun:
     """A baseline on its training rows: `train` it, then `sample` it.
 
-    method: a module with `build`. Gaps in the rows are filled with the median of the channel. `stages` and `parameters`
-    tell the size of the training, and `labels` (N,) int64 is the label plan of the synthetic dataset.
+    baseline: a module with `build`. Gaps in the rows are filled with the median of the channel. `stages` and
+    `parameters` tell the size of the training, and `labels` (N,) int64 is the label plan of the synthetic dataset.
     """
 
-    def __init__(self, method: ModuleType, dataset: Dataset, config: BaselineConfig) -> None:
-        self.name, self.dataset, self.config = method.__name__.rpartition(".")[2], dataset, config
+    def __init__(self, baseline: ModuleType, dataset: Dataset, config: BaselineConfig) -> None:
+        self.name, self.dataset, self.config = baseline.__name__.rpartition(".")[2], dataset, config
         self.device = resolve_device(config.device)
         self.sample_seed = config.seed if config.sample_seed is None else config.sample_seed
-        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes, self.sample_seed)
+        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes,
+                                 self.sample_seed)
         seed_torch(config.seed, "baseline", "initialisation")
-        self.model = method.build(config, *dataset.shape, dataset.num_classes).to(self.device)
+        self.model = baseline.build(config, *dataset.shape, dataset.num_classes).to(self.device)
         self.scaler = Scaler(self.model.scaling, *dataset.shape, dataset.num_classes, self.model.scaled_per_class)
         raw = dataset.train.x
         x = torch.from_numpy(np.where(np.isnan(raw), Normalizer.fit("zscore", raw).fill.astype(np.float32), raw))
@@ -76,26 +75,14 @@ class Rival:
         if weights.exists():
             load_weights(self._whole(), load_tensors(weights)[0], weights)
             return
-        number, step, steps_done, seconds = self._restore(run)
-        run.rewind(steps_done)
-        with tqdm(total=sum(stage.steps for stage in self.stages), initial=steps_done, desc=self.name, unit="step"
-                  ) as progress:
-            while number < len(self.stages):
-                stage = self.stages[number]
-                progress.set_description(stage.name)
-                saved, started = step, time.perf_counter()
-                step = self._train_until_saved(number, step, steps_done, run, progress)
-                steps_done, seconds = steps_done + step - saved, seconds + time.perf_counter() - started
-                if step == stage.steps or self.model.finished(stage):
-                    number, step = number + 1, 0
-                run.save_state(steps_done, {
-                    "stage": number, "step": step, "steps_done": steps_done, "seconds": seconds,
-                    "model": self.model.state_dict(), "extra": self.model.extra_state(),
-                    "optimizers": {name: optimizer.state_dict() for name, optimizer in self.model.optimizers.items()}})
+        loop = TrainingLoop({"baseline": TrainingState(self.model)}, run, Processes(0, 1, self.device),
+                            self.config.log_every, self.config.checkpoint_every)
+        while loop.stage < len(self.stages):
+            self._train_stage(self.stages[loop.stage], loop)
+            loop.next_stage()
         write_json(run.folder / "budget.json", {
-            "budget": self.config.budget, "iterations": steps_done, "optimiser_steps": self._optimiser_steps(),
-            "training_seconds": seconds,
-            "device": str(self.device), "parameters": self.parameters,
+            "budget": self.config.budget, "iterations": loop.steps_done, "optimiser_steps": self._optimiser_steps(),
+            "training_seconds": loop.seconds, "device": str(self.device), "parameters": self.parameters,
             "stages": [{"name": stage.name, "most_iterations": stage.steps, "batch_size": stage.batch_size}
                        for stage in self.stages]})
         save_tensors(weights, self._whole().state_dict())
@@ -117,8 +104,8 @@ class Rival:
         series = torch.cat(chunks)
         finite = torch.isfinite(series).flatten(1).all(dim=1)
         if not finite.all():
-            raise UserError(f"series {int(samples[~finite][0])} is not finite: the training diverged. Lower the learning "
-                            "rate, and train again in another output folder.")
+            raise UserError(f"series {int(samples[~finite][0])} is not finite: the training diverged. Lower the "
+                            "learning rate, and train again in another output folder.")
         return series.float().cpu().numpy()
 
     def write_samples(self, folder: str | Path) -> None:
@@ -127,8 +114,9 @@ class Rival:
         Raises UserError if the folder holds series of another model or of other settings of sampling.
         """
         config = self.config
-        inputs = {"method": self.name, "weights": fingerprint(self._whole().state_dict()),
-                  "train": self.dataset.train.fingerprint(), **sampling_settings(config), "sample_seed": self.sample_seed}
+        inputs = {"baseline": self.name, "weights": fingerprint(self._whole().state_dict()),
+                  "train": self.dataset.train.fingerprint(), **sampling_settings(config),
+                  "sample_seed": self.sample_seed}
         try:
             open_run(folder, config, inputs, record="provenance.json")
         except UserError as error:
@@ -138,51 +126,27 @@ class Rival:
                          config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta,
                          Processes(0, 1, self.device))
 
-    def _train_until_saved(self, number: int, step: int, steps_done: int, run: Run, progress: tqdm) -> int:
-        """Train stage `number` from `step` to the next step at which the state is saved, and return that step."""
-        model, stage, config = self.model, self.stages[number], self.config
-        mine = self.y == stage.label if stage.label is not None else torch.ones_like(self.y)
-        rows = torch.nonzero(mine)[:, 0]
+    def _train_stage(self, stage: Stage, loop: TrainingLoop) -> None:
+        of_stage = torch.ones_like(self.y, dtype=torch.bool) if stage.label is None else self.y == stage.label
+        rows = torch.nonzero(of_stage)[:, 0]
 
         def draw() -> tuple[Tensor, Tensor]:
             chosen = rows[torch.randint(len(rows), (stage.batch_size,), device=rows.device)]
             return self.x[chosen], self.y[chosen]
 
-        if step == 0:
-            seed_torch(config.seed, "baseline", number, "begin")
-            model.begin(stage, self.x[rows], self.y[rows])
-        model.train()
-        end = min(stage.steps, step + config.checkpoint_every)
-        window, clock, start = [], time.perf_counter(), step
-        while step < end and not model.finished(stage):
-            seed_torch(config.seed, "baseline", number, step)
-            window.append({name: value.detach() for name, value in model.train_step(stage, step, draw).items()})
-            step += 1
-            progress.update()
-            if step % config.log_every == 0 or step == end or model.finished(stage):
-                means = {name: float(torch.stack([losses[name] for losses in window if name in losses]).mean())
-                         for name in dict.fromkeys(name for losses in window for name in losses)}
-                _require_finite(means, stage, step)
-                speed = len(window) * stage.batch_size / (time.perf_counter() - clock)
-                progress.set_postfix(loss=f"{next(iter(means.values())):.4f}", series_per_s=f"{speed:.0f}")
-                run.log(steps_done + step - start, **means, series_per_second=speed)
-                window, clock = [], time.perf_counter()
-        return step
+        def train_step(step: int) -> dict[str, Tensor]:
+            seed_torch(self.config.seed, "baseline", loop.stage, step)
+            return self.model.train_step(stage, step, draw)
 
-    def _restore(self, run: Run) -> tuple[int, int, int, float]:
-        """Load the newest state, if any, and return stage, step in it, steps done in all, and seconds spent."""
-        state = run.latest_state()
-        if state is None:
-            return 0, 0, 0, 0.0
-        with run.restoring():
-            self.model.load_state_dict(state["model"])
-            for name, optimizer in self.model.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            self.model.load_extra_state(state["extra"])
-            return state["stage"], state["step"], state["steps_done"], state["seconds"]
+        if loop.step == 0:
+            seed_torch(self.config.seed, "baseline", loop.stage, "begin")
+            self.model.begin(stage, self.x[rows], self.y[rows])
+        self.model.train()
+        loop.train(f"{self.name}, {stage.name}", stage.steps, stage.batch_size, train_step,
+                   lambda: self.model.finished(stage))
 
     def _optimiser_steps(self) -> int:
-        """Return how often all optimisers have stepped; each of them keeps count. An iteration may take several steps."""
+        """Return how often all optimisers have stepped, as each of them counts; an iteration may take several steps."""
         return sum(max((int(state["step"]) for state in optimizer.state.values()), default=0)
                    for optimizer in self.model.optimizers.values())
 
@@ -194,10 +158,3 @@ def sampling_settings(config: BaselineConfig) -> dict[str, Any]:
     """Return the settings that decide the series that a trained model is sampled into, by name."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)
             if not field.metadata.get("semantic", True) and field.name not in WITHOUT_EFFECT}
-
-
-def _require_finite(losses: dict[str, float], stage: Stage, step: int) -> None:
-    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-    if wrong:
-        raise UserError(f"the loss '{wrong[0]}' is not finite at step {step} of '{stage.name}'. Lower the learning rate "
-                        "in another output folder, or look for extreme values in the training data.")

@@ -8,7 +8,6 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,15 +49,6 @@ class Run:
         pointer = self.folder / "latest.json"
         path = self.folder / read_json(pointer, "state")["state"] if pointer.exists() else None
         return load_state(path) if path is not None and path.exists() else None
-
-    @contextlib.contextmanager
-    def restoring(self) -> Iterator[None]:
-        """Turn the failure to load a saved state inside the block into a UserError."""
-        try:
-            yield
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{self.folder}: the saved state does not fit this model ({error}). Delete the folder to "
-                            "start again.") from None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
         """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left."""
@@ -154,10 +144,8 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Return the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return rows
 
 

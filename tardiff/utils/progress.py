@@ -13,8 +13,9 @@ from tqdm import tqdm
 def progress(description: str, total: int, unit: str, initial: int = 0, shown: bool = True) -> Iterator[tqdm]:
     """Yield a bar of `total` units, of which `initial` are done; call its `update` for each further one.
 
-    Without a terminal the bar writes nothing, and a line tells at the end what was done in which time. Resumed work says
-    so first. `shown=False` is silent: processes other than the first, and work of which nobody waits for the end.
+    Without a terminal the bar writes nothing, and a line tells at the end what was done in which time. Resumed work
+    says so first; work that ends early sets the bar's `total`. `shown=False` is silent: processes other than the first,
+    and work of which nobody waits for the end.
     """
     if shown and 0 < initial < total:
         print(f"{description}: resumes after {initial:,} of {total:,} {unit}s", flush=True)
@@ -22,4 +23,4 @@ def progress(description: str, total: int, unit: str, initial: int = 0, shown: b
     with tqdm(total=total, initial=initial, desc=description, unit=unit, disable=None if shown else True) as bar:
         yield bar
     if shown and bar.disable and initial < total:
-        print(f"{description}: {total - initial:,} {unit}s in {time.perf_counter() - clock:.0f} s", flush=True)
+        print(f"{description}: {bar.total - initial:,} {unit}s in {time.perf_counter() - clock:.0f} s", flush=True)

@@ -207,8 +207,8 @@ def test_any_shape_gives_the_rows_asked_for(tmp_path, num_inference_steps, lengt
     # In a chain of few steps the first multiplies rounding where the clean series is not clipped, as it nearly always is
     # in one of many.
     settings = {**TINY, "num_train_timesteps": 50, "num_inference_steps": num_inference_steps}
-    rival = trained(tmp_path, biodiffusion, x, y, **settings, steps=2)
-    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
+    run = trained(tmp_path, biodiffusion, x, y, **settings, steps=2)
+    assert_rows_stand_alone(run, (length, num_channels), num_classes)
 
 
 def test_a_killed_training_resumes_exactly(tmp_path):

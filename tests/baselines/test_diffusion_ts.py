@@ -267,8 +267,8 @@ def test_the_average_moves_every_ten_steps_and_makes_the_samples():
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (5, 2, 2)])
 def test_any_shape_gives_the_rows_asked_for(tmp_path, num_inference_steps, length, num_channels, num_classes):
     x, y = sinusoids(12, length, num_channels, num_classes)
-    rival = trained(tmp_path, diffusion_ts, x, y, **TINY, steps=2, num_inference_steps=num_inference_steps)
-    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
+    run = trained(tmp_path, diffusion_ts, x, y, **TINY, steps=2, num_inference_steps=num_inference_steps)
+    assert_rows_stand_alone(run, (length, num_channels), num_classes)
 
 
 def test_a_killed_training_resumes_exactly(tmp_path):

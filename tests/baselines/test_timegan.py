@@ -194,9 +194,9 @@ def test_moment_loss_against_numpy():
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 4, 2)])
 def test_series_stand_alone_in_any_shape(tmp_path, length, num_channels, num_classes):
     x, y = sinusoids(30, length, num_channels, num_classes)
-    rival = trained(tmp_path, timegan, x, y, **TINY)
-    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
-    series = rival.sample(y, seed=0)
+    run = trained(tmp_path, timegan, x, y, **TINY)
+    assert_rows_stand_alone(run, (length, num_channels), num_classes)
+    series = run.sample(y, seed=0)
     assert (series >= x.min(axis=(0, 1)) - 1e-4).all() and (series <= x.max(axis=(0, 1)) + 1e-4).all()
 
 

@@ -84,8 +84,8 @@ def test_each_stage_trains_its_weights_by_adamw_with_the_usual_decay_at_the_rate
 @pytest.mark.parametrize(("length", "num_channels", "num_classes"), [(24, 2, 2), (25, 1, 3), (30, 1, 2), (3, 1, 2)])
 def test_any_shape_gives_the_rows_asked_for(tmp_path, length, num_channels, num_classes):
     x, y = sinusoids(12, length, num_channels, num_classes)
-    rival = trained(tmp_path, timevqvae, x, y, **TINY)
-    assert_rows_stand_alone(rival, (length, num_channels), num_classes)
+    run = trained(tmp_path, timevqvae, x, y, **TINY)
+    assert_rows_stand_alone(run, (length, num_channels), num_classes)
 
 
 def test_series_too_short_for_a_window_are_refused():

@@ -14,7 +14,7 @@ from baseline_checks import Killed, killed_after, rows_as_dataset, trained
 from torch import nn
 
 from tardiff.baselines.interface import Baseline, PerClass, Scaler, Stage
-from tardiff.baselines.training import Rival
+from tardiff.baselines.training import BaselineRun
 from tardiff.config import BaselineConfig
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.sampling.noise import NoiseStream
@@ -89,18 +89,18 @@ def data():
 
 
 @pytest.mark.parametrize("after", [2, 5, 7, 17, 34])
-@pytest.mark.parametrize("method", [MEAN, PAIR], ids=["mean", "pair"])
-def test_a_killed_training_ends_with_the_same_weights_and_metrics(tmp_path, data, method, after):
-    trained(tmp_path / "whole", method, *data)
+@pytest.mark.parametrize("baseline", [MEAN, PAIR], ids=["mean", "pair"])
+def test_a_killed_training_ends_with_the_same_weights_and_metrics(tmp_path, data, baseline, after):
+    trained(tmp_path / "whole", baseline, *data)
     with pytest.raises(Killed):
-        trained(tmp_path / "killed", killed_after(method, after), *data)
-    trained(tmp_path / "killed", method, *data)
+        trained(tmp_path / "killed", killed_after(baseline, after), *data)
+    trained(tmp_path / "killed", baseline, *data)
     whole, resumed = (load_tensors(tmp_path / name / "model.safetensors")[0] for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
     rows = [[{key: value for key, value in row.items() if key != "series_per_second"}
              for row in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "killed")]
     assert rows[0] == rows[1]
-    steps = 36 if method is MEAN else 72
+    steps = 36 if baseline is MEAN else 72
     assert rows[0][-1]["step"] == steps, "an early end is logged"
     for name in ("whole", "killed"):
         budget = json.loads((tmp_path / name / "budget.json").read_text())
@@ -109,34 +109,34 @@ def test_a_killed_training_ends_with_the_same_weights_and_metrics(tmp_path, data
 
 
 def test_a_finished_training_is_read_and_not_repeated(tmp_path, data):
-    rival, again = trained(tmp_path, MEAN, *data), trained(tmp_path, killed_after(MEAN, 0), *data)
-    assert torch.equal(rival.model.mean, again.model.mean)
+    run, again = trained(tmp_path, MEAN, *data), trained(tmp_path, killed_after(MEAN, 0), *data)
+    assert torch.equal(run.model.mean, again.model.mean)
 
 
 def test_a_model_per_class_sees_its_own_rows_in_its_own_scale_and_gives_them_back_in_order(tmp_path, data):
     x, y = data
-    rival = trained(tmp_path, PAIR, x, y)
-    assert [model.begun for model in rival.model.models] == [[("count", 60, [0]), ("learn", 60, [0])],
+    run = trained(tmp_path, PAIR, x, y)
+    assert [model.begun for model in run.model.models] == [[("count", 60, [0]), ("learn", 60, [0])],
                                                              [("count", 20, [1]), ("learn", 20, [1])]]
     for label in (0, 1):
-        rows = rival.x[y == label]
+        rows = run.x[y == label]
         torch.testing.assert_close(rows.amin((0, 1)), torch.zeros(2), atol=1e-5, rtol=0)
         torch.testing.assert_close(rows.amax((0, 1)), torch.ones(2), atol=1e-5, rtol=0)
     labels = torch.tensor([1, 0, 0, 1, 0])
-    series = rival.sample(labels, 0)
+    series = run.sample(labels, 0)
     assert series.shape == (5, 6, 2)
     means = [x[y == label].mean() for label in (0, 1)]
     assert [abs(row.mean() - means[0]) > abs(row.mean() - means[1]) for row in series] == labels.bool().tolist()
-    np.testing.assert_array_equal(rival.sample(labels[3:4], 0, torch.tensor([3])), series[3:4])
-    np.testing.assert_array_equal(rival.sample([0, 0], 0, torch.tensor([1, 2])), series[1:3])
-    assert not np.array_equal(rival.sample(labels, 1), series)
+    np.testing.assert_array_equal(run.sample(labels[3:4], 0, torch.tensor([3])), series[3:4])
+    np.testing.assert_array_equal(run.sample([0, 0], 0, torch.tensor([1, 2])), series[1:3])
+    assert not np.array_equal(run.sample(labels, 1), series)
 
 
 def test_any_number_of_series_is_sampled_a_bounded_number_at_a_time(tmp_path, data, monkeypatch):
-    rival = trained(tmp_path, MEAN, *data, sampling_batch_size=3)
-    whole, rows, sample = rival.sample([0] * 3, 0), [], rival.model.sample
-    monkeypatch.setattr(rival.model, "sample", lambda labels, *others: rows.append(len(labels)) or sample(labels, *others))
-    series = rival.sample([0] * 7, 0)
+    run = trained(tmp_path, MEAN, *data, sampling_batch_size=3)
+    whole, rows, sample = run.sample([0] * 3, 0), [], run.model.sample
+    monkeypatch.setattr(run.model, "sample", lambda labels, *others: rows.append(len(labels)) or sample(labels, *others))
+    series = run.sample([0] * 7, 0)
     assert rows == [3, 3, 1] and series.shape == (7, 6, 2)
     np.testing.assert_array_equal(series[:3], whole)
 
@@ -144,20 +144,20 @@ def test_any_number_of_series_is_sampled_a_bounded_number_at_a_time(tmp_path, da
 def test_gaps_are_filled_with_the_median_of_the_channel(data):
     x, y = data
     x[3, 2, 1] = np.nan
-    rival = Rival(MEAN, rows_as_dataset(x, y), Config(device="cpu"))
-    assert rival.scaler.inverse(rival.x, rival.y)[3, 2, 1].item() == pytest.approx(np.nanmedian(x[..., 1]), rel=1e-5)
+    run = BaselineRun(MEAN, rows_as_dataset(x, y), Config(device="cpu"))
+    assert run.scaler.inverse(run.x, run.y)[3, 2, 1].item() == pytest.approx(np.nanmedian(x[..., 1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"log_every": 100, "checkpoint_every": 100}])
 def test_a_loss_that_is_not_finite_is_one_message(tmp_path, data, settings):
-    with pytest.raises(UserError, match="'loss' is not finite at step .* of 'learn'.*in another output folder"):
+    with pytest.raises(UserError, match=r"not finite at step .* of 'mean, learn' \(loss\).*in another output folder"):
         trained(tmp_path, MEAN, *data, rate=1e25, **settings)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def write(folder, data, synthetic, method=MEAN, **settings):
+def write(folder, data, synthetic, baseline=MEAN, **settings):
     """Train, or find trained, and sample the label plan into `synthetic`; return the series."""
-    trained(folder, method, *data, **{"labels": [1, 2], **settings}).write_samples(synthetic)
+    trained(folder, baseline, *data, **{"labels": [1, 2], **settings}).write_samples(synthetic)
     return read_dataset(synthetic, ("train",), every_class=False).train
 
 
@@ -211,12 +211,12 @@ def test_the_command_samples_a_trained_model_into_another_folder(tmp_path, data)
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == weights
 
 
-def test_the_record_of_a_dataset_names_the_method_and_its_weights(tmp_path, data):
+def test_the_record_of_a_dataset_names_the_baseline_and_its_weights(tmp_path, data):
     inputs = []
     for seed in (0, 1):
         write(tmp_path / f"run{seed}", data, tmp_path / f"series{seed}", seed=seed)
         inputs.append(json.loads((tmp_path / f"series{seed}" / "provenance.json").read_text())["inputs"])
-    assert inputs[0]["method"] == "mean" and inputs[0]["weights"] != inputs[1]["weights"]
+    assert inputs[0]["baseline"] == "mean" and inputs[0]["weights"] != inputs[1]["weights"]
     assert inputs[0]["train"] == inputs[1]["train"] == rows_as_dataset(*data).train.fingerprint()
 
 

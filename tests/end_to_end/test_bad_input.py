@@ -255,7 +255,7 @@ RUNS = [
          custom("user_models:Linear", "model.custom.loss_path=user_models:mean_loss")),
     Case("custom_loss_not_callable", "classifier", ("os:sep: cannot read logits (2, 2)", "not callable"),
          custom("user_models:Linear", "model.custom.loss_path=os:sep")),
-    Case("custom_loss_infinite", "classifier", ("training loss is not finite", "training.learning_rate"),
+    Case("custom_loss_infinite", "classifier", ("training loss is not finite", "learning_rate"),
          custom("user_models:Linear", "model.custom.loss_path=user_models:infinite_loss"), began=True),
     Case("batch_coupled", "generate", ("logits change by up to", "the other samples of the batch"),
          ("classifier=coupled",), lambda: main_path("classifier", "output=coupled", *custom("user_models:Coupled"))),

@@ -167,15 +167,15 @@ class Guide:
         config = read_run_config(folder, ClassifierConfig)
         path = folder / "model.safetensors"
         if not path.exists():
-            raise UserError(f"{path}: file not found; the training of this run has not finished. Run classifier/train.sh "
-                            "again with the same configuration, and it resumes.")
+            raise UserError(f"{path}: file not found; the training of this run has not finished. Run "
+                            "classifier/train.sh again with the same configuration, and it resumes.")
         tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
         normalizer, meta = Normalizer.load(folder / "normalizer.json"), read_metadata(folder / DESCRIPTION)
         length, channels, classes = (int(metadata[name]) for name in ("length", "channels", "classes"))
         if (channels, classes) != (len(meta.channels), len(meta.classes)) or (
                 metadata["normalizer"] != normalizer.fingerprint()):
-            raise UserError(f"{folder}: normalizer.json or {DESCRIPTION} is not the one the classifier was trained with. "
-                            "Restore the run folder, or train again.")
+            raise UserError(f"{folder}: normalizer.json or {DESCRIPTION} is not the one the classifier was trained "
+                            "with. Restore the run folder, or train again.")
         model = build_classifier(config.model, (length, channels), classes)
         load_weights(model, tensors, path)
         return Guide(folder, DownstreamTask(model.to(device), build_loss(config.model)), normalizer, (length, channels),

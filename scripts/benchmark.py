@@ -13,15 +13,14 @@ import numpy as np
 import torch
 
 from classifier.models import build_classifier
-from tardiff.cli import repository_path
-from tardiff.config import BaseConfig, ClassifierModelConfig, SamplerConfig, load_config
+from tardiff.config import BaseConfig, ClassifierModelConfig, GuidanceConfig, SamplerConfig, load_config
 from tardiff.data.format import Metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.influence.gradient import compute_guidance_gradient
-from tardiff.influence.guidance import GuidanceFunction
+from tardiff.influence.guidance import guidance_function
 from tardiff.influence.task import DownstreamTask, norm
 from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import chunk_sampler, generate_dataset, sample_series
@@ -38,7 +37,7 @@ def components(config: BaseConfig, device: torch.device):
     normalizer = Normalizer.fit("zscore", splits["train"].x)
     torch.manual_seed(0)
     denoiser = UNet1d(7, 2, config.model).to(device).eval().requires_grad_(False)
-    fitted = FittedDenoiser(denoiser, DiffusionProcess(config.diffusion), normalizer, (24, 7), 2)
+    fitted = FittedDenoiser(denoiser, DiffusionProcess(config.diffusion), normalizer, (24, 7), META)
     task = DownstreamTask(build_classifier(ClassifierModelConfig(), (24, 7), 2).to(device))
     x, y = torch.from_numpy(normalizer.transform(splits["train"].x)), torch.from_numpy(splits["train"].y)
     return fitted, task, x, y
@@ -70,13 +69,13 @@ def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[st
 def guided_sampling_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
     """DDIM-50 with each objective of guidance against DDIM-50 without, 512 series."""
     fitted, task, x, y = components(config, device)
-    direction = compute_guidance_gradient(task, x, y, 2, len(x), Processes(0, 1, device)).direction("all", "l2")
+    direction = compute_guidance_gradient(task, x, y, 2, len(x), Processes(0, 1, device)).direction("all", "l2_norm")
     direction = {name: value.to(device) for name, value in direction.items()}
     labels, samples = (torch.arange(512) % 2).to(device), torch.arange(512, device=device)
 
     def sample(objective: str | None):
         conditioning = None if objective is None else Conditioning(
-            GuidanceFunction(task, labels, objective, direction), 1.0)
+            guidance_function(task, direction, labels, GuidanceConfig(objective=objective)), 1.0)
         sample_series(fitted, labels, samples, 0, SamplerConfig(), conditioning)
 
     sample("influence")
@@ -101,7 +100,7 @@ def generation_memory(config: BaseConfig, num_samples: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default=repository_path("configs/base/cinc2012_mortality.yaml"),
+    parser.add_argument("--config", default="configs/base/cinc2012_mortality.yaml",
                         help="configuration of the denoiser whose size is measured")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()

@@ -72,7 +72,7 @@ def check_report(config: CompareConfig, report: ReportConfig, stages: list[Comma
                 importlib.import_module(schema.__module__).build(stage, *real.shape, real.num_classes)
             if isinstance(stage, (BaselineConfig, GenerationConfig)):
                 made = getattr(stage, "synthetic", None) or stage.output
-                plan = label_plan(stage.labels, stage.num_samples, real.train.y, real.num_classes, stage.seed)
+                plan = label_plan(stage.labels, stage.num_samples, real.train.y, real.meta.classes, stage.seed)
                 labels[Path(made).name] = [plan]
         check_rows(report, real, labels)
 

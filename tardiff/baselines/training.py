@@ -48,7 +48,7 @@ class BaselineRun:
         self.name, self.dataset, self.config = baseline.__name__.rpartition(".")[2], dataset, config
         self.device = resolve_device(config.device)
         self.sample_seed = config.seed if config.sample_seed is None else config.sample_seed
-        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.num_classes,
+        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes,
                                  self.sample_seed)
         seed_torch(config.seed, "baseline", "initialisation")
         self.model = baseline.build(config, *dataset.shape, dataset.num_classes).to(self.device)
@@ -123,7 +123,7 @@ class BaselineRun:
             raise UserError(f"{error}\nThe trained {self.name} is kept: synthetic={config.output}/NAME samples it into "
                             "another folder.") from None
         generate_dataset(lambda labels, samples: self.sample(labels, self.sample_seed, samples), self.labels,
-                         config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta,
+                         config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta.of_synthetic(),
                          Processes(0, 1, self.device))
 
     def _train_stage(self, stage: Stage, loop: TrainingLoop) -> None:

@@ -10,7 +10,7 @@ import difflib
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ class Metadata:
     licence: str = ""
     cohort: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    def of_synthetic(self) -> Metadata:
+        """Return the description of synthetic series that a model of this dataset made."""
+        return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={})
 
 
 @dataclass(frozen=True)

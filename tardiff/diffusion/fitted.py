@@ -23,13 +23,21 @@ DESCRIPTION = "dataset.json"
 
 @dataclass(frozen=True)
 class FittedDenoiser:
-    """The averaged denoiser, its diffusion process, and of its data the normaliser, shape (L, C) and description."""
+    """The averaged denoiser, its diffusion process, and of its data the normaliser, shape (L, C) and description.
+
+    `has_unconditional` tells whether it was trained with hidden labels as well, as classifier-free guidance needs.
+    """
 
     denoiser: nn.Module
     process: DiffusionProcess
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
+    has_unconditional: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
 
     @property
     def num_classes(self) -> int:
@@ -50,8 +58,8 @@ class FittedDenoiser:
         config = read_run_config(folder, BaseConfig)
         path = folder / "model.safetensors"
         if not path.exists():
-            raise UserError(f"{path}: file not found; the training of this run has not finished. Run train.sh again with "
-                            "the same configuration, and it resumes.")
+            raise UserError(f"{path}: file not found; the training of this run has not finished. Run train.sh again "
+                            "with the same configuration, and it resumes.")
         tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
         normalizer = Normalizer.load(folder / "normalizer.json")
         if metadata["normalizer"] != normalizer.fingerprint():
@@ -60,12 +68,12 @@ class FittedDenoiser:
         meta = read_metadata(folder / DESCRIPTION)
         length, channels, classes = (int(metadata[name]) for name in ("length", "channels", "classes"))
         if (channels, classes) != (len(meta.channels), len(meta.classes)):
-            raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the denoiser was trained on. Restore the run "
-                            "folder, or train again.")
+            raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the denoiser was trained on. Restore the "
+                            "run folder, or train again.")
         denoiser = UNet1d(channels, classes, config.model)
         load_weights(denoiser, tensors, path)
         return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), DiffusionProcess(config.diffusion),
-                              normalizer, (length, channels), meta)
+                              normalizer, (length, channels), meta, config.training.label_dropout > 0)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""

@@ -37,6 +37,10 @@ class DownstreamTask:
         self.parameters: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()
                                               if parameter.requires_grad}
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def losses(self, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the loss of each sample (B,) for x (B, L, C), y (B,) int64, at `parameters` (default: the fitted)."""
         logits = functional_call(self.model, dict(parameters or self.parameters), (x,))

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tardiff.config import SamplerConfig
-from tardiff.data.format import Metadata, write_split_in_parts
+from tardiff.data.format import Metadata, class_numbers, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import Conditioning, Prediction, ddim, ddpm
+from tardiff.sampling.samplers import Callback, Conditioning, Prediction, ddim, ddpm
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
@@ -28,13 +28,18 @@ SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
 """sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units."""
 
 
-def label_plan(plan: str | list[int], num_samples: int | None, y_train: np.ndarray, num_classes: int, seed: int
-               ) -> np.ndarray:
+def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,
+               classes: list[str], seed: int) -> np.ndarray:
     """Return the labels (N,) int64 of the series to make, shuffled so that every chunk holds a mixture.
 
-    plan: `train` (the class shares of y_train), `balanced`, or a list of counts per class; num_samples: N under the
-    first two, None for the size of train. Raises UserError if a list does not fit the classes.
+    plan: `train` (the class shares of y_train), `balanced`, a list of counts per class, or a mapping of classes, by name
+    or number, to counts; num_samples: N under the first two, None for the size of train. Raises UserError if the counts
+    do not fit the classes.
     """
+    num_classes = len(classes)
+    if isinstance(plan, dict):
+        counts_of = dict(zip(class_numbers(plan, classes), plan.values(), strict=True))
+        plan = [counts_of.get(label, 0) for label in range(num_classes)]
     if isinstance(plan, list):
         if len(plan) != num_classes or sum(plan) == 0 or num_samples not in (None, sum(plan)):
             raise UserError(f"labels={plan}: expected {num_classes} counts, one per class, not all 0"
@@ -53,9 +58,10 @@ def label_plan(plan: str | list[int], num_samples: int | None, y_train: np.ndarr
 
 
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
-                  conditioning: Conditioning | None, bf16: bool = False) -> Tensor:
+                  conditioning: Conditioning | None, bf16: bool = False, callback: Callback | None = None) -> Tensor:
     """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64.
 
+    `callback` sees every step of the sampler, see `tardiff.sampling.samplers`.
     Raises UserError if a series is not finite.
     """
     device = labels.device
@@ -72,13 +78,13 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
     noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
     timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
     if config.name == "ddpm":
-        series = ddpm(predict, noise, timesteps, conditioning)
+        series = ddpm(predict, noise, timesteps, conditioning, callback)
     else:
-        series = ddim(predict, noise, timesteps, conditioning, config.eta)
+        series = ddim(predict, noise, timesteps, conditioning, config.eta, callback)
     finite = torch.isfinite(series).flatten(1).all(dim=1)
     if not finite.all():
         raise UserError(f"series {int(samples[~finite][0])} is not finite: guidance drove the sampler away. Lower "
-                        "guidance.scale, use guidance.gradient_norm=unit_rms, or set sampler.clip_x0=true.")
+                        "guidance.scale, use guidance.unit_rms=true, or set sampler.clip_x0=true.")
     return series
 
 
@@ -97,7 +103,7 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
-    `meta` describes the real dataset. `runtime.json` tells what sampling took, in this call alone where it resumed.
+    `meta` describes it. `runtime.json` tells what sampling took, in this call alone where it resumed.
     `meta.json` appears last, so a dataset with it is complete.
     """
     output = Path(output)
@@ -123,8 +129,7 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
             write_json(output / "runtime.json", {"series": made, "seconds": seconds, "seconds_per_series": seconds / made,
                                                  "processes": workers.world_size, "device": str(workers.device)})
         write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
-        write_json(output / "meta.json", dataclasses.asdict(dataclasses.replace(
-            meta, name=f"{meta.name} (synthetic)", source="synthetic; see provenance.json", cohort={})))
+        write_json(output / "meta.json", dataclasses.asdict(meta))
     _clear_chunks(output, workers)
     workers.barrier()
 

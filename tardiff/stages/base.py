@@ -35,8 +35,8 @@ def run(config: BaseConfig, dry_run: bool) -> None:
         seed_torch(config.seed, "denoiser", "initialisation")
         denoiser = UNet1d(dataset.shape[1], dataset.num_classes, config.model)
         if workers.is_main:
-            print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of shape "
-                  f"{dataset.shape}, {dataset.num_classes} classes; on {workers.world_size} x {workers.device}")
+            print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of "
+                  f"shape {dataset.shape}, {dataset.num_classes} classes; on {workers.world_size} x {workers.device}")
         if not dry_run:
             _train(config, dataset, denoiser, workers)
 
@@ -46,8 +46,8 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Proc
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
     if done > config.training.steps:
-        raise UserError(f"{config.output}: trained for {done} steps already, training.steps={config.training.steps} asks "
-                        "for fewer. Give another output folder.")
+        raise UserError(f"{config.output}: trained for {done} steps already, training.steps={config.training.steps} "
+                        "asks for fewer. Give another output folder.")
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()}
     run_folder = open_run(config.output, config, inputs, workers.is_main)
     process = DiffusionProcess(config.diffusion)

@@ -15,7 +15,7 @@ from tardiff.utils.logging import open_run
 
 
 def run(config: ClassifierConfig, dry_run: bool) -> None:
-    """Train the classifier of a run folder, resuming. Raises UserError if dataset and settings do not fit each other."""
+    """Train the classifier of a run folder, resuming. Raises UserError if dataset and settings do not fit."""
     device = resolve_device(config.device)
     if dry_run and not Path(config.data).is_dir():
         print(f"settings are valid. Missing input: dataset {config.data}.")
@@ -28,8 +28,8 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
           f"{len(parts['selection'][1]):,} selection series of shape {dataset.shape}; on {device}")
     if dry_run:
         return
-    run_folder = open_run(config.output, config, {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(),
-                                                  **custom_source(config.model)})
+    inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(), **custom_source(config.model)}
+    run_folder = open_run(config.output, config, inputs)
     fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                             config.seed, device, run_folder)
     save_classifier(run_folder.folder, fitted, normalizer, dataset)

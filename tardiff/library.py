@@ -1,0 +1,181 @@
+"""TarDiff from Python: load what was trained, sample labelled series, guided or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from classifier.train import Guide
+from tardiff.config import GuidanceConfig, SamplerConfig, load_config
+from tardiff.data.format import Dataset, Split, class_numbers, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.series import LabelledSeries
+from tardiff.data.splits import halve_validation
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
+from tardiff.influence.guidance import guidance_function
+from tardiff.sampling.generate import sample_series
+from tardiff.sampling.samplers import Callback, Conditioning
+from tardiff.utils.distributed import Processes, resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
+
+GUIDANCE_GRADIENT = "guidance_gradient.safetensors"
+"""Of a guide's run folder: the cached guidance gradient G."""
+
+
+def load_denoiser(folder: str | Path, device: str = "auto") -> Denoiser:
+    """Return the denoiser of a finished run folder of stage 1, ready to sample.
+
+    Raises UserError if the run is unfinished or damaged, or the device is not there.
+    """
+    return Denoiser(FittedDenoiser.load(folder, resolve_device(device)), Path(folder))
+
+
+def load_guide(folder: str | Path, device: str = "auto") -> Guide:
+    """Return the classifier of a finished run folder of stage 2, ready to guide.
+
+    Raises UserError if the run is unfinished or damaged, or the device is not there.
+    """
+    return Guide.load(folder, resolve_device(device))
+
+
+class Guidance:
+    """A guide and how it steers sampling.
+
+    guide: the classifier. settings: fields of `GuidanceConfig` by name, such as `scale=0.5` or `objective="anchored"`.
+    dataset: what the guide was trained on, or its folder; only the objectives influence and anchored need it, for its
+    guidance half, and by default they take the folder that the guide's run names. G is kept in the guide's run folder.
+
+    Raises UserError on unknown or unfit settings, a class without guidance rows, or another dataset.
+    """
+
+    def __init__(self, guide: Guide, dataset: Dataset | str | Path | None = None, workers: Processes | None = None,
+                 **settings: Any) -> None:
+        self.guide = guide
+        self.config = load_config(GuidanceConfig, values=settings)
+        self.workers = workers or Processes(0, 1, guide.task.device)
+        self.dataset = guide.data if dataset is None else dataset
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to follow; if not, sampling is the unguided one, bit for bit."""
+        return self.config.objective != "none" and self.config.scale != 0
+
+    def check(self, denoiser: FittedDenoiser) -> None:
+        """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or if the
+        choice of guidance rows is empty."""
+        guide = self.guide
+        read, written = (guide.shape, guide.meta.classes), (denoiser.shape, denoiser.meta.classes)
+        if read != written:
+            raise UserError(f"{guide.folder}: reads (length, channels) {read[0]} and classes {read[1]}, the denoiser "
+                            f"writes {written[0]} and {written[1]}. Train both on the same data.")
+        if guide.normalizer.fingerprint() != denoiser.normalizer.fingerprint():
+            raise UserError(f"{guide.folder}: trained with another normaliser than the denoiser. Train both on the "
+                            "same data with the same 'normalizer' setting.")
+        few = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
+        guide.task.check_independence(torch.from_numpy(few.astype(np.float32)).to(guide.task.device))
+        if self.config.uses_guidance_gradient:
+            self._chosen(np.bincount(self._guidance_half.y, minlength=guide.num_classes).tolist())
+
+    def conditioning(self, labels: Tensor) -> Conditioning | None:
+        """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
+        if not self.is_on:
+            return None
+        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config)
+        return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.through_denoiser)
+
+    @cached_property
+    def gradient(self) -> GuidanceGradient:
+        """G of each class, read from the guide's run folder or computed and kept there."""
+        half = self._guidance_half
+        x, y = torch.from_numpy(self.guide.normalizer.transform(half.x)), torch.from_numpy(half.y)
+        return cached_guidance_gradient(self.guide.folder / GUIDANCE_GRADIENT, self.guide.task, x, y,
+                                        self.guide.num_classes, len(self._dataset.train), self.workers)
+
+    @cached_property
+    def _direction(self) -> dict[str, Tensor] | None:
+        if not self.config.uses_guidance_gradient:
+            return None
+        direction = self.gradient.direction(self._chosen(self.gradient.counts), self.config.divide_by)
+        return {name: value.to(self.guide.task.device) for name, value in direction.items()}
+
+    def _chosen(self, counts: list[int]) -> dict[int, float]:
+        """Return the weight of each class that `guidance.classes` chooses among the guidance rows `counts`."""
+        chosen, classes = self.config.classes, self.guide.meta.classes
+        if isinstance(chosen, list):
+            chosen = class_numbers(chosen, classes)
+        elif isinstance(chosen, dict):
+            chosen = dict(zip(class_numbers(chosen, classes), chosen.values(), strict=True))
+        return class_weights(chosen, counts)
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        dataset = self.dataset if isinstance(self.dataset, Dataset) else read_dataset(self.dataset, ("train", "val"))
+        fitted = Normalizer.fit(self.guide.normalizer.kind, dataset.train.x)
+        if fitted.fingerprint() != self.guide.normalizer.fingerprint():
+            raise UserError(f"{dataset.path}: not the dataset that {self.guide.folder} was trained on "
+                            f"({self.guide.data}), whose guidance rows are needed.")
+        return dataset
+
+    @cached_property
+    def _guidance_half(self) -> Split:
+        return halve_validation(self._dataset.val)[0]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """A trained denoiser with its run folder."""
+
+    fitted: FittedDenoiser
+    folder: Path
+
+    @property
+    def classes(self) -> list[str]:
+        return self.fitted.meta.classes
+
+    def sample(self, counts: Mapping[str | int, int], seed: int = 0, guidance: Guidance | None = None,
+               steps: int | None = None, batch_size: int = 512, callback: Callback | None = None, **settings: Any
+               ) -> LabelledSeries:
+        """Return series in raw units: counts[class] of each class, by name or number, class after class.
+
+        Series i depends on the seed, i and its label alone. steps: denoiser calls per series; settings: fields of
+        `SamplerConfig`, such as `name="ddpm"`. batch_size bounds memory. callback(t, x_t, x0_pred, gradient) sees every
+        step of every batch, each (B, L, C) in normalised units, the gradient None where unguided.
+        Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
+        """
+        given = settings if steps is None else {**settings, "num_inference_steps": steps}
+        config = load_config(SamplerConfig, values=given)
+        check_sampler(config, self.fitted, self.folder)
+        if guidance is not None and guidance.is_on:
+            guidance.check(self.fitted)
+        numbers = class_numbers(counts, self.classes)
+        y = np.repeat(np.array(numbers, dtype=np.int64), list(counts.values()))
+        if not len(y):
+            raise UserError(f"counts={dict(counts)}: no series is asked for. Give {{class: number of series}}.")
+        device = self.fitted.device
+        labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
+        parts = []
+        with progress("sampling", len(y), "series", shown=len(y) > batch_size) as bar:
+            for labels_of, samples_of in zip(labels.split(batch_size), samples.split(batch_size), strict=True):
+                conditioning = None if guidance is None else guidance.conditioning(labels_of)
+                series = sample_series(self.fitted, labels_of, samples_of, seed, config, conditioning,
+                                       callback=callback)
+                parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
+                bar.update(len(labels_of))
+        return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
+
+
+def check_sampler(config: SamplerConfig, denoiser: FittedDenoiser, folder: str | Path) -> None:
+    """Raise UserError if the sampler asks for more steps than the denoiser has, or for what it was not trained for."""
+    denoiser.process.schedule.timesteps(config.num_inference_steps)
+    if config.cfg_scale != 1 and not denoiser.has_unconditional:
+        raise UserError(f"cfg_scale={config.cfg_scale:g}: {folder} was trained with label_dropout=0, so it has no "
+                        "unconditional prediction. Use cfg_scale=1, or train with label_dropout above 0.")

@@ -1,0 +1,70 @@
+"""Stage 3: sample a synthetic dataset, steered by the classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tardiff.config import GenerationConfig
+from tardiff.data.format import Dataset, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.library import Guidance, Guide, check_sampler
+from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
+from tardiff.utils.distributed import processes, resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import open_run
+
+
+def run(config: GenerationConfig, dry_run: bool) -> None:
+    """Write a synthetic dataset folder, resuming. Raises UserError if runs, dataset and settings do not fit."""
+    is_guided = config.guidance.objective != "none" and config.guidance.scale != 0
+    needed = [config.data, config.base, *([config.classifier] if is_guided else [])]
+    missing = [path for path in needed if not Path(path).is_dir()]
+    if dry_run and missing:
+        resolve_device(config.device)
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+        return
+    dataset = read_dataset(config.data, ("train", "val"))
+    with processes(config.device) as workers:
+        denoiser = FittedDenoiser.load(config.base, workers.device)
+        _check_dataset(config, denoiser, dataset)
+        check_sampler(config.sampler, denoiser, config.base)
+        guidance = None
+        if is_guided:
+            guide = Guide.load(config.classifier, workers.device)
+            guidance = Guidance(guide, dataset, workers, **vars(config.guidance))
+            guidance.check(denoiser)
+        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
+        if workers.is_main:
+            strength = f" x {config.guidance.scale:g}" if is_guided else ""
+            print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
+                  f"{workers.world_size} x {workers.device}")
+        if dry_run:
+            return
+        inputs = {"denoiser": denoiser.fingerprint(), "labels": dataset.train.fingerprint()}
+        if guidance is not None:
+            inputs["classifier"] = guidance.guide.task.fingerprint()
+            if config.guidance.uses_guidance_gradient:
+                inputs["guidance data"] = dataset.val.fingerprint()
+        open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
+        if guidance is not None and config.guidance.uses_guidance_gradient:
+            norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))
+            if workers.is_main:
+                print("norm of the mean guidance gradient:", norms)
+        if config.compile and workers.device.type == "cuda":
+            denoiser.denoiser.compile()
+        condition = guidance.conditioning if guidance is not None else lambda labels: None
+        sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
+        generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
+                         denoiser.meta.of_synthetic(), workers)
+        if workers.is_main:
+            print(f"written to {config.output}")
+
+
+def _check_dataset(config: GenerationConfig, denoiser: FittedDenoiser, dataset: Dataset) -> None:
+    """Raise UserError if the dataset is not the one the denoiser was trained on."""
+    expected = Normalizer.fit(denoiser.normalizer.kind, dataset.train.x).fingerprint()
+    if (dataset.shape, dataset.meta.classes) != (denoiser.shape, denoiser.meta.classes) or (
+            expected != denoiser.normalizer.fingerprint()):
+        raise UserError(f"{config.data}: not the dataset that {config.base} was trained on ({denoiser.meta.name}, shape "
+                        f"{denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that one as data=...")

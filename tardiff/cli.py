@@ -43,6 +43,10 @@ class Command:
     schema: str | None = None
     flags: tuple[Flag, ...] = ()
 
+    def settings(self) -> type:
+        """Return the schema of its settings."""
+        return getattr(schemas, self.schema)
+
     def run(self, config: Any, dry_run: bool) -> None:
         """Do the work of a command with its settings."""
         importlib.import_module(self.module).run(config, dry_run)
@@ -76,7 +80,7 @@ def _main(arguments: list[str], name: str | None) -> None:
     if command.schema is None:
         importlib.import_module(command.module).main(arguments)
     else:
-        run_stage(getattr(schemas, command.schema), command.run, f"{program}: {command.text}.", arguments, program,
+        run_stage(command.settings(), command.run, f"{program}: {command.text}.", arguments, program,
                   command.flags)
 
 

@@ -1,0 +1,95 @@
+"""All four stages on one dataset, each with the settings that its own command would have."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tardiff.cli import COMMANDS, Command
+from tardiff.config import ExperimentConfig, load_config
+from tardiff.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command with its settings, and the words that a user would type for it."""
+
+    command: Command
+    config: Any
+    typed: str
+
+    @staticmethod
+    def of(name: str, key: str, arguments: str | list[str], values: dict[str, Any]) -> Stage:
+        """Return the stage `tardiff NAME` for arguments as they are typed and, over them, settings by dotted name.
+
+        Raises UserError that names the setting `key` behind the arguments where these cannot be used.
+        """
+        words = [arguments] if isinstance(arguments, str) else arguments
+        files = [word for word in words if "=" not in word]
+        if len(files) > 1 or not all(isinstance(word, str) for word in words):
+            raise UserError(f"{key}: expected a configuration file, key=value texts, or both in a list, got {arguments!r}.")
+        command, path = COMMANDS[name], files[0] if files else None
+        overrides = [word for word in words if "=" in word]
+        config = load_config(command.settings(), path, overrides, values)
+        typed = shlex.join(["tardiff", name, *files, *overrides, *(f"{key}={value}" for key, value in values.items())])
+        return Stage(command, config, typed)
+
+
+def run(config: ExperimentConfig, dry_run: bool) -> None:
+    """Run all stages, each of which resumes and skips what is done; the settings of all are checked before the first.
+
+    Raises UserError as the stages do.
+    """
+    run_stages([*generation_stages(config), report_stage(config)], dry_run)
+
+
+def run_stages(stages: Sequence[Stage], dry_run: bool) -> None:
+    """Run stages one after the other, and print what a user would type for each."""
+    for number, stage in enumerate(stages, start=1):
+        print(f"\n[{number}/{len(stages)}] {stage.typed}{' --dry-run' * dry_run}", flush=True)
+        stage.command.run(stage.config, dry_run)
+
+
+def generation_stages(config: ExperimentConfig) -> list[Stage]:
+    """Return the stages that end with the synthetic sets."""
+    output, shared = Path(config.output), _shared(config)
+    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
+    stages = []
+    for seed, suffix in enumerate(suffixes):
+        values = shared | ({"seed": seed} if config.train_each_seed else {})
+        stages += [
+            Stage.of("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
+            Stage.of("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
+    for name, folders in synthetic_sets(config).items():
+        for seed, folder in enumerate(folders):
+            suffix = suffixes[seed % len(suffixes)]
+            stages.append(Stage.of("generate", f"guidance.{name}", config.guidance[name], shared | {
+                "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
+                "output": folder, "seed": seed}))
+    return stages
+
+
+def report_stage(config: ExperimentConfig) -> Stage:
+    """Return the last stage: the report on all synthetic sets."""
+    first = "-seed0" if config.train_each_seed else ""
+    values = {key: value for key, value in _shared(config).items() if key not in ("data", "name")}
+    return Stage.of("report", "evaluation", config.evaluation, values | {
+        "real": config.data, "synthetic": synthetic_sets(config), "output": str(Path(config.output) / "report"),
+        "classifier": str(Path(config.output) / f"classifier{first}")})
+
+
+def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:
+    """Return the folders of the synthetic datasets of an experiment, by set, in the order of their seeds."""
+    if not config.guidance:
+        raise UserError("guidance={}: no synthetic set is named.")
+    suffixes = [""] if config.generation_seeds == 1 else [f"-seed{seed}" for seed in range(config.generation_seeds)]
+    return {name: [str(Path(config.output) / "synthetic" / f"{name}{suffix}") for suffix in suffixes]
+            for name in map(str, config.guidance)}
+
+
+def _shared(config: ExperimentConfig) -> dict[str, Any]:
+    device = {} if config.device is None else {"device": config.device}
+    return {"data": config.data, "name": config.name, **device}

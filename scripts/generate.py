@@ -98,8 +98,7 @@ def guidance(config: GenerationConfig, task: DownstreamTask, fitted: FittedDenoi
     options, direction = config.guidance, None
     if options.objective != "classifier":
         x, y = torch.from_numpy(fitted.normalizer.transform(half.x)), torch.from_numpy(half.y)
-        gradient = cached_guidance_gradient(Path(config.classifier) / "guidance_gradient.safetensors", task, x, y,
-                                            dataset.num_classes, len(dataset.train), workers)
+        gradient = cached_guidance_gradient(config.classifier, task, x, y, dataset.num_classes, len(dataset.train), workers)
         if workers.is_main:
             print("norm of the mean guidance gradient:", dict(zip(dataset.meta.classes, gradient.norms(), strict=True)))
         direction = gradient.direction(options.classes, options.normalization)

@@ -64,7 +64,8 @@ def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
 
 def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per (set, metric, key) with the mean and the standard deviation."""
-    return pd.DataFrame([(*pair, key, summary["mean"], summary["sd"]) for pair, of_pair in summaries(frame).items()
+    return pd.DataFrame([(name, metric, key, summary["mean"], summary["sd"])
+                         for name, of_set in by_set(frame).items() for metric, of_pair in of_set.items()
                          for key, summary in of_pair.items()], columns=["set", "metric", "key", "mean", "sd"])
 
 

@@ -1,6 +1,6 @@
 """Measure the fidelity and privacy parts of `evaluate.py` on large simulated cohorts: time and peak memory. Linux only.
 
-    python scripts/benchmark_evaluation.py --series 100000 --processes 2
+    python scripts/benchmark_evaluation.py --series 100000 --workers 2
 
 There are as many synthetic as real training series, those of another cohort, and four fifths as many test series. Three
 repeats of the seeded metrics; each subsamples as its docstring says. Ends with an error above 10 minutes or 4 GB.
@@ -61,7 +61,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=100_000, help="synthetic series (default: 100000)")
-    parser.add_argument("--processes", type=int, default=2, help="default: 2")
+    parser.add_argument("--workers", type=int, default=2, help="default: 2")
     parser.add_argument("--repeats", type=int, default=3, help="default: 3")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,8 +72,8 @@ def main() -> None:
         seconds, cpu, peak = measure([
             sys.executable, "scripts/evaluate.py", "--real", str(folder / "real"), "--synthetic", str(folder / "synthetic"),
             "--output", str(folder / "report"), "sections=[fidelity, privacy]", "device=cpu",
-            f"processes={options.processes}", f"repeats={options.repeats}"])
-    print(f"{seconds:.0f} s, {cpu:.0f} CPU s in {options.processes} processes, peak memory {peak:.2f} GB")
+            f"workers={options.workers}", f"repeats={options.repeats}"])
+    print(f"{seconds:.0f} s, {cpu:.0f} CPU s in {options.workers} workers, peak memory {peak:.2f} GB")
     if seconds >= 600 or peak > 4:
         sys.exit("error: too slow or too much memory.")
 

@@ -10,16 +10,17 @@ import importlib
 from pathlib import Path
 
 from compared_methods import compared_sets
-from report_inputs import check_classifier, check_rows, check_settings
 from run_experiment import Command, find, generation_commands, run_stages, script, synthetic_sets
-from synthetic_sets import inputs_exist, read_sets, synthetic_folders
-from utility_table import build_protocol
 
-from tardiff.cli import Flag, folder_flag, repository_path, run_stage
+from tardiff.cli import Flag, repository_path, run_stage
 from tardiff.config import BaselineConfig, CompareConfig, ExperimentConfig, GenerationConfig, ReportConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.sections import fidelity_metrics
+from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
+from tardiff.stages.flags import EVALUATION_FLAGS
+from tardiff.stages.report import check_classifier, check_rows, check_settings
+from tardiff.stages.utility import build_protocol
 from tardiff.utils.checkpoint import require_folder, write_text
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -64,7 +65,7 @@ def check_report(config: CompareConfig, report: ReportConfig, stages: list[Comma
         real = read_dataset(config.real)
         check_classifier(report, real, resolve_device(config.device))
         sets = read_sets(given, real)
-        build_protocol(report, real, sets)
+        build_protocol(report, real, sets, None)
         labels = {name: [part.y for part in parts] for name, parts in sets.items()}
         for schema, _, (path, *overrides) in stages:
             stage = load_config(schema, path, overrides)
@@ -80,5 +81,5 @@ def check_report(config: CompareConfig, report: ReportConfig, stages: list[Comma
 if __name__ == "__main__":
     run_stage(CompareConfig, main, "Train and sample rival methods, and TarDiff, and evaluate them in one report.",
               repository_path("configs/evaluation/comparison.yaml"), (
-                  folder_flag("real", "real dataset folder"), folder_flag("output", "folder of the runs and the report"),
+                  *EVALUATION_FLAGS,
                   Flag("--methods", "methods, or all", lambda values: f"methods=[{', '.join(values)}]", many=True, value="NAME")))

@@ -1,16 +1,13 @@
 """Stage 4: train on synthetic, test on real, beside training on real."""
 
-from utility_table import evaluate
+from dataclasses import replace
 
 from tardiff.cli import repository_path, run_stage
 from tardiff.config import EvaluationConfig
-from tardiff.evaluation.utility import Arm
-
-
-def main(config: EvaluationConfig, dry_run: bool) -> None:
-    evaluate(config, dry_run, "tstr", [Arm("TRTR"), *(Arm("TSTR", str(name)) for name in config.synthetic)])
+from tardiff.stages.flags import EVALUATION_FLAGS
+from tardiff.stages.utility import run
 
 
 if __name__ == "__main__":
-    run_stage(EvaluationConfig, main, "TSTR: train on synthetic, test on real (stage 4).",
-              repository_path("configs/evaluation/default.yaml"))
+    run_stage(EvaluationConfig, lambda config, dry_run: run(replace(config, protocols=["tstr"]), dry_run),
+              "TSTR: train on synthetic, test on real (stage 4).", repository_path("configs/evaluation/default.yaml"), EVALUATION_FLAGS)

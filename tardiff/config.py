@@ -327,8 +327,11 @@ class EvaluationConfig:
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    processes: int | None = setting(None, "Fits and metrics computed at a time, each on one thread; null: one per CPU core, a "
-                                          "single one on a GPU. Results do not depend on it.", low=1, semantic=False)
+    protocols: list[str] = setting(["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. "
+                                                      "Each beside training on real series alone.",
+                                   choices=("tstr", "tsrtr"), semantic=False)
+    workers: int | None = setting(None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a "
+                                        "single one on a GPU. Results do not depend on it.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
@@ -364,7 +367,7 @@ class ReportConfig(EvaluationConfig):
                                   "privacy, influence (where a classifier is given). Pictures are always drawn.",
                                   choices=("utility", "fidelity", "privacy", "influence"), semantic=False)
     fidelity_metrics: list[str] | None = setting(
-        None, "Fidelity metrics by name (see tardiff/evaluation/fidelity.py); null: all. The judges and context-FID take "
+        None, "Fidelity metrics by name (see tardiff/evaluation/fidelity.py); null: all. The trained ones and context-FID take "
               "most of the time.", semantic=False)
     repeats: int = setting(5, "Repeats of each seeded fidelity metric; repeat r uses synthetic folder r modulo their "
                               "number.", low=1, semantic=False)
@@ -372,6 +375,9 @@ class ReportConfig(EvaluationConfig):
                                      semantic=False)
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.", low=0,
                               semantic=False)
+    quick: bool = setting(False, "A first look in a minute or two: at most 3 seeds, 100 resamples, 1 repeat and 50 fine-tuned "
+                                 "series, the largest ratio alone, and without the fidelity metrics that train networks.",
+                          semantic=False)
 
 
 @dataclass(frozen=True)
@@ -399,7 +405,7 @@ class InfluenceAnalysisConfig:
     """What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
 
     classifier: str = setting("runs/simulated/classifier", "Run folder of the classifier.", semantic=False)
-    data: str = setting("data/simulated", "Dataset it was trained on: its training rows, guidance half and selection half "
+    real: str = setting("data/simulated", "Dataset it was trained on: its training rows, guidance half and selection half "
                                           "are used.", semantic=False)
     synthetic: dict = setting(
         {"unguided": ["runs/simulated/synthetic/unguided"], "guided": ["runs/simulated/synthetic/guided"]},

@@ -27,7 +27,7 @@ COMMANDS = {
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
         "model.rnn.hidden_size=8", "training.epochs=1"]),
     "influence": ("scripts/analyze_influence.py", None, [
-        "data=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu", "bootstrap=20",
+        "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu", "bootstrap=20",
         "fine_tuned=16"]),
     "experiment": ("scripts/run_experiment.py", None, ["data=data", "output=out"]),
 }

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats
 import torch
 
-from tardiff.evaluation.judges import discriminative_score, predictive_score
+from tardiff.evaluation.learned_scores import discriminative_score, predictive_score
 from tardiff.evaluation.neighbours import CPU, drawn_rows
 from tardiff.evaluation.ts2vec import TS2Vec, context_fid
 from tardiff.utils.seeding import derive_seed
@@ -170,8 +170,7 @@ class FidelityMetric:
 
     compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides are
     subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is False
-    where the seed changes nothing, so that one repeat
-    is enough.
+    where the seed changes nothing, so that one repeat is enough; `trains` is True where a network is trained.
     """
 
     name: str
@@ -180,6 +179,7 @@ class FidelityMetric:
     columns: tuple[Column, ...]
     compute: Callable[[FidelityData, int, torch.device], dict[str, float]]
     seeded: bool = True
+    trains: bool = False
     per_channel: bool = False
 
 
@@ -194,29 +194,34 @@ FIDELITY = (
         "How far a convolutional judge beats chance at telling real from synthetic series (0.5: it always can).",
         _judge_columns("DS strong"),
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, device=device,
-                                                        subjects=data.subjects)),
+                                                        subjects=data.subjects),
+        trains=True),
     FidelityMetric(
         "discriminative_timegan", "Discriminative score, TimeGAN protocol",
         "The same with the published judge, a GRU of C // 2 units, which is too weak to find much.",
         _judge_columns("DS TimeGAN"),
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, "timegan", device=device,
-                                                        subjects=data.subjects)),
+                                                        subjects=data.subjects),
+        trains=True),
     FidelityMetric(
         "predictive", "Predictive score, all features",
         "Mean absolute error on real series, in standard deviations, of a one-step forecast learnt from the synthetic "
         "ones; trained on real series it is the floor.",
         (Column("score", "PS", None),),
-        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, device=device)),
+        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, device=device),
+        trains=True),
     FidelityMetric(
         "predictive_timegan", "Predictive score, TimeGAN protocol",
         "The published form: the last channel alone, from the others, on data mapped to [0, 1].",
         (Column("score", "PS TimeGAN", None),),
-        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, "timegan", device=device)),
+        lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, "timegan", device=device),
+        trains=True),
     FidelityMetric(
         "context_fid", "Context-FID",
         "Frechet distance between TS2Vec representations of real and synthetic series; compare only at equal rows.",
         (Column("fid", "context-FID", 0.0),),
-        lambda data, seed, device: context_fid(data.encoder, data.real, data.synthetic, seed)),
+        lambda data, seed, device: context_fid(data.encoder, data.real, data.synthetic, seed),
+        trains=True),
     FidelityMetric(
         "correlational", "Correlational score",
         "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per pair.",

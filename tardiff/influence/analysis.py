@@ -16,15 +16,15 @@ import numpy as np
 import scipy.stats
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tardiff.config import InfluenceAnalysisConfig
-from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, load_guidance_gradient
+from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, full_precision, norm
-from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors, source_fingerprint
+from tardiff.utils.cache import cached
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 from tardiff.utils.seeding import derive_seed
 
 Series = tuple[Tensor, Tensor]
@@ -58,14 +58,12 @@ class InfluenceStudy:
         """
         task.check_independence(x[:8].to(device))
         precise = in_float64(task, x.to(device))
-        path = Path(folder) / "guidance_gradient.safetensors"
-        cached_guidance_gradient(path, task, x, y, num_classes, num_train, Processes(0, 1, device))
-        # Read back, so that the first run sums over parameters in the same order as all later ones.
-        return InfluenceStudy(task, precise, (x, y), load_guidance_gradient(path), Path(folder), device)
+        gradient = cached_guidance_gradient(folder, task, x, y, num_classes, num_train, Processes(0, 1, device))
+        return InfluenceStudy(task, precise, (x, y), gradient, Path(folder), device)
 
     def gradient_norms(self) -> np.ndarray:
         """Return the norm of the loss gradient of each guidance row (N,) float64."""
-        return self._kept(("gradient norms",), lambda: gradient_norms(self.precise, *self._in_float64(*self.guidance)))
+        return self._kept("gradient_norms", (), lambda: gradient_norms(self.precise, *self._in_float64(*self.guidance)))
 
     def scores(self, x: Tensor, y: Tensor) -> np.ndarray:
         """Return the influence of each series (N,) float64, for x (N, L, C) float32 normalised and y (N,) int64."""
@@ -73,21 +71,20 @@ class InfluenceStudy:
             direction = {name: value.to(self.device)
                          for name, value in self.gradient.direction("all", "guidance_size").items()}
             return influence_scores(self.task, direction, x, y).double().numpy()
-        return self._kept(("influence", x, y), compute)
+        return self._kept("influence", (x, y), compute)
 
     def loss_falls(self, x: Tensor, y: Tensor, learning_rates: list[float]) -> np.ndarray:
         """Return `loss_falls` of each series (N, R) float64 on the guidance rows, measured in float64."""
-        return self._kept(("loss falls", x, y, learning_rates), lambda: loss_falls(
+        return self._kept("loss_falls", (x, y, learning_rates), lambda: loss_falls(
             self.precise, self._in_float64(*self.guidance), *self._in_float64(x, y), learning_rates))
 
     def _in_float64(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return x.to(self.device).double(), y.to(self.device)
 
-    def _kept(self, what: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        path = self.folder / "measurements" / f"{fingerprint(self.gradient.key, source_fingerprint(InfluenceStudy), *what)}.safetensors"
-        if not path.exists():
-            save_tensors(path, {"values": torch.from_numpy(compute())}, {"measurement": what[0]})
-        return load_tensors(path, "measurement")[0]["values"].numpy()
+    def _kept(self, measurement: str, inputs: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return a measurement (N, ...) of the rows in `inputs`, made once."""
+        key = (measurement, self.gradient.key, *inputs)
+        return cached(self.folder / "measurements", key, lambda: {"values": compute()})["values"]
 
 
 def in_float64(task: DownstreamTask, x: Tensor) -> DownstreamTask:
@@ -117,8 +114,12 @@ def sample_gradient(task: DownstreamTask, x: Tensor, y: Tensor) -> dict[str, Ten
 
 def gradient_norms(task: DownstreamTask, x: Tensor, y: Tensor) -> np.ndarray:
     """Return the Euclidean norm of grad_phi loss of each series (N,) float64, for x (N, L, C), y (N,) int64."""
-    return np.array([norm(sample_gradient(task, *row))
-                     for row in tqdm(zip(x, y, strict=True), "gradient norms", len(x), leave=False, unit="series")])
+    norms = np.empty(len(x))
+    with progress("gradient norms", len(x), "row") as bar:
+        for number, row in enumerate(zip(x, y, strict=True)):
+            norms[number] = norm(sample_gradient(task, *row))
+            bar.update()
+    return norms
 
 
 @torch.no_grad()
@@ -139,10 +140,12 @@ def loss_falls(task: DownstreamTask, guidance: Series, x: Tensor, y: Tensor, lea
     """
     before = mean_loss(task, *guidance)
     falls = np.empty((len(x), len(learning_rates)))
-    for row, series in enumerate(tqdm(zip(x, y, strict=True), "fine-tuning", len(x), leave=False, unit="series")):
-        gradient = sample_gradient(task, *series)
-        for column, rate in enumerate(learning_rates):
-            falls[row, column] = (before - mean_loss(task, *guidance, task.shifted(gradient, -rate))) / rate
+    with progress("fine-tuning", len(x), "row") as bar:
+        for number, row in enumerate(zip(x, y, strict=True)):
+            gradient = sample_gradient(task, *row)
+            for column, rate in enumerate(learning_rates):
+                falls[number, column] = (before - mean_loss(task, *guidance, task.shifted(gradient, -rate))) / rate
+            bar.update()
     return falls
 
 
@@ -156,7 +159,8 @@ def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], subjects
     norms = gradient_norm_rows(study.gradient_norms(), study.gradient, study.guidance[1].numpy(), classes)
     scores = {name: study.scores(*rows) for name, rows in sets.items()}
     distribution = [row for name, (_, y) in sets.items()
-                    for row in influence_rows(name, scores[name], y.numpy(), subjects[name], classes, config.bootstrap, config.seed)]
+                    for row in influence_rows(name, scores[name], y.numpy(), subjects[name], classes, config.bootstrap,
+                                              config.seed)]
     series = []
     for name, chosen in stratified_rows(sets, config.fine_tuned, config.seed).items():
         x, y = (part[chosen] for part in sets[name])

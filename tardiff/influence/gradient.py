@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from tardiff.influence.task import DownstreamTask, full_precision, norm
-from tardiff.utils.checkpoint import fingerprint, load_tensors, save_tensors, source_fingerprint
+from tardiff.utils.cache import cached
+from tardiff.utils.checkpoint import fingerprint, source_fingerprint
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
 
@@ -116,35 +118,19 @@ def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, n
                        num_classes, num_train)
 
 
-def cached_guidance_gradient(path: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
+def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
                              num_train: int, workers: Processes) -> GuidanceGradient:
-    """Return G from `path` if it was computed from the same classifier and rows, else compute it and write it there."""
-    path = Path(path)
-    if path.exists():
-        cached = load_guidance_gradient(path)
-        if cached.key == guidance_key(task, x, y, num_classes, num_train):
-            return cached
-    gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, workers)
-    if workers.is_main:
-        save_guidance_gradient(path, gradient)
-    return gradient
+    """Return G, computed once for a classifier and its rows and then read from `folder` (see `compute_guidance_gradient`).
 
+    Raises UserError if the file is damaged.
+    """
+    key = guidance_key(task, x, y, num_classes, num_train)
 
-def save_guidance_gradient(path: str | Path, gradient: GuidanceGradient) -> None:
-    """Write G to a safetensors file."""
-    tensors = {f"{label}/{name}": value for label, total in enumerate(gradient.sums) for name, value in total.items()}
-    save_tensors(path, tensors, {"key": gradient.key, "counts": ",".join(map(str, gradient.counts)),
-                                 "num_train": str(gradient.num_train)})
+    def compute() -> dict[str, np.ndarray]:
+        sums = compute_guidance_gradient(task, x, y, num_classes, num_train, workers).sums
+        return {f"{label}/{name}": value.numpy() for label, total in enumerate(sums) for name, value in total.items()}
 
-
-def load_guidance_gradient(path: str | Path) -> GuidanceGradient:
-    """Read G from a safetensors file. Raises UserError if it is damaged or another kind of file."""
-    tensors, metadata = load_tensors(path)
-    if not {"key", "counts", "num_train"} <= metadata.keys():
-        raise UserError(f"{path}: not a guidance gradient. Delete it; it is computed again.")
-    counts = [int(count) for count in metadata["counts"].split(",")]
-    sums: list[dict[str, Tensor]] = [{} for _ in counts]
-    for name, value in tensors.items():
-        label, parameter = name.split("/", 1)
-        sums[int(label)][parameter] = value
-    return GuidanceGradient(sums, counts, int(metadata["num_train"]), metadata["key"])
+    arrays = cached(folder, ("guidance_gradient", key), compute)
+    sums = [{name: torch.as_tensor(arrays[f"{label}/{name}"], dtype=torch.float32) for name in task.parameters}
+            for label in range(num_classes)]
+    return GuidanceGradient(sums, [int((y == label).sum()) for label in range(num_classes)], num_train, key)

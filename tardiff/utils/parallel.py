@@ -11,36 +11,36 @@ from collections.abc import Callable, Sequence
 import joblib
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from tqdm import tqdm
 
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 
-def worker_count(processes: int | None, device: torch.device) -> int:
-    """Return `processes`, or by default one for each CPU core, and a single one on a GPU."""
-    return processes or (joblib.cpu_count() if device.type == "cpu" else 1)
+def worker_count(workers: int | None, device: torch.device) -> int:
+    """Return `workers`, or by default one for each CPU core, and a single one on a GPU."""
+    return workers or (joblib.cpu_count() if device.type == "cpu" else 1)
 
 
-def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], processes: int, description: str, unit: str) -> None:
+def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, description: str, unit: str) -> None:
     """Run jobs, each with the name that the progress bar shows; every job stores its own result.
 
-    Each runs on one thread of torch, so that its result does not depend on the number of processes (what NumPy computes may
-    differ in the last bits). A job may be any function with its arguments (`functools.partial`, a lambda); large arrays among
-    them are shared by the processes, not copied. What a job raises is raised here. Raises UserError if a process is killed,
-    as the system does when memory runs out.
+    Each runs on one thread of torch, so that its result does not depend on the number of worker processes (what NumPy
+    computes may differ in the last bits). A job may be any function with its arguments (`functools.partial`, a lambda);
+    large arrays among them are shared by the workers, not copied. What a job raises is raised here. Raises UserError if a
+    worker is killed, as the system does when memory runs out.
     """
     if not jobs:
         return
-    with (tqdm(total=len(jobs), desc=description, unit=unit) as progress,
-          joblib.parallel_config("loky", n_jobs=min(processes, len(jobs)), inner_max_num_threads=1, mmap_mode="c")):
+    with (progress(description, len(jobs), unit) as bar,
+          joblib.parallel_config("loky", n_jobs=min(workers, len(jobs)), inner_max_num_threads=1, mmap_mode="c")):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
             for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
-                progress.set_postfix_str(name, refresh=False)
-                progress.update()
+                bar.set_postfix_str(name, refresh=False)
+                bar.update()
         except TerminatedWorkerError:
-            raise UserError(f"{description}: a process was killed, most likely for want of memory. What is finished is kept: "
-                            f"give the same command again with fewer than {processes} processes (processes=...).") from None
+            raise UserError(f"{description}: a worker process was killed, most likely for want of memory. What is finished is "
+                            f"kept: give the same command again with fewer than {workers} workers (workers=...).") from None
 
 
 def _run(name: str, job: Callable[[], None], parent: int) -> str:

@@ -11,10 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from user_errors import assert_refused, run_script
 
 from tardiff.data.format import Metadata, Split, read_dataset, write_dataset, write_split
+from tardiff.evaluation.results import NOISE, REAL
+from tardiff.evaluation.sections import COPY, FRESH
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -49,9 +52,9 @@ def sets(workplace, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     for name in ("first-seed0", "first-seed1", "second"):
         shutil.copytree(workplace.folder / "synthetic", folder / name)
-    made = read_dataset(folder / "first-seed0", ("train",)).train
-    noise = np.random.default_rng(0).normal(0, 1, made.x.shape).astype(np.float32)
-    write_split(folder / "first-seed1" / "train.npz", Split(made.x + noise, made.y))
+    generated = read_dataset(folder / "first-seed0", ("train",)).train
+    noise = np.random.default_rng(0).normal(0, 1, generated.x.shape).astype(np.float32)
+    write_split(folder / "first-seed1" / "train.npz", Split(generated.x + noise, generated.y))
     real = read_dataset(workplace.folder / "data").train
     write_split(folder / "second" / "train.npz", Split(real.x, real.y))
     return folder
@@ -99,47 +102,44 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
     real = read_dataset(workplace.folder / "data")
     assert results["hashes"]["real test"] == real.test.fingerprint()
     assert results["synthetic"]["first"]["folders"] == [str(sets / "first-seed0"), str(sets / "first-seed1")]
-    arms = [row["arm"] for row in results["utility"]["rows"]]
-    assert arms == ["TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1",
+    assert results["utility"]["seeds"] == 2 and results["quick"] is False
+    assert pd.read_csv(report / "utility.csv")["arm"].tolist() == ["TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1",
                     "TSRTR second 0.2"]
-    names = ["first", "second"]
-    assert list(results["fidelity"])[2:] == names and list(results["privacy"])[2:] == names
-    first, second = (results["fidelity"][name]["marginal"]["ks"] for name in names)
-    assert len(set(first["values"])) == 2, "one value for each dataset of the set"
-    assert second["mean"] == pytest.approx(next(iter(results["fidelity"].values()))["marginal"]["ks"]["mean"])
-    assert (report / "utility.csv").exists() and (report / "privacy.csv").read_text().startswith("set,metric,key,mean,sd")
+    frame = pd.read_csv(report / "results.csv")
+    assert frame.columns.tolist() == ["set", "metric", "key", "dataset", "repeat", "value"]
+    assert frame[frame["metric"] == "mmd"]["set"].drop_duplicates().tolist() == [REAL, NOISE, "first", "second"]
+    values = frame.set_index(["set", "metric", "key"])["value"]
+    assert values["first", "marginal", "ks"].nunique() == 2, "one value for each dataset of the set"
+    assert values["second", "marginal", "ks"].mean() == pytest.approx(values[REAL, "marginal", "ks"].mean())
+    means = pd.read_csv(report / "privacy.csv").set_index(["set", "metric", "key"])["mean"]
+    assert means["first", "nnaa", "nnaa"] == pytest.approx(values["first", "nnaa", "nnaa"].mean())
+    assert values["second", "influence_distribution", "all/rows"].tolist() == [120]
+    # The anchors of privacy.
+    assert means[COPY, "train_attack", "auroc"] > 0.99 and means[COPY, "train_attack", "flagged"] == 1
+    assert means[COPY, "train_attack", "exact_copies"] == 1 and means[FRESH, "train_attack", "exact_copies"] == 0
+    assert means[FRESH, "train_attack", "flagged"] == 0 and 0.2 < means[FRESH, "train_attack", "auroc"] < 0.8
 
 
-def test_anchors_of_privacy_are_in_range(report):
-    privacy = json.loads((report / "results.json").read_text())["privacy"]
-    copy, fresh = list(privacy.values())[:2]
-    assert copy["train_attack"]["auroc"]["mean"] > 0.99 and copy["train_attack"]["flagged"]["mean"] == 1
-    assert copy["train_attack"]["exact_copies"]["mean"] == 1 and fresh["train_attack"]["exact_copies"]["mean"] == 0
-    assert fresh["train_attack"]["flagged"]["mean"] == 0 and 0.2 < fresh["train_attack"]["auroc"]["mean"] < 0.8
-
-
-def test_a_killed_evaluation_of_several_processes_resumes_and_ends_like_a_single_one(report, workplace, sets, tmp_path):
-    process = start(workplace, sets, tmp_path, "processes=2")
+def test_a_killed_evaluation_of_several_workers_resumes_and_ends_like_a_single_one(report, workplace, sets, tmp_path):
+    process = start(workplace, sets, tmp_path, "workers=2")
     deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("metrics/*.json"))) < 5 and time.monotonic() < deadline:
+    while len(list(tmp_path.glob("metrics/*.npz"))) < 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)  # Returns when the workers, which share its output, have ended too.
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.json").exists()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.json")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.npz")}
     assert len(kept) >= 5
-    finish(start(workplace, sets, tmp_path, "processes=2"))
+    finish(start(workplace, sets, tmp_path, "workers=2"))
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
-    whole, resumed = (json.loads((folder / "results.json").read_text()) for folder in (report, tmp_path))
-    for part in ("utility", "fidelity", "privacy"):
-        assert whole[part] == resumed[part]
+    resumed = (tmp_path / "results.csv").read_text()
+    assert resumed == (report / "results.csv").read_text()
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     refused = start(workplace, sets, tmp_path, "ratios=[9]")
     assert "the ratio needs" in refused.communicate(timeout=60)[0] and refused.returncode == 2
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before, "a refused run leaves all"
     finish(workplace._start(sys.executable, "scripts/evaluate.py", str(tmp_path / "settings.yaml")))
-    again = json.loads((tmp_path / "results.json").read_text())
-    assert again["utility"] == resumed["utility"] and again["fidelity"] == resumed["fidelity"]
+    assert (tmp_path / "results.csv").read_text() == resumed
 
 
 def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace, tmp_path):
@@ -160,13 +160,12 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
         sys.executable, "scripts/evaluate.py", "--real", str(tmp_path / "real"), "--synthetic", str(tmp_path / "whole"),
         str(tmp_path / "fast"), "--output", str(tmp_path / "report"), *QUICK, "reference=null", "seeds=3", "training.epochs=15",
         "training.learning_rate=0.02"))
-    results = json.loads((tmp_path / "report" / "results.json").read_text())
-    arms = {row["arm"]: row for row in results["utility"]["rows"]}
-    assert "TSTR whole" in arms and "TSTR fast" not in arms and "TSRTR fast 0.2" in arms
-    assert arms["TSTR whole"]["auroc"]["mean"] > 0.9
-    assert results["utility"]["chance_auprc"] == pytest.approx(1 / 3)
-    assert results["fidelity"]["whole"]["correlational"]["score"]["mean"] is None, "one channel has no pairs"
-    assert results["fidelity"]["whole"]["marginal"]["ks"]["mean"] < results["fidelity"]["fast"]["marginal"]["ks"]["mean"]
+    aurocs = pd.read_csv(tmp_path / "report" / "utility.csv").set_index("arm")["auroc_mean"]
+    assert "TSTR whole" in aurocs and "TSTR fast" not in aurocs and "TSRTR fast 0.2" in aurocs
+    assert aurocs["TSTR whole"] > 0.9
+    means = pd.read_csv(tmp_path / "report" / "fidelity.csv").set_index(["set", "metric", "key"])["mean"]
+    assert np.isnan(means["whole", "correlational", "score"]), "one channel has no pairs"
+    assert means["whole", "marginal", "ks"] < means["fast", "marginal", "ks"]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "<strong>fast</strong>: it lacks a class, so that nothing can be trained on it alone" in page
     assert "(chance: 0.333)" in page and "Influence" not in Outline(page).headings

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from tardiff.data.format import Split
-from tardiff.evaluation.cache import ResultCache
 from tardiff.evaluation.fidelity import Column, FidelityMetric
-from tardiff.evaluation.sections import NOISE, REAL, evaluate_fidelity, read_costs, read_generation
+from tardiff.evaluation.results import NOISE, REAL, by_set
+from tardiff.evaluation.sections import evaluate_fidelity
+from tardiff.evaluation.sets import read_costs, read_generation
 
 CPU = torch.device("cpu")
 
@@ -28,17 +29,19 @@ def spy(seen):
 def test_sets_are_measured_against_held_out_rows_and_repeats_take_their_datasets_in_turn(tmp_path):
     seen = []
     sets = {"two": [np.full((6, 2, 1), level, np.float32) for level in (10, 20)], "one": [np.full((6, 2, 1), 7, np.float32)]}
-    arguments = (split(1, 8), split(5, 4), sets, [spy(seen)], 3, ResultCache(tmp_path), CPU)
+    arguments = (split(1, 8), split(5, 4), sets, [spy(seen)], 3, tmp_path, 1, CPU)
     results = evaluate_fidelity(*arguments)
     assert {real for real, *_ in seen} == {5}, "always measured against the held-out rows"
-    assert {name: of_set["spy"]["level"]["values"] for name, of_set in results.items()} == {
+    assert {name: of_set["spy"]["level"]["values"] for name, of_set in by_set(results).items()} == {
         REAL: [1, 2, 3], NOISE: [1, 2, 3], "two": [10, 21, 12], "one": [7, 8, 9]}
-    assert results["two"]["spy"]["level"]["mean"] == 43 / 3
+    two = results[results["set"] == "two"]
+    assert two["dataset"].tolist() == [0, 1, 0] and two["repeat"].tolist() == [0, 1, 2]
+    assert by_set(results)["two"]["spy"]["level"]["mean"] == 43 / 3
     assert {tuple(subjects) for _, level, subjects, *_ in seen if level >= 7} == {(True, False)}
     assert [subjects for *_, subjects, _, _ in seen].count([True, True]) == 3, "the real anchor has patients on both sides"
     assert all(encoder is None for *_, encoder in seen)
     calls = len(seen)
-    assert evaluate_fidelity(*arguments) == results and len(seen) == calls
+    assert evaluate_fidelity(*arguments).equals(results) and len(seen) == calls
     moved = Split(np.full((4, 2, 1), 5, np.float32), np.zeros(4, np.int64), np.arange(4))
     evaluate_fidelity(split(1, 8), moved, *arguments[2:])
     assert len(seen) == 2 * calls, "other subjects, other results"

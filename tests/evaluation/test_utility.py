@@ -9,17 +9,21 @@ from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation import utility
 from tardiff.evaluation.metrics import auroc, average_precision
-from tardiff.evaluation.tables import format_table, write_tables
+from tardiff.evaluation.results import (
+    long_frame,
+    seeds_needed,
+    smallest_visible,
+    standard_error,
+    summaries,
+    utility_rows,
+)
+from tardiff.evaluation.summary import format_table, write_tables
 from tardiff.evaluation.utility import (
     METRICS,
     Arm,
     Protocol,
     score_arms,
-    seeds_needed,
-    smallest_visible,
-    standard_error,
     stratified_rows,
     subject_weights,
 )
@@ -61,8 +65,8 @@ def protocol(tmp_path):
 
 
 def scores(protocol, arms, seeds=3, reference=None, resamples=200):
-    rows = score_arms(protocol.predictions(arms, seeds), protocol, reference, resamples)
-    return {row["arm"]: row for row in rows}
+    frame = score_arms(protocol.predictions(arms, seeds), protocol, reference, resamples)
+    return {row["arm"]: row for row in utility_rows(frame)}
 
 
 def test_a_synthetic_set_that_equals_the_real_one_scores_exactly_alike(protocol):
@@ -77,7 +81,7 @@ def test_a_synthetic_set_that_equals_the_real_one_scores_exactly_alike(protocol)
 
 def test_point_values_are_the_metrics_of_the_predictions(protocol):
     results = protocol.predictions([TRTR], 2)
-    (row,) = score_arms(results, protocol, None, 50)
+    (row,) = utility_rows(score_arms(results, protocol, None, 50))
     y = protocol.scored.y
     assert row["auroc"]["values"] == [auroc(y, scored)[0] for _, scored in results[TRTR]]
     assert row["auprc"]["mean"] == pytest.approx(np.mean([average_precision(y, scored) for _, scored in results[TRTR]]))
@@ -102,9 +106,9 @@ def test_the_reference_of_an_augmented_arm_has_the_same_ratio(protocol):
     arms = [TRTR, *(Arm("TSRTR", name, ratio) for name in ("poor", "copy") for ratio in (0.5, 1.0))]
     rows = scores(protocol, arms, reference="poor")
     for ratio in ("0.5", "1"):
-        mine, theirs = rows[f"TSRTR copy {ratio}"], rows[f"TSRTR poor {ratio}"]
-        expected = np.subtract(mine["auroc"]["values"], theirs["auroc"]["values"])
-        np.testing.assert_allclose(mine["auroc_minus_reference"]["values"], expected)
+        own, other = rows[f"TSRTR copy {ratio}"], rows[f"TSRTR poor {ratio}"]
+        expected = np.subtract(own["auroc"]["values"], other["auroc"]["values"])
+        np.testing.assert_allclose(own["auroc_minus_reference"]["values"], expected)
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.2, 0.333, 1.0, 1.1])
@@ -145,8 +149,8 @@ def test_fits_are_reused_until_the_recipe_or_the_data_change(protocol):
     again = protocol.predictions(arms, 2)
     assert protocol.fit.calls == 4
     for arm in arms:
-        for mine, theirs in zip(first[arm], again[arm], strict=True):
-            assert all(np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True))
+        for before, after in zip(first[arm], again[arm], strict=True):
+            assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     protocol.predictions([TRTR], 3)
     assert protocol.fit.calls == 5
     real = protocol.real
@@ -187,7 +191,7 @@ def scored_alone(y, scores_of_1, subject, seeds=1, resamples=200):
     p = np.column_stack([1 - scores_of_1, scores_of_1])
     split = Split(np.zeros((len(y), 1, 1), dtype=np.float32), y, subject)
     protocol = Protocol(split, split, split, {}, None, None, {}, None)
-    return score_arms({TRTR: [(p, p)] * seeds}, protocol, None, resamples)[0]
+    return utility_rows(score_arms({TRTR: [(p, p)] * seeds}, protocol, None, resamples))[0]
 
 
 def test_repeated_rows_of_a_subject_do_not_narrow_its_interval():
@@ -225,7 +229,7 @@ def test_seeds_that_disagree_widen_the_interval():
         columns = [norm.cdf(noise + separation * y) for separation in separations]
         return [(np.column_stack([1 - column, column]),) * 2 for column in columns]
 
-    agreed, disagreed = (score_arms({TRTR: fits(separations)}, protocol, None, 200)[0]["auroc"]
+    agreed, disagreed = (utility_rows(score_arms({TRTR: fits(separations)}, protocol, None, 200))[0]["auroc"]
                          for separations in ([1, 1], [0.3, 1.7]))
     assert disagreed["high"] - disagreed["low"] > 3 * (agreed["high"] - agreed["low"])
 
@@ -237,7 +241,10 @@ def test_intervals_of_three_seeds_hold_the_truth_as_often_as_they_say(seed_devia
         shared = generator.normal(0, subject_deviation)  # What this draw of subjects does to all seeds alike.
         values = shared + generator.normal(0, seed_deviation, 3)
         resampled = values[:, None] + generator.normal(0, subject_deviation, 400)
-        summary = utility._summary(values, resampled)
+        variance = resampled.mean(axis=0).var()
+        frame = long_frame([("set", "TRTR", "auroc", None, seed, value) for seed, value in enumerate(values)]
+                           + [("set", "TRTR", "auroc_subject_variance", None, None, variance)])
+        summary = summaries(frame)["set", "TRTR"]["auroc"]
         held += summary["low"] <= 0 <= summary["high"]
     assert 0.93 <= held / 1000 <= 0.985
 
@@ -254,7 +261,7 @@ def test_the_rarest_class_of_the_real_training_split_is_the_minority():
     p = np.column_stack([np.r_[0.9, 0.8, np.full(8, 0.1)], np.r_[0.1, 0.2, np.full(8, 0.9)]])
     real = Split(np.zeros((10, 1, 1), dtype=np.float32), y)
     protocol = Protocol(real, real, real[::-1], {}, None, None, {}, None)
-    (row,) = score_arms({TRTR: [(p, p[::-1])]}, protocol, None, 20)
+    (row,) = utility_rows(score_arms({TRTR: [(p, p[::-1])]}, protocol, None, 20))
     assert row["f1"]["mean"] == row["f1_selected"]["mean"] == 1
 
 

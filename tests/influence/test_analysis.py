@@ -283,7 +283,7 @@ def folder(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setitem(user_errors.COMMANDS, "influence", ("scripts/analyze_influence.py", None, [
-        "data=data", "classifier=classifier", "synthetic={faithful: faithful, flipped: [flipped]}", "output=out",
+        "real=data", "classifier=classifier", "synthetic={faithful: faithful, flipped: [flipped]}", "output=out",
         "device=cpu", "bootstrap=20", "fine_tuned=16"]))
     return tmp_path / "work"
 
@@ -319,7 +319,7 @@ def test_a_killed_analysis_looks_unfinished_and_goes_on(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, "loss_falls", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main_path("influence") == 130
-    assert {path.name for path in Path("out").iterdir()} == {"guidance_gradient.safetensors", "measurements"}
+    assert {path.name.partition("-")[0] for path in Path("out").iterdir()} == {"guidance_gradient", "measurements"}
     monkeypatch.setattr(analysis, "gradient_norms", None)
     monkeypatch.setattr(analysis, "influence_scores", None)
     assert main_path("influence") == 0
@@ -339,15 +339,15 @@ def test_a_set_of_the_minority_alone(folder):
 
 @pytest.mark.parametrize(("arguments", "spoil", "expected"), [
     (("classifier=nowhere",), None, ("nowhere: not a run folder",)),
-    (("data=nowhere",), None, ("nowhere: dataset folder not found",)),
+    (("real=nowhere",), None, ("nowhere: dataset folder not found",)),
     (("synthetic={a: nowhere}",), None, ("nowhere: dataset folder not found",)),
     (("synthetic={a: 3}",), None, ("synthetic.a: expected a folder",)),
     (("synthetic={all: faithful}",), None, ("synthetic.all: this name stands for other rows",)),
-    (("data=other_data",), None, ("classifier: not trained on other_data",)),
+    (("real=other_data",), None, ("classifier: not trained on other_data",)),
     (("learning_rates=[0]",), None, ("'learning_rates' must be at least",)),
     ((), lambda: Path("classifier/model.safetensors").unlink(), ("classifier/model.safetensors: file not found",)),
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
-    (("data=short_data",), None, ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
+    (("real=short_data",), None, ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
     ((), arrays(lambda a: {"y": a["y"] + 5}), ("data/train.npz: array y",)),
     ((), meta({"classes": ["no", "yes"]}, "faithful/meta.json"), ("faithful: classes ['no', 'yes'], but data has",)),
     (("output=data/train.npz/out",), None, ("is a file; give a folder",)),
@@ -369,7 +369,7 @@ def test_a_damaged_measurement_is_named(folder, capfd):
     Path("out/influence.json").unlink()
     capfd.readouterr()
     assert_refused(main_path("influence", "fine_tuned=0"), capfd.readouterr().err,
-                   ("out/measurements/", "not a complete safetensors file", "delete it"))
+                   ("out/measurements/", "damaged", "Delete it"))
     assert not Path("out/influence.json").exists()
 
 

@@ -6,12 +6,7 @@ import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
-from tardiff.influence.gradient import (
-    cached_guidance_gradient,
-    compute_guidance_gradient,
-    load_guidance_gradient,
-    save_guidance_gradient,
-)
+from tardiff.influence.gradient import cached_guidance_gradient, compute_guidance_gradient
 from tardiff.influence.task import dot, norm
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
@@ -67,21 +62,21 @@ def test_unknown_classes_are_refused(classes):
 
 
 def test_the_cache_is_reused_only_for_the_same_classifier_and_rows(tmp_path):
-    path, task = tmp_path / "gradient.safetensors", fitted_task("gru", 5)
-    first = cached_guidance_gradient(path, task, X, Y, 2, 200, ALONE)
+    task = fitted_task("gru", 5)
+    first = cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE)
+    computed = compute_guidance_gradient(task, X, Y, 2, 200, ALONE)
+    assert (first.counts, first.num_train, first.key) == (computed.counts, 200, computed.key)
+    (path,) = tmp_path.iterdir()
     written = path.stat().st_mtime_ns
-    again = cached_guidance_gradient(path, task, X, Y, 2, 200, ALONE)
-    assert path.stat().st_mtime_ns == written and all(
-        torch.equal(first.sums[label][name], again.sums[label][name]) for label in (0, 1) for name in first.sums[0])
-    for changed in ((fitted_task("gru", 6), X, Y, 2, 200), (task, X + 1, Y, 2, 200), (task, X, 1 - Y, 2, 200),
-                    (task, X, Y, 2, 201)):
-        assert cached_guidance_gradient(path, *changed, ALONE).key != first.key
-        save_guidance_gradient(path, first)
-
-
-def test_a_saved_gradient_reads_back(tmp_path):
-    gradient = compute_guidance_gradient(fitted_task("timesnet", 2), X, Y, 2, 200, ALONE)
-    save_guidance_gradient(tmp_path / "g.safetensors", gradient)
-    read = load_guidance_gradient(tmp_path / "g.safetensors")
-    assert (read.counts, read.num_train, read.key) == (gradient.counts, 200, gradient.key)
-    assert_same(read.direction("balanced"), gradient.direction("balanced"), 1e-9)
+    again = cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE)
+    assert path.stat().st_mtime_ns == written
+    for label in (0, 1):
+        for name, value in computed.sums[label].items():
+            assert torch.equal(first.sums[label][name], value) and torch.equal(again.sums[label][name], value)
+    for count, changed in enumerate(((fitted_task("gru", 6), X, Y, 2, 200), (task, X + 1, Y, 2, 200),
+                                     (task, X, 1 - Y, 2, 200), (task, X, Y, 2, 201)), start=2):
+        assert cached_guidance_gradient(tmp_path, *changed, ALONE).key != first.key
+        assert len(list(tmp_path.iterdir())) == count
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="Delete it"):
+        cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE)

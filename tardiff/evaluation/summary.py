@@ -1,13 +1,14 @@
-"""The utility table, printed and written as CSV and JSON, and the words for its numbers, which the report shares."""
+"""The utility table, printed and written as CSV and JSON, and its numbers as text, which the report shares."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from tardiff.evaluation.results import Summary
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
@@ -32,26 +33,16 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
 
 def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:
     """Write `<name>.json` (rows and context) and `<name>.csv` (one line per arm) to `folder`."""
-    buffer = io.StringIO()
-    widest = max(rows, key=len)
-    columns = [(key, part) for key in widest if isinstance(widest[key], dict) for part in PARTS if part in widest[key]]
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["arm", "protocol", "synthetic", "ratio", *(f"{key}_{part}" for key, part in columns)])
-    for row in rows:
-        cells = [row[key].get(part, "") if key in row else "" for key, part in columns]
-        writer.writerow([row["arm"], row["protocol"], row["synthetic"] or "", "" if row["ratio"] is None else row["ratio"],
-                         *cells])
-    write_text(Path(folder) / f"{name}.csv", buffer.getvalue())
+    lines = [{key: value for key, value in row.items() if not isinstance(value, dict)}
+             | {f"{key}_{part}": value[part] for key, value in row.items() if isinstance(value, dict)
+                for part in PARTS if part in value} for row in rows]
+    write_csv(Path(folder) / f"{name}.csv", pd.DataFrame(lines, columns=list(max(lines, key=len)), dtype=object))
     write_json(Path(folder) / f"{name}.json", {**context, "rows": rows})
 
 
-def without_nan(value: Any) -> Any:
-    """Return a JSON-like value with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
+    """Write a frame without its index, atomically; what is not defined is empty."""
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def number(value: float | None) -> str:
@@ -62,7 +53,7 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if rounding or abs(value) >= 0.01 else f"{value:.2g}"
 
 
-def spread(summary: dict[str, Any]) -> str:
+def spread(summary: Summary) -> str:
     """Return `mean (sd)`, or the mean alone where there is one value; with three decimals of the mean go three of the other."""
     mean, sd = summary["mean"], summary["sd"]
     if number(mean) == "-" or sd is None:
@@ -70,17 +61,17 @@ def spread(summary: dict[str, Any]) -> str:
     return f"{number(mean)} ({number(sd) if abs(mean) < 0.01 else format(sd, '.3f')})"
 
 
-def interval(difference: dict[str, Any]) -> str:
+def interval(difference: Summary) -> str:
     """Return `+mean [low, high]`."""
     return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
 
 
-def judgement(difference: dict[str, Any]) -> str:
+def verdict(difference: Summary) -> str:
     """Return what the interval of a difference says; of fewer than three seeds, nothing."""
     if len(difference["values"]) < FEWEST_SEEDS:
         return TOO_FEW
     return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
 
 
-def _difference_cells(difference: dict[str, Any] | None) -> list[str]:
-    return ["", ""] if difference is None else [interval(difference), judgement(difference)]
+def _difference_cells(difference: Summary | None) -> list[str]:
+    return ["", ""] if difference is None else [interval(difference), verdict(difference)]

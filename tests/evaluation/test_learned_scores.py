@@ -6,9 +6,9 @@ import torch
 
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
-from tardiff.evaluation import judges
+from tardiff.evaluation import learned_scores
 from tardiff.evaluation.fidelity import matched_noise
-from tardiff.evaluation.judges import discriminative_score, predictive_score
+from tardiff.evaluation.learned_scores import discriminative_score, predictive_score
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def test_a_judge_is_tested_on_subjects_that_it_never_met():
 
 
 def test_the_cut_is_by_subjects_in_the_order_of_their_first_rows():
-    test, validation, train = judges._cut(np.array([7, 3, 7, 9, 1, 2, 3, 8, 5, 6, 4, 10]), True)
+    test, validation, train = learned_scores._cut(np.array([7, 3, 7, 9, 1, 2, 3, 8, 5, 6, 4, 10]), True)
     assert np.flatnonzero(test).tolist() == [0, 1, 2, 6] and np.flatnonzero(validation).tolist() == [3]
     assert np.array_equal(train, ~(test | validation))
-    parts = judges._cut(np.random.default_rng(0).permutation(40), False)
+    parts = learned_scores._cut(np.random.default_rng(0).permutation(40), False)
     assert [np.flatnonzero(part).tolist() for part in parts] == [list(range(8)), [], list(range(8, 40))]
 
 

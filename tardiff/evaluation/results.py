@@ -1,0 +1,134 @@
+"""Results as one long frame, and what follows from it: means, deviations, intervals and the rows of tables.
+
+A number is one row (set, metric, key, dataset, repeat, value) of the frame:
+
+| part      | set                         | metric                             | key                 | dataset | repeat |
+|-----------|-----------------------------|------------------------------------|---------------------|---------|--------|
+| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO            | see `score_arms`    | yes     | seed   |
+| fidelity  | synthetic set or anchor     | a name in FIDELITY                 | of the metric       | yes     | seed   |
+| privacy   | synthetic set or anchor     | a name in PRIVACY                  | of the metric       | yes     | 0      |
+| influence | rows that were looked at    | a name in tardiff/stages/influence | GROUP/STATISTIC     | -       | -      |
+
+`dataset` is the number of the dataset within its set (one for each generation seed), `repeat` the seed of the classifier or
+of the metric. Both are empty where a number is of all together: a variance over subjects, all of influence, and `dataset`
+for TRTR. GROUP is a class or a learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+REAL, NOISE = "real training rows", "matched noise"
+"""The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
+
+COLUMNS = ("set", "metric", "key", "dataset", "repeat", "value")
+SUBJECT_VARIANCE = "_subject_variance"
+SMALL_EFFECT = 0.01
+
+Summary = dict[str, Any]
+"""Of one key: `values` by repeat, `mean`, and `sd` (None for a single value); where its variance over subjects is known also
+`subject_variance`, `low` and `high`, and for differences of AUROC and AUPRC `seeds_for_0.01` and `smallest_visible`."""
+
+
+def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
+    """Return rows (set, metric, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or None."""
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.astype({"dataset": "Int64", "repeat": "Int64", "value": "float64"})
+
+
+def summaries(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Summary]]:
+    """Return the summary of each key by (set, metric), in the order of the frame.
+
+    Intervals are mean +- t x standard error, with both sources of chance in the error: the variance over subjects and that
+    between seeds (see `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases).
+    """
+    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    for (name, metric, key), values in frame.groupby(["set", "metric", "key"], sort=False)["value"]:
+        found.setdefault((name, metric), {})[key] = values.to_numpy()
+    return {pair: {key: _summary(key, values, of_pair.get(key + SUBJECT_VARIANCE)) for key, values in of_pair.items()
+                   if not key.endswith(SUBJECT_VARIANCE)} for pair, of_pair in found.items()}
+
+
+def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
+    """Return `{set: {metric: {key: summary}}}`."""
+    nested: dict[str, dict[str, dict[str, Summary]]] = {}
+    for (name, metric), of_pair in summaries(frame).items():
+        nested.setdefault(name, {})[metric] = of_pair
+    return nested
+
+
+def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per (set, metric, key) with the mean and the standard deviation."""
+    return pd.DataFrame([(name, metric, key, summary["mean"], summary["sd"])
+                         for name, of_set in by_set(frame).items() for metric, of_pair in of_set.items()
+                         for key, summary in of_pair.items()], columns=["set", "metric", "key", "mean", "sd"])
+
+
+def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return one row per arm of the utility part: `arm`, its label, `protocol`, `synthetic` (None for TRTR), `ratio` (None
+    but for TSRTR), and the summary of each key."""
+    rows = []
+    for (name, metric), of_pair in summaries(frame).items():
+        protocol, _, ratio = metric.partition(" ")
+        synthetic, number = None if protocol == "TRTR" else name, float(ratio) if ratio else None
+        label = " ".join([protocol, *([synthetic] if synthetic else []), *([f"{number:g}"] if ratio else [])])
+        rows.append({"arm": label, "protocol": protocol, "synthetic": synthetic, "ratio": number, **of_pair})
+    return rows
+
+
+def standard_error(seed_variance: float, num_seeds: int, subject_variance: float) -> tuple[float, float]:
+    """Return the standard error of a mean over seeds, from the variance between them and that over subjects, and its
+    degrees of freedom (Welch-Satterthwaite; infinite where seeds do not vary)."""
+    between = seed_variance / num_seeds
+    freedom = (between + subject_variance) ** 2 / (between**2 / (num_seeds - 1)) if between > 0 else np.inf
+    return float(np.sqrt(between + subject_variance)), float(freedom)
+
+
+def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect: float = SMALL_EFFECT, power: float = 0.8
+                 ) -> int | None:
+    """Return the number of paired seeds with which a true mean difference of `effect` is found with probability `power`.
+
+    Found: the 95 % interval of `summaries` lies on the right side of 0, the standard deviation between seeds being that of
+    differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
+    noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where the
+    effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
+    """
+    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or effect <= smallest_visible(subject_variance, power):
+        return None
+    seed_variance = float(np.var(differences, ddof=1))
+
+    def enough(seeds: int) -> bool:
+        error, freedom = standard_error(seed_variance, seeds, subject_variance)
+        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, effect / error) >= power
+
+    # With the normal distribution in place of t the number has a closed form; the t-test always needs a few more.
+    quantiles = scipy.stats.norm.ppf([0.975, power]).sum()
+    seeds = max(2, int(np.ceil(seed_variance / ((effect / quantiles) ** 2 - subject_variance))))
+    while not enough(seeds):
+        seeds += 1
+    return seeds
+
+
+def smallest_visible(subject_variance: float, power: float = 0.8) -> float:
+    """Return the smallest true difference that infinitely many seeds find with probability `power` on these subjects."""
+    return float(scipy.stats.norm.ppf([0.975, power]).sum() * np.sqrt(subject_variance))
+
+
+def _summary(key: str, values: np.ndarray, subject_variance: np.ndarray | None) -> Summary:
+    mean, several = float(values.mean()), len(values) > 1
+    summary = {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if several else None}
+    if subject_variance is None:
+        return summary
+    (variance,) = map(float, subject_variance)
+    error, freedom = standard_error(float(values.var(ddof=1)) if several else 0.0, len(values), variance)
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+    summary |= {"low": mean - half, "high": mean + half, "subject_variance": variance}
+    metric, minus, _ = key.partition("_minus_")
+    if minus and metric in ("auroc", "auprc"):
+        summary |= {"seeds_for_0.01": seeds_needed(values, variance), "smallest_visible": smallest_visible(variance)}
+    return summary

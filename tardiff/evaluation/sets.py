@@ -1,0 +1,117 @@
+"""Synthetic sets: how they are named, found and read, and what is known of how they were made.
+
+A set is one or more datasets, one for each generation seed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tardiff.config import EvaluationConfig, InfluenceAnalysisConfig
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.utils.checkpoint import load_tensors, read_json, require_folder
+from tardiff.utils.errors import UserError
+
+
+def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_run: bool) -> bool:
+    """Tell whether all datasets are there; where not, a dry run says so, and any other raises UserError."""
+    require_folder(config.output)
+    needed = [config.real, *(path for paths in folders.values() for path in paths)]
+    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
+    if missing and not dry_run:
+        raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
+                        + "\nGenerate it first, or change 'real' or 'synthetic'.")
+    if missing:
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+    return not missing
+
+
+def synthetic_folders(config: EvaluationConfig | InfluenceAnalysisConfig) -> dict[str, list[str]]:
+    """Return the folders of each synthetic set; a single folder stands for a list of one."""
+    folders = {str(name): [paths] if isinstance(paths, str) else paths for name, paths in config.synthetic.items()}
+    wrong = [name for name, paths in folders.items()
+             if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths)]
+    if wrong:
+        raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
+    return folders
+
+
+def named_by_folder(paths: list[str]) -> str:
+    """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
+    sets: dict[str, list[str]] = {}
+    for path in paths:
+        folder = next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic")
+        name = re.sub(r"-seed\d+$", "", folder)
+        sets.setdefault(name, []).append(path)
+    clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
+        len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
+    if clash:
+        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
+                        "'synthetic={first: DIR, second: DIR}'.")
+    return f"synthetic={json.dumps(sets)}"
+
+
+def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:
+    """Read the rows of all synthetic datasets, by set."""
+    return {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+
+
+def read_matching(path: str, real: Dataset) -> Dataset:
+    """Read a synthetic dataset. Raises UserError if its shape, channels or classes are not those of the real one."""
+    synthetic = read_dataset(path, ("train",), every_class=False)
+    for what, found, expected in (("shape (L, C)", synthetic.shape, real.shape),
+                                  ("channels", synthetic.meta.channels, real.meta.channels),
+                                  ("classes", synthetic.meta.classes, real.meta.classes)):
+        if found != expected:
+            raise UserError(f"{path}: {what} {found}, but {real.path} has {expected}. Evaluate against the dataset it was "
+                            "generated from.")
+    return synthetic
+
+
+def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Return what each set cost where its run folders tell: the budget, parameters, optimiser steps and seconds of training,
+    and seconds of sampling per series; medians over its datasets, since one may have shared the machine with others."""
+    costs = {}
+    for name, paths in folders.items():
+        found = [_cost(Path(path)) for path in paths]
+        costs[name] = {key: float(np.median(values)) if (values := [cost[key] for cost in found if key in cost]) else None
+                       for key in ("parameters", "optimiser_steps", "training_seconds", "seconds_per_series")}
+        costs[name]["budget"] = ", ".join(dict.fromkeys(cost["budget"] for cost in found if "budget" in cost)) or None
+    return costs
+
+
+def read_generation(dataset: Path) -> dict[str, Any] | None:
+    """Return seed, command, settings and hashes of the inputs that a synthetic dataset was made with; None where it is not
+    recorded."""
+    path = dataset / "provenance.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    return {"seed": record.get("seed"), "command": " ".join(record.get("argv", [])), "settings": record.get("config", {}),
+            "inputs": record.get("inputs", {})}
+
+
+def _cost(dataset: Path) -> dict[str, Any]:
+    """Return what is recorded of a dataset and of the model that made it, a baseline or a denoiser."""
+    settings = (read_generation(dataset) or {"settings": {}})["settings"]
+    base, runs = settings.get("base"), [Path(settings.get("output", dataset)), dataset.parent]
+    budgets = [run / "budget.json" for run in runs if (run / "budget.json").exists()]
+    records = [read_json(path) for path in (dataset / "runtime.json", *budgets[:1]) if path.exists()]
+    if base and (Path(base) / "metrics.jsonl").exists():
+        records.append(_training_cost(Path(base)))
+    return {key: value for record in records for key, value in record.items()}
+
+
+def _training_cost(run: Path) -> dict[str, float]:
+    """Return steps, seconds and parameters of the training of a denoiser, the seconds as logged, without validation."""
+    batch_size = read_json(run / "run.json")["config"]["training"]["batch_size"]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    logged = [(line["step"], line["series_per_second"]) for line in lines if "series_per_second" in line]
+    steps = np.diff([0, *(step for step, _ in logged)])
+    return {"optimiser_steps": logged[-1][0], "training_seconds": float((steps * batch_size / [rate for _, rate in logged]).sum()),
+            "parameters": sum(value.numel() for value in load_tensors(run / "model.safetensors")[0].values())}

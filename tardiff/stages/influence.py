@@ -1,0 +1,152 @@
+"""What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from classifier.train import FittedClassifier, load_task
+from tardiff.config import ClassifierConfig, InfluenceAnalysisConfig
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation, joined_subjects
+from tardiff.evaluation import metrics, plots
+from tardiff.evaluation.results import long_frame
+from tardiff.evaluation.sets import read_sets, synthetic_folders
+from tardiff.evaluation.summary import write_csv
+from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
+from tardiff.influence.task import DownstreamTask
+from tardiff.utils.checkpoint import require_folder, write_json
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import provenance, read_run_config
+
+TRAINING, SELECTION, GUIDANCE, ALL = "real training", "real selection", "real guidance", "all"
+TITLES = {
+    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the paper's table)",
+    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % interval)",
+    "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
+GROUPS = {"gradient_norms": "class", "influence_distribution": "class", "fine_tuning": "learning_rate"}
+"""The column of each table that, with the set, names a row."""
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
+    """Analyse the synthetic sets on disk beside the real training rows and the selection half."""
+    require_folder(config.output)
+    device, folders = resolve_device(config.device), synthetic_folders(config)
+    if not config.learning_rates:
+        raise UserError("learning_rates: give at least one.")
+    if reserved := folders.keys() & {TRAINING, SELECTION, ALL}:
+        raise UserError(f"synthetic.{reserved.pop()}: this name stands for other rows of the tables. Choose another.")
+    needed = [config.real, config.classifier, *(path for paths in folders.values() for path in paths)]
+    missing = [path for path in needed if not Path(path).is_dir()]
+    if dry_run and missing:
+        print(f"settings are valid. Missing input: {', '.join(missing)}.")
+        return
+    real = read_dataset(config.real, ("train", "val"))
+    load_matching_task(config.classifier, real, device)
+    sets = read_sets(folders, real)
+    if not dry_run:
+        analyse(config, real, sets)
+        return
+    counts = [f"{sum(map(len, parts)):,} {name}" for name, parts in analysed_sets(real, sets).items()]
+    print(f"{len(halve_validation(real.val)[0]):,} guidance series; influence of {', '.join(counts)}; fine-tuning on "
+          f"{config.fine_tuned} series; on {device}")
+
+
+def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list[Split]]) -> Tables:
+    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return the
+    tables by name.
+
+    Raises UserError if the classifier was trained on another dataset than `real`.
+    """
+    device = resolve_device(config.device)
+    task, normalizer = load_matching_task(config.classifier, real, device)
+    guidance, _ = halve_validation(real.val)
+    parts_of = analysed_sets(real, sets)
+    series = {name: prepared(parts, normalizer) for name, parts in parts_of.items()}
+    subjects = {name: joined_subjects(parts) for name, parts in parts_of.items()}
+    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes, len(real.train),
+                                device)
+    tables = influence_tables(study, series, subjects, real.meta.classes, config)
+    for row in tables["influence_distribution"]:
+        if row["class"] == ALL:
+            row["guide_auroc"] = guide_auroc(task, *series[row["set"]])
+    folder = Path(config.output)
+    (folder / "influence.json").unlink(missing_ok=True)
+    for name, rows in tables.items():
+        write_csv(folder / f"{name}.csv", pd.DataFrame(rows))
+    figures = {
+        "gradient_norms": plots.gradient_norm_bars(tables["gradient_norms"]),
+        "influence_distribution": plots.influence_curves(
+            {name: (study.scores(*rows), rows[1].numpy()) for name, rows in series.items()}, real.meta.classes),
+        "fine_tuning": plots.fine_tuning_scatter(tables["fine_tuned_series"], config.learning_rates)}
+    for name, figure in figures.items():
+        plots.save_figure(folder / f"{name}.png", figure)
+    write_json(folder / "influence.json", {**tables, "config": dataclasses.asdict(config), **provenance()})
+    for name, title in TITLES.items():
+        printed = pd.DataFrame(tables[name]).drop(columns=["p01", "p25", "p75", "p99"], errors="ignore")
+        print(f"\n{title}\n{printed.to_string(index=False, float_format='{:.3g}'.format, na_rep='-')}")
+    print(f"\nwritten to {folder}: influence.json, {', '.join(f'{name}.csv' for name in tables)} and "
+          f"{', '.join(f'{name}.png' for name in figures)}")
+    return tables
+
+
+def analysed_sets(real: Dataset, sets: dict[str, list[Split]]) -> dict[str, list[Split]]:
+    """Return the real rows and the synthetic sets whose influence is measured, by name."""
+    return {TRAINING: [real.train], SELECTION: [halve_validation(real.val)[1]], **sets}
+
+
+def influence_frame(tables: Tables) -> pd.DataFrame:
+    """Return the tables as a long frame (see `tardiff.evaluation.results`): one row for each number."""
+    return long_frame((row.get("set", GUIDANCE), name, f"{row[group]}/{statistic}", None, None, value)
+                      for name, group in GROUPS.items() for row in tables[name]
+                      for statistic, value in row.items() if statistic not in ("set", group))
+
+
+def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is None."""
+    tables = {}
+    for name, group in GROUPS.items():
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for line in frame[frame["metric"] == name].itertuples():
+            member, _, statistic = line.key.rpartition("/")
+            named = {"set": line.set, group: member} if line.set != GUIDANCE else {group: member}
+            rows.setdefault((line.set, member), named)[statistic] = line.value
+        tables[TITLES[name]] = list(rows.values())
+    return tables
+
+
+def load_matching_task(folder: str, dataset: Dataset, device: torch.device) -> tuple[DownstreamTask, Normalizer]:
+    """Load a classifier run and its normaliser. Raises UserError if it was trained on another dataset."""
+    task, metadata = load_task(folder, device)
+    normalizer = Normalizer.fit(read_run_config(folder, ClassifierConfig).normalizer, dataset.train.x)
+    read, given = [metadata[key] for key in ("length", "channels", "classes")], [*dataset.shape, dataset.num_classes]
+    if read != list(map(str, given)) or metadata["normalizer"] != normalizer.fingerprint():
+        raise UserError(f"{folder}: not trained on {dataset.path}: it reads (length, channels, classes) "
+                        f"({', '.join(read)}) with its own normaliser, the dataset has ({', '.join(map(str, given))}). "
+                        "Give the dataset that it was trained on as real=...")
+    return task, normalizer
+
+
+def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
+    """Return x (N, L, C) normalised and y (N,) of the rows of all parts."""
+    return (torch.from_numpy(np.concatenate([normalizer.transform(part.x) for part in parts])),
+            torch.from_numpy(np.concatenate([part.y for part in parts])))
+
+
+def guide_auroc(task: DownstreamTask, x: Tensor, y: Tensor) -> float | None:
+    """Return the AUROC of the guide on the labels y of x; far below 0.5, labels are wrong. None where a class is absent."""
+    guide = FittedClassifier(copy.deepcopy(task.model), 0, 0.0)  # A copy, for predicting changes the mode of layers.
+    auroc = float(metrics.auroc(y.numpy(), guide.predict(x.numpy()))[0])
+    return None if math.isnan(auroc) else auroc

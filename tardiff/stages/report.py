@@ -1,0 +1,151 @@
+"""Everything that is measured of synthetic sets, in one report: utility, fidelity, privacy, influence and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tardiff.config import InfluenceAnalysisConfig, ReportConfig
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.pictures import REAL_SERIES, draw, file_name
+from tardiff.evaluation.report import write_report
+from tardiff.evaluation.results import NOISE, REAL, summary_table, utility_rows
+from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
+from tardiff.evaluation.sets import inputs_exist, read_costs, read_generation, read_sets, synthetic_folders
+from tardiff.evaluation.summary import write_csv, write_tables
+from tardiff.evaluation.utility import stratified_rows
+from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.influence import ALL, GUIDANCE, SELECTION, TRAINING, analyse, frame_tables, influence_frame, load_matching_task
+from tardiff.stages.utility import report_utility
+from tardiff.utils.checkpoint import write_json, write_text
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import provenance
+from tardiff.utils.parallel import worker_count
+from tardiff.utils.settings import to_yaml
+
+RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
+
+
+def run(config: ReportConfig, dry_run: bool) -> None:
+    """Evaluate the sets part by part, and write the page, the frame of all results, tables and pictures."""
+    config, folders, device = quick_settings(config), synthetic_folders(config), resolve_device(config.device)
+    metrics = fidelity_metrics(config.fidelity_metrics)
+    check_settings(config, folders)
+    if not inputs_exist(config, folders, dry_run):
+        return
+    real = read_dataset(config.real)
+    sets = read_sets(folders, real)
+    check_classifier(config, real, device)
+    check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
+    print(f"{len(real.train):,} training and {len(real.test):,} test series against "
+          f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
+    minutes = estimated_minutes(config, real, sets, metrics, device)
+    print(f"The report will take about {minutes:.0f} minutes on this machine, less where results are there already."
+          if minutes >= 1.5 else "The report will take a minute or two.", flush=True)
+    if dry_run:
+        return
+    output, workers = Path(config.output), worker_count(config.workers, device)
+    scaler, kept = Normalizer.fit("zscore", real.train.x), Path(config.output) / "metrics"
+    scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
+    train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
+    description, frames, label = describe(config, real, sets, folders), {}, ""
+    if "utility" in config.sections:
+        frames["utility"], description["utility"] = report_utility(config, real, sets)
+        description["utility"]["protocols"] = config.protocols
+        label = real.meta.classes[description["utility"]["reliability_class"]]
+    if "fidelity" in config.sections:
+        frames["fidelity"] = evaluate_fidelity(train, test, scaled, metrics, config.repeats, kept, workers, device)
+    if "privacy" in config.sections:
+        halves = [dataclasses.replace(half, x=scaler.transform(half.x)) for half in halve_validation(real.val)]
+        frames["privacy"] = evaluate_privacy(train, *halves, test, scaled, kept, workers, device)
+    if "influence" in config.sections and config.classifier is not None:
+        frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
+            classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
+            device=config.device, fine_tuned=config.fine_tuned), real, sets))
+    pictures = draw(output, real, sets, test.x, scaled, frames, description.get("utility", {}).get("reliability"), label)
+    if frames:
+        write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
+    for part in frames.keys() & {"fidelity", "privacy"}:
+        write_csv(output / f"{part}.csv", summary_table(frames[part]))
+    if "utility" in frames:
+        write_tables(output, "utility", utility_rows(frames["utility"]), {"config": dataclasses.asdict(config), **provenance()})
+    write_text(output / "settings.yaml", to_yaml(config))
+    write_json(output / "results.json", description)
+    page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
+                        pictures)
+    print(f"\nwritten to {page}, results.json, CSV and PNG")
+
+
+def quick_settings(config: ReportConfig) -> ReportConfig:
+    """Return the settings of a quick report, where one is asked for."""
+    if not config.quick:
+        return config
+    names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
+    cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
+    return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
+                               bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=min(config.fine_tuned, 50),
+                               fidelity_metrics=cheap)
+
+
+def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
+    """Raise UserError on settings that no report can be made with."""
+    if not folders:
+        raise UserError("no synthetic dataset is given. Name at least one: --synthetic DIR.")
+    if config.score_on != "test":
+        raise UserError(f"score_on={config.score_on}: the report is for results on test. Compare settings with "
+                        "evaluate_tstr.py or evaluate_tsrtr.py.")
+    if not config.ratios or len(set(config.ratios)) < len(config.ratios):
+        raise UserError(f"ratios={config.ratios}: give at least one ratio, and each once.")
+    if config.sections == ["influence"] and config.classifier is None:
+        raise UserError("sections=[influence]: it needs the classifier that guided, classifier=RUN.")
+    for name in folders:
+        if name in RESERVED:
+            raise UserError(f"synthetic.{name}: this name stands for other rows of the report. Choose another.")
+        if not re.fullmatch(r"[\w .,+=()-]+", name):
+            raise UserError(f"synthetic.{name}: a name may hold letters, digits, spaces and . , + = ( ) - _ alone.")
+    files = [file_name(name) for name in folders]
+    if len(set(files)) < len(files):
+        raise UserError(f"synthetic: the names {', '.join(folders)} are too alike for files; give clearer ones.")
+    if config.reference is not None and config.reference not in folders and config.reference != "unguided":
+        raise UserError(f"reference={config.reference}: not among the sets {', '.join(folders)}.")
+
+
+def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) -> None:
+    """Raise UserError if the guide of the influence part is not there, or not one of this dataset."""
+    if "influence" in config.sections and config.classifier is not None:
+        load_matching_task(config.classifier, real, device)
+
+
+def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:
+    """Raise UserError if a dataset, whose labels are (N,) int64, has too few rows for a ratio."""
+    if "utility" in config.sections and "tsrtr" in config.protocols:
+        for name, of_set in labels.items():
+            for y in of_set:
+                stratified_rows(y, round(max(config.ratios) * len(real.train)), 0, name)
+
+
+def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], folders: dict[str, list[str]]
+             ) -> dict[str, Any]:
+    """Return what is compared, and what is needed to do it again."""
+    splits = {name: {"rows": len(split), "subjects": len(np.unique(split.subjects())),
+                     "classes": np.bincount(split.y, minlength=real.num_classes).tolist()}
+              for name, split in real.splits.items()}
+    return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0], "channels": real.meta.channels,
+                     "classes": real.meta.classes, "splits": splits},
+            "synthetic": {name: {"folders": folders[name], "rows": list(map(len, parts)),
+                                 "generation": [read_generation(Path(path)) for path in folders[name]]}
+                          for name, parts in sets.items()},
+            "hashes": {f"real {name}": split.fingerprint() for name, split in real.splits.items()}
+                      | {path: part.fingerprint() for name, parts in sets.items()
+                         for path, part in zip(folders[name], parts, strict=True)},
+            "cost": read_costs(folders), "quick": config.quick, "provenance": provenance(), "settings": to_yaml(config)}

@@ -1,0 +1,141 @@
+"""TSTR and TSRTR against real-only training: one table, as a command and as a function."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from classifier.models import build_classifier, custom_source
+from classifier.train import fit_classifier
+from tardiff.config import EvaluationConfig
+from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
+from tardiff.evaluation.results import utility_rows
+from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
+from tardiff.evaluation.summary import format_table, verdict, write_tables
+from tardiff.evaluation.utility import METRICS, Arm, Protocol, minority_class, score_arms
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+from tardiff.utils.logging import provenance
+from tardiff.utils.parallel import worker_count
+
+
+def run(config: EvaluationConfig, dry_run: bool) -> None:
+    """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the name
+    of the protocol where it is one alone."""
+    folders = synthetic_folders(config)
+    if not inputs_exist(config, folders, dry_run):
+        return
+    real = read_dataset(config.real, ("train", "val", *(["test"] if config.score_on == "test" else [])))
+    protocol = build_protocol(config, real, read_sets(folders, real), Path(config.output))
+    arms = arms_of(config, protocol)
+    print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
+          f"selection and {len(protocol.scored):,} {config.score_on} series")
+    if dry_run:
+        return
+    name = config.protocols[0] if len(config.protocols) == 1 else "utility"
+    reference = config.reference if config.reference in folders else None
+    rows = utility_rows(score_arms(protocol.predictions(arms, config.seeds), protocol, reference, config.bootstrap))
+    write_tables(config.output, name, rows,
+                 {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()})
+    print(f"\n{' and '.join(config.protocols).upper()}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
+    print(format_table(rows, reference))
+    if min((len(paths) for paths in folders.values()), default=2) < 2:
+        print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
+    print(f"\nwritten to {Path(config.output) / name}.json and .csv")
+
+
+def evaluate(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConfig, folder: str | Path | None = None
+             ) -> pd.DataFrame:
+    """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each arm and metric.
+
+    real: a dataset with the splits train, val and test. sets: for each name the rows of its datasets, one per generation
+    seed, x (N, L, C) in raw units. Of the settings, `real`, `synthetic` and `output` are not read. folder: where finished
+    fits are kept, so that the same call goes on where it was; None keeps none.
+
+    Columns: `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR), `metric`
+    (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the
+    95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
+    `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain: it lies
+    above 0, loss: below; of the Brier score, less is better).
+    Raises UserError if a set does not fit the dataset or has too few rows for a ratio.
+    """
+    for name, parts in sets.items():
+        for part in parts:
+            if part.x.shape[1:] != real.shape or not set(part.y) <= set(range(real.num_classes)):
+                raise UserError(f"synthetic set '{name}': series of shape {part.x.shape[1:]} with labels "
+                                f"{sorted(set(part.y.tolist()))}, but the real ones have shape {real.shape} and labels 0 to "
+                                f"{real.num_classes - 1}.")
+    protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
+    results = protocol.predictions(arms_of(config, protocol), config.seeds)
+    lines = []
+    for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
+        for metric in METRICS:
+            line = {"set": row["synthetic"], "protocol": row["protocol"], "ratio": row["ratio"], "metric": metric,
+                    **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
+            if (difference := row.get(f"{metric}_minus_trtr")) is not None:
+                line |= {"difference": difference["mean"], "verdict": verdict(difference),
+                         **{f"difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+            lines.append(line)
+    return pd.DataFrame(lines, columns=["set", "protocol", "ratio", "metric", "mean", "sd", "low", "high", "difference",
+                                        "difference_sd", "difference_low", "difference_high", "verdict"])
+
+
+def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
+    """Return the lines of the table. A set that lacks a class can only be added to real rows: beside TSRTR it has no TSTR."""
+    sets = {name: all(set(part.y) == set(protocol.real.y) for part in parts) for name, parts in protocol.synthetic.items()}
+    arms = [Arm("TRTR")]
+    if "tstr" in config.protocols:
+        arms += [Arm("TSTR", name) for name, complete in sets.items() if complete or "tsrtr" not in config.protocols]
+    if "tsrtr" in config.protocols:
+        arms += [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios]
+    return arms
+
+
+def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]
+                   ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Run the protocols and print the table; return the frame of results, and what else the report says of utility, such as
+    the reliability of TRTR and TSTR."""
+    protocol = build_protocol(config, real, sets, Path(config.output))
+    reference = config.reference if config.reference in sets else None
+    results = protocol.predictions(arms_of(config, protocol), config.seeds)
+    frame = score_arms(results, protocol, reference, config.bootstrap)
+    print(format_table(utility_rows(frame), reference))
+    minority, scored = minority_class(protocol.real.y), protocol.scored
+    curves = {arm.label: reliability_curve(scored.y, np.mean([p for _, p in fits], axis=0), label=minority,
+                                           subjects=scored.subjects())
+              for arm, fits in results.items() if arm.ratio is None}
+    return frame, {
+        "seeds": config.seeds, "reference": reference, "scored_rows": len(scored),
+        "scored_subjects": len(np.unique(scored.subjects())), "reliability_class": minority,
+        "chance_auprc": chance_average_precision(scored.y, real.num_classes),
+        "fewest_datasets": min(config.seeds, *map(len, sets.values())),
+        "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
+
+
+def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]], folder: Path | None) -> Protocol:
+    """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results computed."""
+    _, selection = halve_validation(real.val)
+    faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
+    if config.score_on == "test":
+        faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
+    if faults:
+        raise UserError("\n".join(faults))
+    device = resolve_device(config.device)
+    build_classifier(config.model, real.shape, real.num_classes)
+
+    def fit(train, chosen_on, x_scored, seed):
+        fitted = fit_classifier(train, chosen_on, real.num_classes, config.model, config.training, seed, device)
+        return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
+
+    recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
+              **custom_source(config.model), "device": device.type}
+    return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, sets,
+                    Normalizer.fit(config.normalizer, real.train.x), fit, recipe, folder,
+                    worker_count(config.workers, device))

@@ -1,0 +1,78 @@
+"""Results by what decides them, so that work that was killed goes on where it was and nothing stale is ever read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint
+from tardiff.utils.errors import UserError
+from tardiff.utils.parallel import run_jobs
+
+RECIPE = 1
+"""Raise it with every change of our code that changes a result which is kept: evaluation, guidance gradient, influence."""
+
+Values = dict[str, Any]
+"""Arrays and numbers by name; a number comes back as a float, an array with its dtype."""
+
+
+def cached(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]) -> Values:
+    """Return the result of `compute`, read from `folder` where it was computed before.
+
+    key: a name and all that decides the result (see `fingerprint`); the recipe version and the versions of torch and
+    numpy are added. Results are always read back from the file, so that the first run equals all later ones.
+    Raises UserError if the file is damaged.
+    """
+    path = _path(folder, key)
+    if not path.exists():
+        _store(path, compute)
+    return _read(path)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A result to compute: the key of `cached`, and what the progress bar shows of it."""
+
+    key: Sequence[Any]
+    compute: Callable[[], Values]
+    label: str
+
+
+def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, description: str, unit: str) -> list[Values]:
+    """Return the result of each job as `cached` does; those which are missing are computed by several worker processes.
+
+    Equal keys are computed once. Without a folder nothing is kept.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return cached_jobs(temporary, jobs, workers, description, unit)
+    paths = [_path(folder, job.key) for job in jobs]
+    missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
+    run_jobs([(job.label, partial(_store, path, job.compute)) for path, job in missing.items()], workers, description, unit)
+    return list(map(_read, paths))
+
+
+def _path(folder: str | Path, key: Sequence[Any]) -> Path:
+    return Path(folder) / f"{key[0]}-{fingerprint(RECIPE, torch.__version__, np.__version__, *key)}.npz"
+
+
+def _store(path: Path, compute: Callable[[], Values]) -> None:
+    values = compute()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **values)
+
+
+def _read(path: Path) -> Values:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (*DAMAGED_ARRAYS, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None
+    return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}

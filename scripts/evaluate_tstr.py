@@ -1,13 +1,8 @@
-"""Stage 4: train on synthetic, test on real, beside training on real."""
+"""TSTR: train on synthetic series, test on real ones (stage 4)."""
 
-from dataclasses import replace
+import sys
 
-from tardiff.cli import repository_path, run_stage
-from tardiff.config import EvaluationConfig
-from tardiff.stages.flags import EVALUATION_FLAGS
-from tardiff.stages.utility import run
-
+from tardiff.cli import main
 
 if __name__ == "__main__":
-    run_stage(EvaluationConfig, lambda config, dry_run: run(replace(config, protocols=["tstr"]), dry_run),
-              "TSTR: train on synthetic, test on real (stage 4).", repository_path("configs/evaluation/default.yaml"), EVALUATION_FLAGS)
+    main(["protocols=[tstr]", *sys.argv[1:]], "evaluate")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tardiff import config as schemas
@@ -52,13 +54,44 @@ class Command:
         importlib.import_module(self.module).run(config, dry_run)
 
 
+def _named_by_folder(paths: list[str]) -> dict[str, Any]:
+    """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
+    sets: dict[str, list[str]] = {}
+    for path in paths:
+        folder = next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic")
+        name = re.sub(r"-seed\d+$", "", folder)
+        sets.setdefault(name, []).append(path)
+    clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
+        len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
+    if clash:
+        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
+                        "'synthetic={first: DIR, second: DIR}'.")
+    return {"synthetic": sets}
+
+
+EVALUATION = (
+    folder_flag("real", "real dataset folder"),
+    Flag("--synthetic", "synthetic dataset folders; NAME-seed0, NAME-seed1 are one set", _named_by_folder, many=True),
+    folder_flag("output", "folder of what is written"))
+BASELINES = Flag("--baselines", "baselines, or all", lambda names: {"baselines": names}, many=True, value="NAME")
 COMMANDS = {
     "run": Command("all four stages on one dataset", "tardiff.stages.experiment", "ExperimentConfig"),
     "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.base", "BaseConfig"),
     "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
     "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generation",
                         "GenerationConfig"),
+    "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.utility",
+                        "EvaluationConfig", EVALUATION),
+    "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page", "tardiff.stages.report",
+                      "ReportConfig", EVALUATION),
+    "influence": Command("what the guide makes of real and synthetic series", "tardiff.stages.influence",
+                         "InfluenceAnalysisConfig", EVALUATION),
+    "baseline": Command("train a baseline and sample from it", "tardiff.stages.baseline"),
+    "compare": Command("baselines, and TarDiff, trained, sampled and evaluated in one report",
+                       "tardiff.stages.comparison", "CompareConfig", (*EVALUATION, BASELINES)),
     "simulate": Command("write a simulated ICU cohort (not patient data)", "tardiff.stages.simulate"),
+    "convert": Command("turn files of a source into a dataset", "tardiff.stages.convert"),
+    "export": Command("write a dataset as CSV or Parquet tables", "tardiff.stages.export"),
 }
 
 

@@ -312,10 +312,11 @@ class EvaluationConfig:
     """Stage 4: TSTR and TSRTR against real-only training."""
 
     real: str = setting("data/simulated", "Real dataset folder.", semantic=False)
+    name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
     synthetic: dict = setting(
-        {"unguided": ["runs/simulated/synthetic/unguided"], "guided": ["runs/simulated/synthetic/guided"]},
+        {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}, one folder per generation seed.", semantic=False)
-    output: str = setting("runs/simulated/evaluation", "Folder of the tables and the cached fits.", semantic=False)
+    output: str = setting("runs/${name}/evaluation", "Folder of the tables and the cached fits.", semantic=False)
     reference: str | None = setting("unguided", "Synthetic set that the others are compared with, where it is among them.",
                                     semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
@@ -361,7 +362,7 @@ class ExperimentConfig:
 class ReportConfig(EvaluationConfig):
     """Utility, fidelity, privacy, influence and pictures in one report."""
 
-    output: str = setting("runs/simulated/report", "Folder of the report, its tables and pictures, and finished results.",
+    output: str = setting("runs/${name}/report", "Folder of the report, its tables and pictures, and finished results.",
                           semantic=False)
     sections: list[str] = setting(["utility", "fidelity", "privacy", "influence"], "Parts to evaluate: utility, fidelity, "
                                   "privacy, influence (where a classifier is given). Pictures are always drawn.",
@@ -382,36 +383,38 @@ class ReportConfig(EvaluationConfig):
 
 @dataclass(frozen=True)
 class CompareConfig(ReportConfig):
-    """Rival methods and TarDiff, trained and sampled, beside given synthetic sets in one report."""
+    """Baselines and TarDiff, trained and sampled, beside given synthetic sets in one report."""
 
     synthetic: dict = setting({}, "Further synthetic datasets by name, such as TarDiff's: {name: [folder, ...]}.",
                               semantic=False)
-    output: str = setting("runs/simulated/comparison", "Folder of the methods' runs and of the report.", semantic=False)
-    methods: list[str] = setting(["all"], "Baselines and rules to train, or all.", semantic=False)
+    output: str = setting("runs/${name}/comparison", "Folder of the baselines' runs and of the report.", semantic=False)
+    baselines: list[str] = setting(["all"], "Baselines to train and sample: trained ones and simple rules by name, or "
+                                            "all.", semantic=False)
     configs: str | None = setting(None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in "
                                         "configs/baselines with the name of the dataset's folder, where it exists, else "
-                                        "configs/baselines itself, for the simulated cohort.", semantic=False)
+                                        "the defaults, which suit the simulated cohort.", semantic=False)
     variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
-                             "Further sets, with other settings of sampling, where their method is compared: "
-                             "{name: [method, key=value, ...]}.", semantic=False)
-    generation_seeds: int = setting(3, "Runs of each method, with seeds 0, 1, ...", low=1, semantic=False)
-    experiment: str | None = setting(None, "Configuration of an experiment (see run_experiment.py) whose synthetic sets are "
-                                           "compared too: TarDiff itself, trained for each seed. Of the experiment's settings "
-                                           "base, classifier and guidance count.", semantic=False)
+                             "Further sets, with other settings of sampling, where their baseline is compared: "
+                             "{name: [baseline, key=value, ...]}.", semantic=False)
+    generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
+    experiment: str | None = setting(None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are "
+                                           "compared too: TarDiff itself, trained for each seed. Of the experiment's "
+                                           "settings base, classifier and guidance count.", semantic=False)
 
 
 @dataclass(frozen=True)
 class InfluenceAnalysisConfig:
     """What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
 
-    classifier: str = setting("runs/simulated/classifier", "Run folder of the classifier.", semantic=False)
-    real: str = setting("data/simulated", "Dataset it was trained on: its training rows, guidance half and selection half "
-                                          "are used.", semantic=False)
+    real: str = setting("data/simulated", "Dataset that the classifier was trained on: its training rows, guidance half "
+                                          "and selection half are used.", semantic=False)
+    name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
+    classifier: str = setting("runs/${name}/classifier", "Run folder of the classifier.", semantic=False)
     synthetic: dict = setting(
-        {"unguided": ["runs/simulated/synthetic/unguided"], "guided": ["runs/simulated/synthetic/guided"]},
+        {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}; the rows of all folders of a name count as one set.",
         semantic=False)
-    output: str = setting("runs/simulated/influence", "Folder of the tables, figures and finished measurements.",
+    output: str = setting("runs/${name}/influence", "Folder of the tables, figures and finished measurements.",
                           semantic=False)
     seed: int = setting(0, "Seed of the bootstrap and of the series that are fine-tuned on.", low=0, high=2**63 - 1,
                         semantic=False)

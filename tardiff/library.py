@@ -27,9 +27,6 @@ from tardiff.utils.distributed import Processes, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
-GUIDANCE_GRADIENT = "guidance_gradient.safetensors"
-"""Of a guide's run folder: the cached guidance gradient G."""
-
 
 def load_denoiser(folder: str | Path, device: str = "auto") -> Denoiser:
     """Return the denoiser of a finished run folder of stage 1, ready to sample.
@@ -97,8 +94,8 @@ class Guidance:
         """G of each class, read from the guide's run folder or computed and kept there."""
         half = self._guidance_half
         x, y = torch.from_numpy(self.guide.normalizer.transform(half.x)), torch.from_numpy(half.y)
-        return cached_guidance_gradient(self.guide.folder / GUIDANCE_GRADIENT, self.guide.task, x, y,
-                                        self.guide.num_classes, len(self._dataset.train), self.workers)
+        return cached_guidance_gradient(self.guide.folder, self.guide.task, x, y, self.guide.num_classes,
+                                        len(self._dataset.train), self.workers)
 
     @cached_property
     def _direction(self) -> dict[str, Tensor] | None:

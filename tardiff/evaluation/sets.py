@@ -6,7 +6,6 @@ A set is one or more datasets, one for each generation seed.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,6 @@ def synthetic_folders(config: EvaluationConfig | InfluenceAnalysisConfig) -> dic
     if wrong:
         raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
     return folders
-
-
-def named_by_folder(paths: list[str]) -> str:
-    """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
-    sets: dict[str, list[str]] = {}
-    for path in paths:
-        folder = next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic")
-        name = re.sub(r"-seed\d+$", "", folder)
-        sets.setdefault(name, []).append(path)
-    clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
-        len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
-    if clash:
-        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
-                        "'synthetic={first: DIR, second: DIR}'.")
-    return f"synthetic={json.dumps(sets)}"
 
 
 def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from pathlib import Path
 
+from tardiff.baselines import BASELINES
 from tardiff.baselines.training import BaselineRun
+from tardiff.cli import run_stage
 from tardiff.config import BaselineConfig
 from tardiff.data.format import read_dataset
 from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+
+
+def main(arguments: list[str]) -> None:
+    """Run `baseline NAME [CONFIG] [key=value ...]`. Raises UserError on a name that is none."""
+    names = ", ".join(BASELINES)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: tardiff baseline NAME [CONFIG] [key=value ...]\n\nNAME is one of {names}. NAME --help lists its "
+              "settings.")
+        return
+    if not arguments or arguments[0] not in BASELINES:
+        given = f"'{arguments[0]}' is not a baseline" if arguments else "no baseline is named"
+        raise UserError(f"{given}. Give one of {names}, then [CONFIG] [key=value ...]; NAME --help lists its settings.")
+    name = arguments[0]
+    schema = importlib.import_module(f"tardiff.baselines.{name}").Config
+    run_stage(schema, partial(run, name), f"Train {name} and write its synthetic dataset.", arguments[1:],
+              f"tardiff baseline {name}")
 
 
 def run(name: str, config: BaselineConfig, dry_run: bool) -> None:

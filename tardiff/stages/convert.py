@@ -13,7 +13,7 @@ from tardiff.utils.errors import UserError, exit_on_user_error
 SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays")
 
 
-def convert(argv: Sequence[str], prog: str = "tardiff convert") -> None:
+def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:
     """Run the source that the first argument names, with the other arguments; without one, list the sources."""
     source, *arguments = argv or ["--help"]
     if source in ("-h", "--help"):

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tardiff.cli import COMMANDS, Command
+from tardiff.cli import COMMANDS
 from tardiff.config import ExperimentConfig, load_config
 from tardiff.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A command with its settings, and the words that a user would type for it."""
+    """The work of a command, `run(config, dry_run)`, with its settings, and the words that a user would type for it."""
 
-    command: Command
+    run: Callable[[Any, bool], None]
     config: Any
     typed: str
 
-    @staticmethod
-    def of(name: str, key: str, arguments: str | list[str], values: dict[str, Any]) -> Stage:
-        """Return the stage `tardiff NAME` for arguments as they are typed and, over them, settings by dotted name.
 
-        Raises UserError that names the setting `key` behind the arguments where these cannot be used.
-        """
-        words = [arguments] if isinstance(arguments, str) else arguments
-        files = [word for word in words if "=" not in word]
-        if len(files) > 1 or not all(isinstance(word, str) for word in words):
-            raise UserError(f"{key}: expected a configuration file, key=value texts, or both in a list, got {arguments!r}.")
-        command, path = COMMANDS[name], files[0] if files else None
-        overrides = [word for word in words if "=" in word]
-        config = load_config(command.settings(), path, overrides, values)
-        typed = shlex.join(["tardiff", name, *files, *overrides, *(f"{key}={value}" for key, value in values.items())])
-        return Stage(command, config, typed)
+def stage(name: str, key: str, arguments: str | list[str], values: dict[str, Any]) -> Stage:
+    """Return the command `tardiff NAME` for arguments as they are typed and, over them, settings by dotted name.
+
+    Raises UserError that names the setting `key` behind the arguments where these cannot be used.
+    """
+    command = COMMANDS[name]
+    return stage_of(command.run, command.settings(), [name], key, arguments, values)
+
+
+def stage_of(run: Callable[[Any, bool], None], schema: type, words: list[str], key: str, arguments: str | list[str],
+             values: dict[str, Any]) -> Stage:
+    """Return the stage of a function and the schema of its settings; the words name its command."""
+    given = [arguments] if isinstance(arguments, str) else arguments
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise UserError(f"{key}: expected a configuration file, or a list of one and of key=value, got {arguments!r}.")
+    files, overrides = ([text for text in given if ("=" in text) == is_override] for is_override in (False, True))
+    if len(files) > 1:
+        raise UserError(f"{key}: give one configuration file, not {len(files)}: {', '.join(files)}.")
+    config = load_config(schema, files[0] if files else None, overrides, values)
+    typed = ["tardiff", *words, *files, *overrides, *(f"{name}={value}" for name, value in values.items())]
+    return Stage(run, config, shlex.join(typed))
 
 
 def run(config: ExperimentConfig, dry_run: bool) -> None:
@@ -48,9 +55,9 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 
 def run_stages(stages: Sequence[Stage], dry_run: bool) -> None:
     """Run stages one after the other, and print what a user would type for each."""
-    for number, stage in enumerate(stages, start=1):
-        print(f"\n[{number}/{len(stages)}] {stage.typed}{' --dry-run' * dry_run}", flush=True)
-        stage.command.run(stage.config, dry_run)
+    for number, each in enumerate(stages, start=1):
+        print(f"\n[{number}/{len(stages)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
+        each.run(each.config, dry_run)
 
 
 def generation_stages(config: ExperimentConfig) -> list[Stage]:
@@ -61,12 +68,12 @@ def generation_stages(config: ExperimentConfig) -> list[Stage]:
     for seed, suffix in enumerate(suffixes):
         values = shared | ({"seed": seed} if config.train_each_seed else {})
         stages += [
-            Stage.of("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
-            Stage.of("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
+            stage("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
+            stage("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
-            stages.append(Stage.of("generate", f"guidance.{name}", config.guidance[name], shared | {
+            stages.append(stage("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
                 "output": folder, "seed": seed}))
     return stages
@@ -76,7 +83,7 @@ def report_stage(config: ExperimentConfig) -> Stage:
     """Return the last stage: the report on all synthetic sets."""
     first = "-seed0" if config.train_each_seed else ""
     values = {key: value for key, value in _shared(config).items() if key not in ("data", "name")}
-    return Stage.of("report", "evaluation", config.evaluation, values | {
+    return stage("report", "evaluation", config.evaluation, values | {
         "real": config.data, "synthetic": synthetic_sets(config), "output": str(Path(config.output) / "report"),
         "classifier": str(Path(config.output) / f"classifier{first}")})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from classifier.train import FittedClassifier, load_task
-from tardiff.config import ClassifierConfig, InfluenceAnalysisConfig
+from classifier.train import Guide
+from tardiff.config import InfluenceAnalysisConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation, joined_subjects
@@ -23,11 +21,10 @@ from tardiff.evaluation.results import long_frame
 from tardiff.evaluation.sets import read_sets, synthetic_folders
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
-from tardiff.influence.task import DownstreamTask
 from tardiff.utils.checkpoint import require_folder, write_json
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import provenance, read_run_config
+from tardiff.utils.logging import provenance
 
 TRAINING, SELECTION, GUIDANCE, ALL = "real training", "real selection", "real guidance", "all"
 TITLES = {
@@ -54,7 +51,7 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
         print(f"settings are valid. Missing input: {', '.join(missing)}.")
         return
     real = read_dataset(config.real, ("train", "val"))
-    load_matching_task(config.classifier, real, device)
+    load_matching_guide(config.classifier, real, device)
     sets = read_sets(folders, real)
     if not dry_run:
         analyse(config, real, sets)
@@ -71,7 +68,8 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     Raises UserError if the classifier was trained on another dataset than `real`.
     """
     device = resolve_device(config.device)
-    task, normalizer = load_matching_task(config.classifier, real, device)
+    guide = load_matching_guide(config.classifier, real, device)
+    task, normalizer = guide.task, guide.normalizer
     guidance, _ = halve_validation(real.val)
     parts_of = analysed_sets(real, sets)
     series = {name: prepared(parts, normalizer) for name, parts in parts_of.items()}
@@ -81,7 +79,7 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
     for row in tables["influence_distribution"]:
         if row["class"] == ALL:
-            row["guide_auroc"] = guide_auroc(task, *series[row["set"]])
+            row["guide_auroc"] = guide_auroc(guide, parts_of[row["set"]])
     folder = Path(config.output)
     (folder / "influence.json").unlink(missing_ok=True)
     for name, rows in tables.items():
@@ -127,16 +125,15 @@ def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def load_matching_task(folder: str, dataset: Dataset, device: torch.device) -> tuple[DownstreamTask, Normalizer]:
-    """Load a classifier run and its normaliser. Raises UserError if it was trained on another dataset."""
-    task, metadata = load_task(folder, device)
-    normalizer = Normalizer.fit(read_run_config(folder, ClassifierConfig).normalizer, dataset.train.x)
-    read, given = [metadata[key] for key in ("length", "channels", "classes")], [*dataset.shape, dataset.num_classes]
-    if read != list(map(str, given)) or metadata["normalizer"] != normalizer.fingerprint():
-        raise UserError(f"{folder}: not trained on {dataset.path}: it reads (length, channels, classes) "
-                        f"({', '.join(read)}) with its own normaliser, the dataset has ({', '.join(map(str, given))}). "
-                        "Give the dataset that it was trained on as real=...")
-    return task, normalizer
+def load_matching_guide(folder: str, dataset: Dataset, device: torch.device) -> Guide:
+    """Load a classifier run. Raises UserError if it was trained on another dataset."""
+    guide = Guide.load(folder, device)
+    normalizer = Normalizer.fit(guide.normalizer.kind, dataset.train.x)
+    if (guide.shape, guide.meta.classes) != (dataset.shape, dataset.meta.classes) or (
+            guide.normalizer.fingerprint() != normalizer.fingerprint()):
+        raise UserError(f"{folder}: trained on {guide.data} ({guide.meta.name}, shape {guide.shape}), not on {dataset.path} "
+                        f"(shape {dataset.shape}). Give the dataset that it was trained on as real=...")
+    return guide
 
 
 def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
@@ -145,8 +142,9 @@ def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
             torch.from_numpy(np.concatenate([part.y for part in parts])))
 
 
-def guide_auroc(task: DownstreamTask, x: Tensor, y: Tensor) -> float | None:
-    """Return the AUROC of the guide on the labels y of x; far below 0.5, labels are wrong. None where a class is absent."""
-    guide = FittedClassifier(copy.deepcopy(task.model), 0, 0.0)  # A copy, for predicting changes the mode of layers.
-    auroc = float(metrics.auroc(y.numpy(), guide.predict(x.numpy()))[0])
+def guide_auroc(guide: Guide, parts: list[Split]) -> float | None:
+    """Return the AUROC of the guide on the labels of all parts; far below 0.5, labels are wrong. None where a class is
+    absent."""
+    y, x = (np.concatenate([getattr(part, name) for part in parts]) for name in "yx")
+    auroc = float(metrics.auroc(y, guide.predict(x))[0])
     return None if math.isnan(auroc) else auroc

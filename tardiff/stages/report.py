@@ -24,7 +24,16 @@ from tardiff.evaluation.sets import inputs_exist, read_costs, read_generation, r
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.evaluation.utility import stratified_rows
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.influence import ALL, GUIDANCE, SELECTION, TRAINING, analyse, frame_tables, influence_frame, load_matching_task
+from tardiff.stages.influence import (
+    ALL,
+    GUIDANCE,
+    SELECTION,
+    TRAINING,
+    analyse,
+    frame_tables,
+    influence_frame,
+    load_matching_guide,
+)
 from tardiff.stages.utility import report_utility
 from tardiff.utils.checkpoint import write_json, write_text
 from tardiff.utils.distributed import resolve_device
@@ -123,7 +132,7 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
 def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) -> None:
     """Raise UserError if the guide of the influence part is not there, or not one of this dataset."""
     if "influence" in config.sections and config.classifier is not None:
-        load_matching_task(config.classifier, real, device)
+        load_matching_guide(config.classifier, real, device)
 
 
 def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:

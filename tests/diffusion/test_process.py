@@ -8,6 +8,7 @@ import torch
 from tardiff.config import DiffusionConfig
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.diffusion.schedule import NoiseSchedule
+from tardiff.utils.errors import UserError
 
 CONFIG = DiffusionConfig()
 
@@ -20,7 +21,7 @@ def test_linear_schedule_has_the_released_ends_and_is_linear_in_the_root():
 
 
 def test_cosine_schedule_follows_its_closed_form():
-    schedule = NoiseSchedule.from_config(DiffusionConfig(schedule="cosine", num_train_timesteps=100))
+    schedule = NoiseSchedule.from_config(DiffusionConfig(noise_schedule="cosine", num_train_timesteps=100))
     expected = [math.cos(((t + 1) / 100 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
                 for t in range(99)]
     assert torch.allclose(schedule.alphas_cumprod[:99], torch.tensor(expected, dtype=torch.float64))
@@ -76,7 +77,7 @@ def test_losses_are_the_named_distances():
     torch.manual_seed(0)
     x_start, noise, t = torch.randn(9, 4, 2), torch.randn(9, 4, 2), torch.randint(200, (9,))
     for name, distance in (("l1", noise.abs().mean()), ("l2", noise.pow(2).mean())):
-        process = DiffusionProcess(DiffusionConfig(loss=name))
+        process = DiffusionProcess(DiffusionConfig(loss=name, prediction_type="epsilon"))
         assert torch.isclose(process.loss(lambda x, *_: torch.zeros_like(x), x_start, t, t, noise), distance)
 
 
@@ -85,4 +86,6 @@ def test_inference_steps_span_the_schedule():
     assert schedule.timesteps(None) == list(range(199, -1, -1))
     steps = schedule.timesteps(25)
     assert len(steps) == 25 and steps[0] == 199 and steps[-1] == 0
-    assert schedule.timesteps(1) == [199] and len(schedule.timesteps(999)) == 200
+    assert schedule.timesteps(1) == [199]
+    with pytest.raises(UserError, match="999.*200 diffusion steps"):
+        schedule.timesteps(999)

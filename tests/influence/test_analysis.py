@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, main_path, meta
 
-from classifier.train import load_task
+from classifier.train import Guide
 from tardiff.config import InfluenceAnalysisConfig
 from tardiff.data.format import Split, read_dataset, write_dataset
 from tardiff.data.normalize import Normalizer
@@ -296,7 +296,7 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
     result = json.loads(Path("out/influence.json").read_text())
     rows = {(row["set"], row["class"]): row for row in result["influence_distribution"]}
     assert rows["faithful", "all"]["guide_auroc"] == pytest.approx(1 - rows["flipped", "all"]["guide_auroc"])
-    task, train = load_task("classifier", CPU)[0], read_dataset("data", ("train",)).train
+    task, train = Guide.load("classifier", CPU).task, read_dataset("data", ("train",)).train
     x = torch.from_numpy(Normalizer.load("classifier/normalizer.json").transform(train.x))
     assert rows["real training", "all"]["guide_auroc"] == pytest.approx(
         roc_auc_score(train.y, torch.softmax(task.model(x), 1)[:, 1].detach()))

@@ -48,8 +48,8 @@ def test_class_weightings_and_normalisations():
         assert_same(gradient.direction(classes, "guidance_size"), expected)
     total = {name: 61 / 200 * value for name, value in loop_mean(exact, range(61)).items()}
     assert_same(gradient.direction("all", "train_size"), total)
-    assert math.isclose(norm(gradient.direction("minority", "l2")), 1.0, rel_tol=1e-5)
-    assert math.isclose(float(dot(gradient.direction("all", "l2"), gradient.direction("all", "guidance_size"))),
+    assert math.isclose(norm(gradient.direction("minority", "l2_norm")), 1.0, rel_tol=1e-5)
+    assert math.isclose(float(dot(gradient.direction("all", "l2_norm"), gradient.direction("all", "guidance_size"))),
                         norm(gradient.direction("all", "guidance_size")), rel_tol=1e-5)
     assert all(math.isclose(found, norm(means[label]), rel_tol=1e-5) for label, found in enumerate(gradient.norms()))
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
-from tardiff.influence.guidance import GuidanceFunction, central_difference_gradients, exact_gradients, input_gradient
+from tardiff.config import GuidanceConfig
+from tardiff.influence.guidance import (
+    central_difference_gradients,
+    exact_gradients,
+    guidance_function,
+    input_gradient,
+)
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, dot
 from tardiff.utils.errors import UserError
@@ -79,7 +85,7 @@ def test_each_row_depends_on_its_own_sample(name, objective):
     direction = guidance_direction(task)
 
     def gradient(x, y):
-        return GuidanceFunction(task, y, objective, direction, gradient_norm="unit_rms")(x, x, 0)
+        return guidance_function(task, direction, y, GuidanceConfig(objective, unit_rms=True))(x, x, 0)
 
     whole = gradient(X, Y)
     assert torch.allclose(gradient(X[4:5], Y[4:5])[0], whole[4], atol=1e-3)
@@ -92,7 +98,7 @@ def test_objectives_are_the_named_combinations():
     x = X.double()
 
     def gradient(objective, **options):
-        return GuidanceFunction(task, Y, objective, direction, method="exact", **options)(x + 5, x, 0)
+        return guidance_function(task, direction, Y, GuidanceConfig(objective, method="exact", **options))(x + 5, x, 0)
 
     assert torch.allclose(gradient("classifier"), -input_gradient(task, x, Y))
     assert torch.allclose(gradient("anchored", influence_weight=0.3),
@@ -102,14 +108,14 @@ def test_objectives_are_the_named_combinations():
 
 def test_classifier_objective_climbs_the_probability_of_the_label():
     task = fitted_task("gru")
-    moved = X + 0.05 * GuidanceFunction(task, Y, "classifier")(X, X, 0)
+    moved = X + 0.05 * guidance_function(task, None, Y, GuidanceConfig("classifier"))(X, X, 0)
     assert (task.losses(moved, Y) < task.losses(X, Y)).all()
 
 
 def test_gradient_through_the_denoiser_is_the_pullback():
     task, weight = fitted_task("gru"), torch.randn(3, 3)
     x_t = X.clone().requires_grad_()
-    found = GuidanceFunction(task, Y, "classifier", through_denoiser=True)(x_t, x_t @ weight, 0)
+    found = guidance_function(task, None, Y, GuidanceConfig(through_denoiser=True))(x_t, x_t @ weight, 0)
     expected = -input_gradient(task, (X @ weight).detach(), Y) @ weight.T
     assert torch.allclose(found, expected, atol=1e-6)
 

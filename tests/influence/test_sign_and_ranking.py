@@ -4,9 +4,10 @@ import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, series
 
+from tardiff.config import GuidanceConfig
 from tardiff.influence.analysis import agreement, in_float64, loss_falls
 from tardiff.influence.gradient import compute_guidance_gradient
-from tardiff.influence.guidance import GuidanceFunction
+from tardiff.influence.guidance import guidance_function
 from tardiff.influence.scores import influence_scores
 from tardiff.utils.distributed import Processes
 
@@ -35,9 +36,9 @@ def test_one_step_of_fine_tuning_moves_the_loss_as_influence_predicts(name):
 
 def test_climbing_the_influence_gradient_makes_a_sample_more_useful():
     task = fitted_task("gru", steps=40)
-    direction = compute_guidance_gradient(task, *GUIDANCE, 2, 200, ALONE).direction("all", "l2")
+    direction = compute_guidance_gradient(task, *GUIDANCE, 2, 200, ALONE).direction("all", "l2_norm")
     candidates, labels = series(20, seed=34)
-    climb = GuidanceFunction(task, labels, "influence", direction, gradient_norm="unit_rms")
+    climb = guidance_function(task, direction, labels, GuidanceConfig("influence", unit_rms=True))
     usefulness = {step: measured_falls(task, candidates + step * climb(candidates, candidates, 0), labels).sum()
                   for step in (-0.1, 0.0, 0.1)}
     assert usefulness[-0.1] < usefulness[0.0] < usefulness[0.1]

@@ -60,7 +60,7 @@ def test_a_new_denoiser_predicts_zero():
 
 def test_paper_sized_model_has_the_paper_structure():
     """Base 64, multipliers 1, 2, 4, 4, attention with 8 heads at downsampling 1, 2, 4 and in the middle."""
-    config = UNetConfig(num_res_blocks=3)
+    config = UNetConfig(64, [1, 2, 4, 4], num_res_blocks=3, num_heads=8)
     with torch.device("meta"):
         model = UNet1d(7, 2, config)
     attended = [block for block in [*model.down, *model.up] if hasattr(block, "attention")

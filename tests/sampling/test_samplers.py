@@ -28,7 +28,8 @@ def optimal_denoiser(process):
 
 
 def prediction(num_train_timesteps=1000, beta_end=0.02, count=SAMPLES):
-    process = DiffusionProcess(DiffusionConfig(num_train_timesteps=num_train_timesteps, beta_start=1e-4, beta_end=beta_end))
+    process = DiffusionProcess(DiffusionConfig(num_train_timesteps=num_train_timesteps, beta_start=1e-4,
+                                               beta_end=beta_end, prediction_type="epsilon"))
     return Prediction(optimal_denoiser(process), process, torch.zeros(count, dtype=torch.int64), 1)
 
 
@@ -101,10 +102,10 @@ def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
 
 
 @pytest.mark.parametrize("sampler", [ddpm, ddim])
-@pytest.mark.parametrize("schedule", ["posterior_variance", "constant"])
-def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, schedule):
+@pytest.mark.parametrize("step_size", ["posterior_variance", "constant"])
+def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, step_size):
     predict = prediction(50, 0.3, 16)
-    guided = run(sampler, predict, 20, Conditioning(lambda x_t, x0, t: torch.full_like(x_t, torch.nan), 0.0, schedule))
+    guided = run(sampler, predict, 20, Conditioning(lambda x_t, x0, t: torch.full_like(x_t, torch.nan), 0.0, step_size))
     assert torch.equal(guided, run(sampler, predict, 20))
 
 
@@ -131,7 +132,7 @@ def test_ddim_without_noise_is_a_function_of_x_T():
 
 
 def test_classifier_free_guidance_extrapolates_from_the_unconditional_output():
-    process = DiffusionProcess(DiffusionConfig())
+    process = DiffusionProcess(DiffusionConfig(prediction_type="epsilon"))
     x_t, labels = torch.randn(5, 3, 2), torch.tensor([0, 1, 0, 1, 1])
 
     def denoiser(x, t, y):
@@ -143,7 +144,7 @@ def test_classifier_free_guidance_extrapolates_from_the_unconditional_output():
 
 
 def test_bounds_clip_x0_and_keep_the_noise_consistent():
-    process = DiffusionProcess(DiffusionConfig())
+    process = DiffusionProcess(DiffusionConfig(prediction_type="epsilon"))
     x_t = 3 * torch.randn(40, 3, 2)
     bounds = (torch.tensor([-0.5, -0.1]), torch.tensor([0.2, 0.9]))
     predict = Prediction(lambda x, t, y: torch.zeros_like(x), process, torch.zeros(40, dtype=torch.int64), 1, bounds=bounds)

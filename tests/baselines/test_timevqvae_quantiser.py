@@ -105,7 +105,7 @@ def test_few_codes_of_the_published_size_are_replaced_in_a_step(monkeypatch):
     placed = []
     monkeypatch.setattr(Quantiser, "_place", lambda model, which, vectors, place=Quantiser._place: (
         placed.append(int(which.sum())), place(model, which, vectors)))
-    fitted_quantiser(1024, 192, Config().revive_below)
+    fitted_quantiser(1024, 192, Config().revive_below, steps=100)
     assert 0 < np.mean(placed[50:]) < 15
 
 

@@ -19,7 +19,7 @@ class Killed(Exception):
 
 
 def sinusoids(rows, length=24, num_channels=2, num_classes=2, seed=0):
-    """Return x (rows, length, num_channels) and y: class k has k + 1 cycles, of random amplitude and phase, and noise."""
+    """Return noisy x (rows, length, num_channels) and y: class k has k + 1 cycles, of random amplitude and phase."""
     generator = np.random.default_rng(seed)
     y = np.arange(rows) % num_classes
     amplitude, phase = generator.uniform(0.7, 1.3, (rows, 1, 1)), generator.uniform(-0.6, 0.6, (rows, 1, 1))
@@ -72,16 +72,14 @@ def assert_resumes_exactly(folder, module, x, y, kills, **settings):
 
 def assert_rows_stand_alone(run, shape, num_classes):
     """Check that a series depends on its number and label alone, and that exactly the rows asked for come out."""
-    labels, samples = torch.arange(7) % num_classes, torch.arange(7) + 3
+    labels, samples = torch.arange(5) % num_classes, torch.arange(5) + 3
     series = run.sample(labels, 0, samples)
-    assert series.shape == (7, *shape) and series.dtype == np.float32 and np.isfinite(series).all()
+    assert series.shape == (5, *shape) and series.dtype == np.float32 and np.isfinite(series).all()
     assert np.ptp(series, axis=0).max() > 0
-    for row in (0, 4):
-        alone = run.sample(labels[row:row + 1], 0, samples[row:row + 1])
-        assert alone.shape == (1, *shape)
-        np.testing.assert_allclose(alone[0], series[row], rtol=1e-5, atol=1e-5)
-    order = torch.tensor([5, 2, 6])
-    np.testing.assert_allclose(run.sample(labels[order], 0, samples[order]), series[order], rtol=1e-5, atol=1e-5)
+    for rows in ([1], [4, 0, 3]):
+        some = run.sample(labels[rows], 0, samples[rows])
+        assert some.shape == (len(rows), *shape)
+        np.testing.assert_allclose(some, series[rows], rtol=1e-5, atol=1e-5)
 
 
 @dataclasses.dataclass

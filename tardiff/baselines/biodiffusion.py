@@ -1,24 +1,25 @@
-"""BioDiffusion: a 1-D U-Net that predicts noise, with classifier-free guidance by class (Li et al. 2024, 'BioDiffusion: A
-versatile diffusion model for biomedical signal synthesis'); the variant for labelled signals.
+"""BioDiffusion: a 1-D U-Net that predicts noise, with classifier-free guidance by class (Li et al. 2024, 'BioDiffusion:
+A versatile diffusion model for biomedical signal synthesis'); the variant for labelled signals.
 
-One model of all classes, on series scaled to [-1, 1]. The cosine schedule, the L1 loss on the noise, the posterior, DDIM
-and the guidance are those of `tardiff.diffusion` and `tardiff.sampling`.
+One model of all classes, on series scaled to [-1, 1]. The cosine schedule, the L1 loss on the noise, the posterior,
+DDIM and the guidance are those of `tardiff.diffusion` and `tardiff.sampling`.
 
 Deviations from the published code:
 - Its sampler leaves the class dropout of training on, so that the conditional half of the guidance is, at random, the
   unconditional one in half of the calls, and a scale of 3 acts on average as one of 1.5. Here it is always conditional,
   as published in words.
-- It needs a length that 8 divides. Here a series is padded at both ends with its edge values to the next multiple of 2 to
-  the number of halvings, and the predicted noise is cropped: 300 steps become 304.
+- It needs a length that 8 divides. Here a series is padded at both ends with its edge values to the next multiple of 2
+  to the number of halvings, and the predicted noise is cropped: 300 steps become 304.
 - It counts 300 epochs, of any number of steps; here `steps` says how many, and batches are drawn with replacement.
 - The embedding of the diffusion step has frequencies 10000^(-i/n) for i < n, not 10000^(-i/(n - 1)), as elsewhere here.
 - The learned vector of 'no class' is one more row of the class table, drawn from the same distribution.
 - With `num_inference_steps`, the steps of DDIM run from T - 1 to 0 evenly, both ends included, and the noise is derived
-  again from the clipped series, where the published code keeps the raw prediction. The presets of few steps leave out its
-  noise (`eta: 0`), which would cost spread: after 50 steps, the level of a CinC 2012 series varied by 0.7 of what it should.
+  again from the clipped series, where the published code keeps the raw prediction. The presets of few steps leave out
+  its noise (`eta: 0`), which would cost spread: after 50 steps, the level of a CinC 2012 series varied by 0.7 of what
+  it should.
 
-A guidance scale of 3 with half of the labels hidden makes series less diverse and classes further apart than in the data;
-compare with `cfg_scale=1`.
+A guidance scale of 3 with half of the labels hidden makes series less diverse and classes further apart than in the
+data; compare with `cfg_scale=1`.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ class Config(BaselineConfig):
     """BioDiffusion; the steps are 300 epochs of the 20,920 series of MIMIC-III."""
 
     base_channels: int = setting(64, "Channels at full resolution; a multiple of 8.", low=8)
-    channel_multipliers: list[int] = setting([1, 2, 4, 8], "Channels per level, as multiples of base_channels; each level "
-                                                           "but the last halves the length.", low=1)
+    channel_multipliers: list[int] = setting(
+        [1, 2, 4, 8], "Channels per level, as multiples of base_channels; each level but the last halves the length.",
+        low=1)
     num_train_timesteps: int = setting(1000, "Diffusion steps T.", low=2)
     steps: int = setting(98_000, "Optimiser steps.", low=1)
     batch_size: int = setting(64, "Series per step.", low=1)
@@ -61,8 +63,8 @@ class Config(BaselineConfig):
                                low=0, semantic=False)
     num_inference_steps: int | None = setting(None, "Steps of DDIM sampling; null: the whole ancestral chain.", low=1,
                                               semantic=False)
-    eta: float = setting(1.0, "Noise of DDIM, without effect on the whole chain: 1 as published, with which series made in few "
-                              "steps vary less; 0 for none.", low=0, high=1, semantic=False)
+    eta: float = setting(1.0, "Noise of DDIM, without effect on the whole chain: 1 as published, with which series "
+                              "made in few steps vary less; 0 for none.", low=0, high=1, semantic=False)
 
 
 class BioDiffusion(Baseline):
@@ -75,8 +77,8 @@ class BioDiffusion(Baseline):
         self.config = config
         self.shape = (length, num_channels)
         self.num_classes = num_classes
-        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, noise_schedule="cosine",
-                                                        prediction_type="epsilon", loss="l1"))
+        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps,
+                                                        noise_schedule="cosine", prediction_type="epsilon", loss="l1"))
         self.network = ClassUNet(config, num_channels, num_classes)
         self.optimizers["adamw"] = torch.optim.AdamW(self.network.parameters(), lr=config.learning_rate)
 
@@ -171,8 +173,8 @@ class ClassUNet(nn.Module):
 
 
 class Level(nn.Module):
-    """The layers of one resolution, which the U-Net joins: two blocks from `inputs` to `outputs` channels, attention and
-    the way to the next resolution."""
+    """The layers of one resolution, which the U-Net joins: two blocks from `inputs` to `outputs` channels, attention
+    and the way to the next resolution."""
 
     def __init__(self, inputs: int, outputs: int, embedding_width: int, resize: nn.Module) -> None:
         super().__init__()
@@ -270,6 +272,6 @@ def build(config: Config, length: int, num_channels: int, num_classes: int) -> B
     """Return the model of all classes. Raises UserError as `ClassUNet` does, and where cfg_scale needs what is not
     trained."""
     if config.label_dropout == 0 and config.cfg_scale != 1:
-        raise UserError(f"cfg_scale={config.cfg_scale:g}: with label_dropout=0 there is no unconditional prediction. Use "
-                        "cfg_scale=1, or label_dropout above 0.")
+        raise UserError(f"cfg_scale={config.cfg_scale:g}: with label_dropout=0 there is no unconditional prediction. "
+                        "Use cfg_scale=1, or label_dropout above 0.")
     return BioDiffusion(config, length, num_channels, num_classes)

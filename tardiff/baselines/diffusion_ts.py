@@ -1,13 +1,13 @@
 """Diffusion-TS: a transformer that predicts the clean series as trend plus season (Yuan & Qiao 2024, 'Diffusion-TS:
 Interpretable diffusion for general time series generation').
 
-One unconditional model per class, on series scaled to [-1, 1]. Its encoder reads the noisy series, and each block of its
-decoder adds a cubic trend and the strongest frequencies of what is left. The cosine schedule, the posterior and DDIM are
-those of `tardiff.diffusion` and `tardiff.sampling`.
+One unconditional model per class, on series scaled to [-1, 1]. Its encoder reads the noisy series, and each block of
+its decoder adds a cubic trend and the strongest frequencies of what is left. The cosine schedule, the posterior and
+DDIM are those of `tardiff.diffusion` and `tardiff.sampling`.
 
 Deviations from the published code:
-- Layers without weights of their own are written differently and compute the same: the Fourier block keeps the strongest
-  bins of the spectrum and inverts it without the factor 1/L, where the published code sums cosines.
+- Layers without weights of their own are written differently and compute the same: the Fourier block keeps the
+  strongest bins of the spectrum and inverts it without the factor 1/L, where the published code sums cosines.
 - The embedding of the diffusion step has frequencies 10000^(-i/n) for i < n, not 10000^(-i/(n - 1)), as elsewhere here.
 - The decay of the moving average starts low and rises to the published one by the rule of `tardiff.models.ema`, where
   the published code copies the weights for 100 steps and then lets it rise by another rule; so a short training works.
@@ -54,20 +54,22 @@ class Config(BaselineConfig):
     encoder_blocks: int = setting(3, "Blocks of the encoder.", low=1)
     decoder_blocks: int = setting(2, "Blocks of the decoder.", low=1)
     num_heads: int = setting(4, "Attention heads.", low=1)
-    season_kernel: int = setting(1, "Width of the circular convolution from the season to the channels.", choices=(1, 5))
+    season_kernel: int = setting(1, "Width of the circular convolution from the season to the channels.",
+                                 choices=(1, 5))
     num_train_timesteps: int = setting(500, "Diffusion steps T.", low=2)
     steps: int = setting(18_000, "Optimiser steps per class.", low=EMA_EVERY)
     batch_size: int = setting(128, "Series per batch.", low=1)
     gradient_accumulation: int = setting(2, "Batches per optimiser step.", low=1)
-    learning_rate: float = setting(8e-4, "Adam learning rate after warm-up; it halves on a plateau of the training loss.",
-                                   low=LOWEST_RATE, high=1)
+    learning_rate: float = setting(8e-4, "Adam learning rate after warm-up; it halves on a plateau of the training "
+                                         "loss.", low=LOWEST_RATE, high=1)
     warmup_steps: int = setting(500, "Steps over which the learning rate rises linearly from 1e-5.", low=0)
-    patience: int = setting(4_000, "Steps without a loss 10 % below the best after which the learning rate halves.", low=0)
+    patience: int = setting(4_000, "Steps without a loss 10 % below the best after which the learning rate halves.",
+                            low=0)
     gradient_clip: float = setting(1.0, "Largest global gradient norm.", low=1e-6)
     ema_decay: float = setting(0.995, "Decay of the moving average of the weights, taken every 10 steps.", low=0,
                                high=0.999999)
-    num_inference_steps: int | None = setting(None, "Steps of deterministic DDIM sampling; null: the whole ancestral chain, "
-                                                    "as published.", low=1, semantic=False)
+    num_inference_steps: int | None = setting(None, "Steps of deterministic DDIM sampling; null: the whole ancestral "
+                                                    "chain, as published.", low=1, semantic=False)
 
 
 class DiffusionTS(Baseline):
@@ -79,8 +81,8 @@ class DiffusionTS(Baseline):
         super().__init__()
         self.config = config
         self.shape = (length, num_channels)
-        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps, noise_schedule="cosine",
-                                                        prediction_type="sample"))
+        self.process = DiffusionProcess(DiffusionConfig(num_train_timesteps=config.num_train_timesteps,
+                                                        noise_schedule="cosine", prediction_type="sample"))
         self.register_buffer("step_weights", step_weights(self.process.schedule.betas), persistent=False)
         self.network = TrendSeasonTransformer(config, length, num_channels)
         self.ema = EMA(self.network, config.ema_decay)
@@ -140,8 +142,8 @@ class DiffusionTS(Baseline):
 
 
 def step_weights(betas: Tensor) -> Tensor:
-    """Return the weight (T,) float32 of each diffusion step in the loss, sqrt(alpha) sqrt(1 - alpha_cumprod) / (100 beta),
-    from betas (T,) float64 (Yuan & Qiao 2024, equation 9)."""
+    """Return the weight (T,) float32 of each diffusion step in the loss, from betas (T,) float64: sqrt(alpha)
+    sqrt(1 - alpha_cumprod) / (100 beta) (Yuan & Qiao 2024, equation 9)."""
     alphas = 1 - betas
     return (alphas.sqrt() * (1 - alphas.cumprod(dim=0)).sqrt() / betas / 100).float()
 
@@ -310,9 +312,9 @@ def _over_time(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def build(config: Config, length: int, num_channels: int, num_classes: int) -> PerClass:
-    """Return one model per class. Raises UserError where width is not a multiple of num_heads, and where the series are too
-    short for the season kernel."""
+    """Return one model per class. Raises UserError where width is not a multiple of num_heads, and where the series are
+    too short for the season kernel."""
     if config.season_kernel // 2 > length:
-        raise UserError(f"season_kernel={config.season_kernel}: series have {length} time step, fewer than the circular "
-                        "convolution needs. Use season_kernel=1.")
+        raise UserError(f"season_kernel={config.season_kernel}: series have {length} time step, fewer than the "
+                        "circular convolution needs. Use season_kernel=1.")
     return PerClass([DiffusionTS(config, length, num_channels) for _ in range(num_classes)])

@@ -38,8 +38,8 @@ class Config(BaselineConfig):
 
     budget: str = setting("no training", "A name for the size of the training.", semantic=False)
     rule: str = setting("jitter", "The rule.", choices=RULES)
-    strength: float = setting(0.1, "Standard deviation of the noise (jitter), of the factors (scaling) or of the logarithm "
-                                   "of the pace (time_warp).", low=0)
+    strength: float = setting(0.1, "Standard deviation of the noise (jitter), of the factors (scaling) or of the "
+                                   "logarithm of the pace (time_warp).", low=0)
     knots: int = setting(4, "time_warp: pieces of constant pace.", low=1)
     neighbours: int = setting(5, "smote: nearest neighbours to choose from.", low=1)
 
@@ -68,8 +68,8 @@ class Rule(Baseline):
 
         source = torch.empty_like(labels)
         for label in labels.unique():
-            rows, mine = torch.nonzero(self.y == label)[:, 0], labels == label
-            source[mine] = rows[_integers(normal("source", 1, 1)[mine, 0, 0], len(rows))]
+            rows, of_label = torch.nonzero(self.y == label)[:, 0], labels == label
+            source[of_label] = rows[_integers(normal("source", 1, 1)[of_label, 0, 0], len(rows))]
         return getattr(self, f"_{self.config.rule}")(source, normal)
 
     def _oversample(self, source: Tensor, normal: Normal) -> Tensor:
@@ -98,13 +98,14 @@ class Rule(Baseline):
         choice, share = normal("neighbour", 1, 1)[:, 0, 0], _uniform(normal("share", 1, 1))
         partner = source.clone()
         for label in self.y[source].unique():
-            rows, mine = torch.nonzero(self.y == label)[:, 0], torch.nonzero(self.y[source] == label)[:, 0]
+            rows, of_label = (torch.nonzero(y == label)[:, 0] for y in (self.y, self.y[source]))
             count = min(self.config.neighbours, len(rows) - 1)
             if count == 0:
                 continue
-            for part in mine.split(1024):
+            for part in of_label.split(1024):
+                # This mode keeps rounding from choosing the neighbours.
                 distance = torch.cdist(self.x[source[part]].flatten(1), self.x[rows].flatten(1),
-                                       compute_mode="donot_use_mm_for_euclid_dist")  # Neighbours not chosen by rounding.
+                                       compute_mode="donot_use_mm_for_euclid_dist")
                 distance[source[part][:, None] == rows] = torch.inf
                 nearest = distance.topk(count, largest=False).indices
                 chosen = nearest.gather(1, _integers(choice[part], count)[:, None])[:, 0]

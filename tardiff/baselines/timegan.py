@@ -1,17 +1,17 @@
 """TimeGAN: an adversarial game in the latent space of an autoencoder, with a next-step predictor that teaches dynamics.
 
-Yoon, Jarrett and van der Schaar 2019, 'Time-series generative adversarial networks'. Unconditional: one model per class.
-Sizes, losses, stages and schedules are those of the released code, which wants TensorFlow 1.15; differences:
+Yoon, Jarrett and van der Schaar 2019, 'Time-series generative adversarial networks'. Unconditional: one model per
+class. Sizes, losses, stages and schedules are those of the released code, which wants TensorFlow 1.15; differences:
 
-- This is a port: `torch.nn.GRU` applies the reset gate after the recurrent product, the published cell before it, and it
-  has two bias vectors where the published cell has one. Initialisation follows the published cell: Glorot uniform over
-  the joint kernel of input and state, gate biases whose sum is 1, other biases 0. Adam moves both bias vectors, so their
-  sum moves about twice as fast.
+- This is a port: `torch.nn.GRU` applies the reset gate after the recurrent product, the published cell before it, and
+  it has two bias vectors where the published cell has one. Initialisation follows the published cell: Glorot uniform
+  over the joint kernel of input and state, gate biases whose sum is 1, other biases 0. Adam moves both bias vectors, so
+  their sum moves about twice as fast.
 - The released loader scales to [0, 1] and the model does so again, each with 1e-7 added to the range; here it is done
   once, exactly.
 - Batches are drawn with replacement, where the released code takes the head of a fresh permutation.
-- The authors report that scores depend on TensorFlow 1 and on tuning each dataset; series much longer than the published
-  24 steps often end in smooth or repeated samples.
+- The authors report that scores depend on TensorFlow 1 and on tuning each dataset; series much longer than the
+  published 24 steps often end in smooth or repeated samples.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ DISCRIMINATOR_THRESHOLD = 0.15
 class Config(BaselineConfig):
     """TimeGAN."""
 
-    hidden_size: int = setting(24, "Units of every GRU layer and size of the latent space; the paper advises four times the "
-                                   "channels, the released code has 24.", low=1)
+    hidden_size: int = setting(24, "Units of every GRU layer and size of the latent space; the paper advises four "
+                                   "times the channels, the released code has 24.", low=1)
     num_layers: int = setting(3, "GRU layers of each network; the supervisor has one less.", low=2)
     embedding_steps: int = setting(50_000, "Iterations of the autoencoder alone, for each class.", low=1)
     supervised_steps: int = setting(50_000, "Iterations of the supervisor alone, for each class.", low=1)
@@ -112,7 +112,7 @@ class TimeGAN(Baseline):
         return self.recovery(self.supervisor(self.generator(uniform)))
 
     def embedding_losses(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean squared error of the autoencoder on x (B, L, C), and that of the supervisor on its latent series."""
+        """Return the mean squared errors of the autoencoder on x (B, L, C), and of the supervisor on the latent x."""
         h = self.embedder(x)
         return F.mse_loss(self.recovery(h), x), foretelling_loss(self.supervisor(h), h)
 
@@ -124,8 +124,8 @@ class TimeGAN(Baseline):
         h_supervised, h_hat = self.supervisor(torch.cat([h, e])).chunk(2)
         adversarial = sum(_cross_entropy(logits, 1.0) for logits in self.discriminator(torch.cat([h_hat, e])).chunk(2))
         supervised, moments = foretelling_loss(h_supervised, h), moment_loss(self.recovery(h_hat), x)
-        return {"generator_loss": adversarial + 100 * supervised.sqrt() + 100 * moments, "adversarial_loss": adversarial,
-                "supervised_loss": supervised, "moment_loss": moments}
+        return {"generator_loss": adversarial + 100 * supervised.sqrt() + 100 * moments,
+                "adversarial_loss": adversarial, "supervised_loss": supervised, "moment_loss": moments}
 
     def discriminator_loss(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the cross-entropy on latent series: of x, which are real, and of z after and before the supervisor."""
@@ -170,8 +170,8 @@ class TimeGAN(Baseline):
 
 
 def foretelling_loss(h_supervised: Tensor, h: Tensor) -> Tensor:
-    """Return the mean squared error with which what the supervisor made of latent series h (B, L, H) foretells their next
-    steps."""
+    """Return the mean squared error between what the supervisor made of latent series h (B, L, H) and the next steps of
+    these."""
     return F.mse_loss(h_supervised[:, :-1], h[:, 1:])
 
 
@@ -188,7 +188,8 @@ def _cross_entropy(logits: Tensor, target: float) -> Tensor:
 
 
 def build(config: Config, length: int, num_channels: int, num_classes: int) -> PerClass:
-    """Return one TimeGAN per class. Raises UserError for series of a single step, which have no next step to foretell."""
+    """Return one TimeGAN per class. Raises UserError for series of a single step: there is no next one to foretell."""
     if length < 2:
-        raise UserError(f"{config.data}: series have {length} time step; TimeGAN needs at least 2. Use another baseline.")
+        raise UserError(f"{config.data}: series have {length} time step; TimeGAN needs at least 2. "
+                        "Use another baseline.")
     return PerClass([TimeGAN(config, length, num_channels) for _ in range(num_classes)])

@@ -1,11 +1,11 @@
 """TimeVAE: a variational autoencoder whose decoder adds level, trend, seasons and a convolutional residual.
 
 Desai, Freeman, Wang and Beaver 2021, 'TimeVAE: a variational auto-encoder for multivariate time series generation'.
-Unconditional: one model per class. Sizes, loss and schedule are those of the official Keras code, whose shipped settings
-are level and residual without trend or seasons; differences:
+Unconditional: one model per class. Sizes, loss and schedule are those of the official Keras code, whose shipped
+settings are level and residual without trend or seasons; differences:
 
-- Convolutions pad as Keras does ('same' with stride 2 puts the odd zero at the end), so lengths round up when they halve
-  and the dense layer after the residual brings back any length.
+- Convolutions pad as Keras does ('same' with stride 2 puts the odd zero at the end), so lengths round up when they
+  halve and the dense layer after the residual brings back any length.
 - Trend and seasons are submodules that train; a later PyTorch port makes them anew in every call.
 - The official pipeline sets a tenth of the rows aside without using them; here all rows of the class train.
 - Batches are drawn with replacement, each of full size, and an epoch is as many of them as cover the rows.
@@ -13,8 +13,9 @@ are level and residual without trend or seasons; differences:
   rate, and the last weights stay. There, both wait for a loss by the name `total_loss`, while its training step reports
   `loss`, so they may never act: `stopping_patience` and `halving_patience` as large as `epochs` turn them off.
 
-Samples are smoother and narrower than the data, as published: they are decoded means, and beside the published weight of
-the reconstruction, 3, a direction of the data whose variance is below 1 / (2 x 3) in scaled units is not worth a latent.
+Samples are smoother and narrower than the data, as published: they are decoded means, and beside the published weight
+of the reconstruction, 3, a direction of the data whose variance is below 1 / (2 x 3) in scaled units is not worth a
+latent.
 """
 
 from __future__ import annotations
@@ -44,14 +45,15 @@ class Config(BaselineConfig):
     """TimeVAE."""
 
     latent_size: int = setting(8, "Dimensions of the latent space.", low=1)
-    filters: list[int] = setting([50, 100, 200], "Channels of the encoder's convolutions, each of which halves the length.",
-                                 low=1)
+    filters: list[int] = setting([50, 100, 200], "Channels of the encoder's convolutions, each of which halves the "
+                                                 "length.", low=1)
     trend_degree: int = setting(0, "Degree of the trend polynomial; 0 for none, as published.", low=0)
     seasons: list[list[int]] = setting([], "Seasonal terms [number of seasons, steps per season]; none, as published.")
     reconstruction_weight: float = setting(3.0, "Weight of the reconstruction beside the KL divergence.", low=0)
     epochs: int = setting(1000, "Most epochs; the training loss may stop the training earlier.", low=1)
     stopping_patience: int = setting(50, "Epochs without a loss 0.01 below the best that end the training.", low=1)
-    halving_patience: int = setting(30, "Epochs without a loss 0.0001 below the best that halve the learning rate.", low=1)
+    halving_patience: int = setting(30, "Epochs without a loss 0.0001 below the best that halve the learning rate.",
+                                    low=1)
     steps: int | None = setting(None, "Most optimiser steps of each class; null: as many as the epochs take.", low=1)
     batch_size: int = setting(16, "Series per step.", low=1)
     learning_rate: float = setting(1e-3, "Adam learning rate.", low=1e-8, high=1)
@@ -164,7 +166,8 @@ class TimeVAE(Baseline):
         self.optimizers = {"adam": optimizer}
         # Torch waits for more epochs than its patience, Keras for as many.
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimizer, factor=0.5, patience=config.halving_patience - 1, threshold=HALVING_IMPROVEMENT, threshold_mode="abs")
+            optimizer, factor=0.5, patience=config.halving_patience - 1, threshold=HALVING_IMPROVEMENT,
+            threshold_mode="abs")
         self.steps_per_epoch = 1
         self.epoch_loss, self.best_loss, self.epochs_without_improvement = 0.0, math.inf, 0
 
@@ -211,8 +214,8 @@ class TimeVAE(Baseline):
         return sum(decoder(z) for decoder in self.decoders)
 
     def loss_terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction error of x (B, L, C), before its weight, and the KL divergence of the latent from the
-        standard normal, both summed over the batch."""
+        """Return the reconstruction error of x (B, L, C), before its weight, and the KL divergence of the latent from
+        the standard normal, both summed over the batch."""
         mean, log_variance = self.encode(x)
         x_hat = self.decode(mean + (log_variance / 2).exp() * torch.randn_like(mean))
         return reconstruction_error(x_hat, x), gaussian_divergence(mean, log_variance)
@@ -245,12 +248,12 @@ def _perceptron(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def build(config: Config, length: int, num_channels: int, num_classes: int) -> PerClass:
-    """Return one TimeVAE per class. Raises UserError for no filters and for seasonal terms that are not pairs of positive
-    whole numbers."""
+    """Return one TimeVAE per class. Raises UserError for no filters and for seasonal terms that are not pairs of
+    positive whole numbers."""
     if not config.filters:
         raise UserError("'filters' is empty; give at least one number of channels, such as filters=[50,100,200].")
     wrong = [pair for pair in config.seasons if len(pair) != 2 or min(pair) < 1]
     if wrong:
-        raise UserError(f"'seasons' holds {wrong[0]}; expected pairs of positive whole numbers, [number of seasons, steps "
-                        "per season], such as seasons=[[4,6]].")
+        raise UserError(f"'seasons' holds {wrong[0]}; expected pairs of positive whole numbers, [number of seasons, "
+                        "steps per season], such as seasons=[[4,6]].")
     return PerClass([TimeVAE(config, length, num_channels) for _ in range(num_classes)])

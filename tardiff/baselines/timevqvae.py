@@ -1,9 +1,10 @@
-"""TimeVQVAE: series as discrete tokens, and transformers that fill in masked tokens (Lee, Malacarne & Aune 2023, 'Vector
-quantized time series generation with a bidirectional prior model'), in the authors' version of late 2024.
+"""TimeVQVAE: series as discrete tokens, and transformers that fill in masked tokens (Lee, Malacarne & Aune 2023,
+'Vector quantized time series generation with a bidirectional prior model'), in the authors' version of late 2024.
 
-One class-conditional model, on z-scored series. First, two autoencoders turn the low and the high frequencies of a series
-into tokens (`timevqvae_autoencoder`, `timevqvae_quantiser`). Then, with these frozen, one transformer learns to fill in the
-low tokens, and one the high tokens given the low ones (`timevqvae_prior`); sampling starts from masks alone.
+One class-conditional model, on z-scored series. First, two autoencoders turn the low and the high frequencies of a
+series into tokens (`timevqvae_autoencoder`, `timevqvae_quantiser`). Then, with these frozen, one transformer learns to
+fill in the low tokens, and one the high tokens given the low ones (`timevqvae_prior`); sampling starts from masks
+alone.
 
 Deviations from the published code:
 - The codes start from k-means on `kmeans_rows` series, not on one batch of 32: at 24 steps that has 192 low vectors for
@@ -11,9 +12,10 @@ Deviations from the published code:
 - A code that has fallen out of use is replaced by a random vector of the batch (`revive_below`). In the published code
   it drifts to zero and stays, so that most codes are lost. The share is small because at 24 steps a batch has 192 low
   vectors for 1,024 codes, and a code that is much in use may still be met in one batch of twenty.
-- The layer normalisation inside the perceptrons of the transformers is not weight-normalised: that would leave of half of
-  its scale only the sign, which the optimiser then moves at random. It has 85 weights fewer per layer in the low prior,
-  and 21 in the high one; and the position tables have no last row, which the published code never reads (128 and 256).
+- The layer normalisation inside the perceptrons of the transformers is not weight-normalised: that would leave of half
+  of its scale only the sign, which the optimiser then moves at random. It has 85 weights fewer per layer in the low
+  prior, and 21 in the high one; and the position tables lack a last row, which the published code never reads (128
+  and 256).
 - The tokens of a band are counted from its length, not after a dummy batch.
 - Gaps are filled with the median of the channel, as for all baselines here, not with 0 after scaling.
 - Batches are drawn with replacement. A batch of one series can be sampled.
@@ -21,8 +23,8 @@ Deviations from the published code:
   which the published configuration leaves at scale 1, where it does nothing.
 
 The published code keeps a share cos(pi u / 2) of the tokens in training, 64 % on average; MaskGIT hides that share. The
-published code is followed. Its authors evaluated series of one channel; at the published sizes all channels together pass
-through 4 features, so that of many channels those that the others do not tell are learned late, and smoothed.
+published code is followed. Its authors evaluated series of one channel; at the published sizes all channels together
+pass through 4 features, so that of many channels those that the others do not tell are learned late, and smoothed.
 """
 
 from __future__ import annotations
@@ -52,17 +54,20 @@ class Config(BaselineConfig):
 
     codebook_size: int = setting(1024, "Codes of each of the two codebooks.", low=2)
     kmeans_rows: int = setting(1024, "Training series on which k-means places the first codes.", low=1)
-    revive_below: float = setting(0.001, "A code is replaced once the moving average of its vectors per batch falls below "
-                                         "this share of the mean over codes; 0: never, as published.", low=0, high=1)
+    revive_below: float = setting(0.001, "A code is replaced once the moving average of its vectors per batch falls "
+                                         "below this share of the mean over codes; 0: never, as published.",
+                                  low=0, high=1)
     autoencoder_steps: int = setting(20_000, "Optimiser steps of the autoencoders.", low=1)
     prior_steps: int = setting(40_000, "Optimiser steps of the transformers.", low=1)
     batch_size: int = setting(32, "Series per step.", low=2)
-    learning_rate: float = setting(5e-3, "AdamW learning rate after warm-up over 5 % of the steps of a stage; it falls to "
-                                         "5e-4 along a cosine.", low=LOWEST_RATE, high=1)
+    learning_rate: float = setting(5e-3, "AdamW learning rate after warm-up over 5 % of the steps of a stage; it falls "
+                                         "to 5e-4 along a cosine.", low=LOWEST_RATE, high=1)
     label_dropout: float = setting(0.2, "Share of labels hidden in training.", low=0, high=0.9)
     decoding_steps: int = setting(10, "Steps in which the masks of a band are filled.", low=1, semantic=False)
-    temperature_low: float = setting(10.0, "Randomness of the order in which low tokens are filled.", low=0, semantic=False)
-    temperature_high: float = setting(0.0, "Randomness of the order in which high tokens are filled.", low=0, semantic=False)
+    temperature_low: float = setting(10.0, "Randomness of the order in which low tokens are filled.", low=0,
+                                     semantic=False)
+    temperature_high: float = setting(0.0, "Randomness of the order in which high tokens are filled.", low=0,
+                                      semantic=False)
 
 
 class TimeVQVAE(Baseline):

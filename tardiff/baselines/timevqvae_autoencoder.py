@@ -166,7 +166,7 @@ class ResidualBlock(nn.Module):
 
 
 def _separable(layer: type, inputs: int, outputs: int, **options) -> list[nn.Module]:
-    """Return a weight-normalised convolution of each channel alone, and one that mixes the channels of each position."""
+    """Return a weight-normalised convolution of each channel alone, and one across the channels of each position."""
     return [weight_norm(layer(inputs, inputs, groups=inputs, **options)), weight_norm(layer(inputs, outputs, 1))]
 
 

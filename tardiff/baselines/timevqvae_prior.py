@@ -1,5 +1,5 @@
-"""The second stage of TimeVQVAE: transformers that predict masked tokens, and the decoding that fills masks step by step
-(Lee et al. 2023, section 3.2; Chang et al. 2022, 'MaskGIT: Masked generative image transformer')."""
+"""The second stage of TimeVQVAE: transformers that predict masked tokens, and the decoding that fills masks step by
+step (Lee et al. 2023, section 3.2; Chang et al. 2022, 'MaskGIT: Masked generative image transformer')."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EMBEDDING_DROPOUT = 0.3
 class Prior(nn.Module):
     """Predict the masked tokens of a band from the others, from the class and, if it has one, from a context.
 
-    Token `codebook_size` is the mask, and class `num_classes` means 'no class'. Half of the features of a token come from
-    the context, where there is one.
+    Token `codebook_size` is the mask, and class `num_classes` means 'no class'. Half of the features of a token come
+    from the context, where there is one.
     """
 
     def __init__(self, num_tokens: int, codebook_size: int, num_classes: int, token_width: int, width: int,
@@ -102,8 +102,8 @@ def _perceptron(width: int) -> nn.Sequential:
 
 
 def hide_tokens(tokens: Tensor, mask: int) -> Tensor:
-    """Replace tokens (B, N) by `mask` at random places: in each row all but floor(N cos(pi u / 2)), and at least one, for
-    u uniform in (0, 1)."""
+    """Replace tokens (B, N) by `mask` at random places: in each row all but floor(N cos(pi u / 2)), and at least one,
+    for u uniform in (0, 1)."""
     rows, num_tokens = tokens.shape
     share = torch.cos(torch.rand(rows, 1, device=tokens.device) * math.pi / 2)
     kept = (share * num_tokens).floor().clamp(max=num_tokens - 1)

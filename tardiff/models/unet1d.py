@@ -60,8 +60,8 @@ class UNet1d(nn.Module):
         self.head = nn.Sequential(_norm(channels), nn.SiLU(), _zero(nn.Conv1d(channels, num_channels, 3, padding=1)))
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and labels
-        (B,) int64 in 0..num_classes."""
+        """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
+        labels (B,) int64 in 0..num_classes."""
         length = x_t.shape[1]
         short = -length % self.divisor
         x = rearrange(x_t, "b l c -> b c l")
@@ -140,9 +140,10 @@ class Block(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups, of at least 4 channels (Karras et al. 2022): a channel normalised alone over time would lose the
-    level of its series."""
-    return nn.GroupNorm(max(groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0), channels)
+    """At most 32 groups, of at least 4 channels (Karras et al. 2022): a channel normalised alone over time would lose
+    the level of its series."""
+    possible = (groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0)
+    return nn.GroupNorm(max(possible), channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The priors of TimeVQVAE against their specification: layers, tokens hidden in training, and masks filled in sampling."""
+"""The priors of TimeVQVAE against their specification: layers, tokens hidden in training, masks filled in sampling."""
 
 import itertools
 import math
@@ -14,10 +14,12 @@ from tardiff.baselines.timevqvae_prior import fill_masks, hide_tokens, masked_lo
 from tardiff.sampling.noise import NoiseStream
 
 
-# The specification measures 656,208 + 784,084 at 24 x 7 and gives the others as 1.45 M, of which 745 are without effect:
-# the weight normalisation of the inner layer norms, 4 layers of 85 and one of 21, and a row of each position table.
+# The specification measures 656,208 + 784,084 at 24 x 7 and gives the others as 1.45 M, of which 745 are without
+# effect: the weight normalisation of the inner layer norms, 4 layers of 85 and one of 21, and a row of each position
+# table.
 @pytest.mark.parametrize(("length", "num_channels", "low", "both"), [
-    (24, 7, 656_208 - 4 * 85 - 128, 656_208 + 784_084 - 745), (288, 3, 656_124, 1_452_219), (256, 16, 655_996, 1_450_043)])
+    (24, 7, 656_208 - 4 * 85 - 128, 656_208 + 784_084 - 745), (288, 3, 656_124, 1_452_219),
+    (256, 16, 655_996, 1_450_043)])
 def test_priors_have_the_published_parameters_but_those_without_effect(length, num_channels, low, both):
     model = build(Config(), length, num_channels, 2)
     sizes = [num_parameters(prior) for prior in (model.low_prior, model.high_prior)]
@@ -41,7 +43,8 @@ class PriorByHand(ByHand):
     def attention(self, name, x):
         x = self.layer_norm(f"{name}.norm", x)
         projected = self.linear(f"{name}.query", x), *self.linear(f"{name}.key_value", x).chunk(2, dim=2)
-        heads = zip(*(part.chunk(self.num_heads, dim=2) for part in projected), *self.weights[f"{name}.null"], strict=True)
+        chunks = [part.chunk(self.num_heads, dim=2) for part in projected]
+        heads = zip(*chunks, *self.weights[f"{name}.null"], strict=True)
         attended = []
         for query, key, value, null_key, null_value in heads:
             keys = torch.cat([null_key.expand(len(x), 1, 64), key], dim=1)
@@ -56,7 +59,7 @@ class PriorByHand(ByHand):
         return self.linear(f"{name}.4", self.layer_norm(f"{name}.3", inner))
 
     def context(self, low, num_tokens):
-        """Return features (B, num_tokens, 128) of low tokens (B, M), each repeated to as many as there are high tokens."""
+        """Return features (B, num_tokens, 128) of low tokens (B, M), repeated to as many as there are high tokens."""
         embedded = F.dropout(self.weights["context.tokens.weight"][low], 0.3, self.training)
         repeated = embedded[:, torch.arange(num_tokens) * low.shape[1] // num_tokens].transpose(1, 2)
         x = F.gelu(self.convolution("context.layers.0", repeated, F.conv1d, padding=3))
@@ -175,7 +178,8 @@ def test_filling_masks_against_a_plain_loop():
                         left -= probabilities[row, place, token]
                     expected[row, place] = token
                     gumbel = -math.log(-math.log(uniform[row, place, 1]))
-                    confidence[place] = math.log(probabilities[row, place, token] + 1e-5) + 3 * (1 - (step + 1) / 4) * gumbel
+                    randomness = 3 * (1 - (step + 1) / 4) * gumbel
+                    confidence[place] = math.log(probabilities[row, place, token] + 1e-5) + randomness
             for place in np.argsort(confidence)[:math.floor(6 * math.cos(math.pi / 2 * (step + 1) / 4))]:
                 expected[row, place] = 5
     assert torch.equal(fill_masks(predict, torch.full((20, 6), 5), 5, 4, 3.0, noise), expected)

@@ -1,4 +1,4 @@
-"""The quantiser of TimeVQVAE against plain loops: nearest codes, their moving average, and codes that fall out of use."""
+"""The quantiser of TimeVQVAE against plain loops: nearest codes, their moving average, codes that fall out of use."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_a_code_out_of_use_is_revived_from_the_batch(revive_below, revived):
     assert distance < 1e-5 if revived else distance > 990
 
 
-def fitted_quantiser(size, rows, revive_below, steps=300):
+def fitted_quantiser(size, rows, revive_below, steps=150):
     """Return a quantiser that followed clusters, some rare and all moving, and its squared error on other vectors."""
     model = quantiser(revive_below, size, width=8)
     generator = torch.Generator().manual_seed(1)
@@ -95,7 +95,7 @@ def fitted_quantiser(size, rows, revive_below, steps=300):
     return model, (vectors - model.codes[model.nearest(vectors)]).pow(2).mean().item()
 
 
-@pytest.mark.parametrize(("size", "rows"), [(1024, 192), (1024, 768), (64, 192)])
+@pytest.mark.parametrize(("size", "rows"), [(1024, 192), (64, 192)])
 def test_reviving_codes_does_not_harm_also_where_a_batch_has_fewer_vectors_than_codes(size, rows):
     revived, without = (fitted_quantiser(size, rows, share)[1] for share in (Config().revive_below, 0.0))
     assert revived <= 1.02 * without
@@ -105,7 +105,7 @@ def test_few_codes_of_the_published_size_are_replaced_in_a_step(monkeypatch):
     placed = []
     monkeypatch.setattr(Quantiser, "_place", lambda model, which, vectors, place=Quantiser._place: (
         placed.append(int(which.sum())), place(model, which, vectors)))
-    fitted_quantiser(1024, 192, Config().revive_below)
+    fitted_quantiser(1024, 192, Config().revive_below, steps=100)
     assert 0 < np.mean(placed[50:]) < 15
 
 

@@ -1,10 +1,7 @@
 """Training and sampling of baselines, with a tiny model of two stages: resuming, classes, scaling, refusals."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import torch
 from baseline_checks import Killed, killed_after, rows_as_dataset, trained
 from torch import nn
+from user_errors import run_script
 
 from tardiff.baselines.interface import Baseline, PerClass, Scaler, Stage
 from tardiff.baselines.training import BaselineRun
@@ -22,8 +20,6 @@ from tardiff.utils.checkpoint import load_tensors
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import read_metrics
 from tardiff.utils.settings import setting
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,8 @@ class Mean(Baseline):
 
 
 MEAN = SimpleNamespace(__name__="mean", Config=Config, build=lambda config, *shape: Mean(config))
-PAIR = SimpleNamespace(__name__="pair", Config=Config, build=lambda config, *shape: PerClass([Mean(config), Mean(config)]))
+PAIR = SimpleNamespace(__name__="pair", Config=Config,
+                       build=lambda config, *shape: PerClass([Mean(config), Mean(config)]))
 
 
 @pytest.fixture
@@ -88,8 +85,8 @@ def data():
     return (generator.uniform(10, 20, (80, 6, 2)) + 100 * y[:, None, None]).astype(np.float32), y
 
 
-@pytest.mark.parametrize("after", [2, 5, 7, 17, 34])
-@pytest.mark.parametrize("baseline", [MEAN, PAIR], ids=["mean", "pair"])
+@pytest.mark.parametrize(("baseline", "after"), [(MEAN, 2), (MEAN, 17), (PAIR, 5), (PAIR, 34)],
+                         ids=["mean-2", "mean-17", "pair-5", "pair-34"])
 def test_a_killed_training_ends_with_the_same_weights_and_metrics(tmp_path, data, baseline, after):
     trained(tmp_path / "whole", baseline, *data)
     with pytest.raises(Killed):
@@ -135,7 +132,7 @@ def test_a_model_per_class_sees_its_own_rows_in_its_own_scale_and_gives_them_bac
 def test_any_number_of_series_is_sampled_a_bounded_number_at_a_time(tmp_path, data, monkeypatch):
     run = trained(tmp_path, MEAN, *data, sampling_batch_size=3)
     whole, rows, sample = run.sample([0] * 3, 0), [], run.model.sample
-    monkeypatch.setattr(run.model, "sample", lambda labels, *others: rows.append(len(labels)) or sample(labels, *others))
+    monkeypatch.setattr(run.model, "sample", lambda *arguments: rows.append(len(arguments[0])) or sample(*arguments))
     series = run.sample([0] * 7, 0)
     assert rows == [3, 3, 1] and series.shape == (7, 6, 2)
     np.testing.assert_array_equal(series[:3], whole)
@@ -173,31 +170,31 @@ def test_a_trained_model_is_sampled_again_with_other_settings_and_not_trained_ag
 
 
 @pytest.mark.parametrize(("folder", "settings", "what"), [
-    ("run", {"labels": [2, 1]}, r"labels: the run has \[1, 2\], now \[2, 1\]"), ("run", {"num_samples": 3}, "num_samples"),
+    ("run", {"labels": [2, 1]}, r"labels: the run has \[1, 2\], now \[2, 1\]"),
+    ("run", {"num_samples": 3}, "num_samples"),
     ("run", {"width": 1.0}, "width: the run has 0.01, now 1.0"), ("run", {"sample_seed": 1}, "sample_seed"),
     ("run", {"sampling_batch_size": 2}, "sampling_batch_size"), ("other", {"seed": 1, "sample_seed": 0}, "weights")])
-@pytest.mark.parametrize("finished", [True, False])
-def test_series_of_other_settings_or_models_are_never_kept_nor_mixed(tmp_path, data, folder, settings, what, finished):
+def test_series_of_other_settings_or_models_are_never_kept_nor_mixed(tmp_path, data, folder, settings, what):
     write(tmp_path / "run", data, tmp_path / "series")
     before = (tmp_path / "series" / "train.npz").read_bytes()
-    if not finished:
-        for name in ("meta.json", "train.npz"):
-            (tmp_path / "series" / name).unlink()
-    with pytest.raises(UserError, match=rf"(?s){what}.*The trained mean is kept: synthetic="):
-        write(tmp_path / folder, data, tmp_path / "series", **settings)
+    for finished in (True, False):
+        if not finished:
+            for name in ("meta.json", "train.npz"):
+                (tmp_path / "series" / name).unlink()
+        with pytest.raises(UserError, match=rf"(?s){what}.*The trained mean is kept: synthetic="):
+            write(tmp_path / folder, data, tmp_path / "series", **settings)
     write(tmp_path / "run", data, tmp_path / "series", sample_seed=0, log_every=7)
     assert (tmp_path / "series" / "train.npz").read_bytes() == before
 
 
-def test_the_command_samples_a_trained_model_into_another_folder(tmp_path, data):
+def test_the_command_samples_a_trained_model_into_another_folder(tmp_path, data, capfd):
     dataset = rows_as_dataset(*data)
     write_dataset(tmp_path / "data", dataset.splits, dataset.meta)
 
     def command(*settings):
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / "baseline.py", "timevae", f"data={tmp_path / 'data'}", "epochs=1",
-             "device=cpu", "filters=[4]", f"output={tmp_path / 'run'}", *settings], capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+        code = run_script("scripts/baseline.py", "timevae", f"data={tmp_path / 'data'}", "epochs=1", "device=cpu",
+                          "filters=[4]", f"output={tmp_path / 'run'}", *settings)
+        return code, "".join(capfd.readouterr())
 
     code, printed = command("labels=[3, 2]")
     assert code == 0 and "at most 6 iterations" in printed, printed

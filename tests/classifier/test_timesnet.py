@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from derivatives import assert_derivatives_are_right, assert_double_backward_is_finite
 from torch import nn
-from torch.func import functional_call
 
 from classifier.timesnet import TimesBlock, TimesNet, sinusoidal_positions
 from tardiff.utils.errors import UserError
@@ -59,7 +59,7 @@ def loop_block(x: np.ndarray, frequencies: list[int], weights: dict, prefix: str
         amplitudes.append(np.mean([math.hypot(x[:, d] @ np.cos(angle), x[:, d] @ np.sin(angle)) for d in range(width)]))
     shares = np.exp(amplitudes) / np.exp(amplitudes).sum()
     result = x.copy()
-    for frequency, share in zip(frequencies, shares):
+    for frequency, share in zip(frequencies, shares, strict=True):
         period = length // frequency
         rows = math.ceil(length / period)
         grid = {divmod(t, period): x[t] if t < length else np.zeros(width) for t in range(rows * period)}
@@ -239,23 +239,11 @@ def test_periods_are_not_fitted_on_nothing_or_nan(fault):
 
 def test_first_and_second_derivatives_are_right():
     model = fitted(length=5, channels=1, d_model=2, d_ff=1, num_blocks=1, top_k=2, num_kernels=2)
-    names = [name for name, _ in model.named_parameters()]
-    parameters = [value.detach().clone().requires_grad_() for value in model.parameters()]
-
-    def logits(x, *values):
-        return functional_call(model, dict(zip(names, values)), (x,))
-
-    x = draw(2, 5, 1).requires_grad_()
-    assert torch.autograd.gradcheck(logits, (x, *parameters))
-    assert torch.autograd.gradgradcheck(logits, (x, *parameters), fast_mode=True)
+    assert_derivatives_are_right(model, draw(2, 5, 1))
 
 
 @pytest.mark.parametrize("value", ("random", "constant", "zero"))
 def test_double_backward_is_finite_at_full_size(value):
     model = fitted(24, 7, torch.float32, d_model=16, d_ff=32, num_kernels=6)
     inputs = {"random": draw(4, 24, 7).float(), "constant": torch.full((4, 24, 7), 3.0), "zero": torch.zeros(4, 24, 7)}
-    x = inputs[value].requires_grad_()
-    loss = nn.functional.cross_entropy(model(x), torch.tensor([0, 1, 0, 1]))
-    gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
-    influence_gradient, = torch.autograd.grad(sum(gradient.square().sum() for gradient in gradients), x)
-    assert influence_gradient.isfinite().all() and influence_gradient.abs().max() > 0
+    assert_double_backward_is_finite(model, inputs[value])

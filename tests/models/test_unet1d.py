@@ -79,28 +79,29 @@ def test_no_channel_is_normalised_without_its_neighbours(base_channels):
 
 
 def test_the_level_of_a_series_is_learned():
-    """Series that differ in their level alone: after 100 steps the error of the predicted clean series is within twice
-    the least possible one, which is that of the posterior mean of a Gaussian level."""
+    """Series that differ in their level alone: after 60 steps the error of the predicted clean series is within 1.6
+    times the least possible one, which is that of the posterior mean of a Gaussian level. Normalising each channel
+    alone gives 2 times."""
     torch.manual_seed(0)
     process = DiffusionProcess(DiffusionConfig(prediction_type="v_prediction", loss="l2"))
     model = UNet1d(1, 1, UNetConfig(base_channels=16, channel_multipliers=[1, 2], num_res_blocks=1, num_heads=4))
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
 
     def noisy(rows, t):
-        x_start, noise = torch.randn(rows, 1, 1).expand(-1, 16, 1), torch.randn(rows, 16, 1)
+        x_start, noise = torch.randn(rows, 1, 1).expand(-1, 8, 1), torch.randn(rows, 8, 1)
         return x_start, torch.zeros(rows, dtype=torch.int64), t, noise
 
-    for _ in range(100):
+    for _ in range(60):
         optimizer.zero_grad()
-        process.loss(model, *noisy(64, torch.randint(process.schedule.num_train_timesteps, (64,)))).backward()
+        process.loss(model, *noisy(32, torch.randint(process.schedule.num_train_timesteps, (32,)))).backward()
         optimizer.step()
     with torch.no_grad():
         x_start, labels, t, noise = noisy(512, torch.full((512,), 100))
         x_t = process.q_sample(x_start, t, noise)
         x0_pred = process.predictions(model(x_t, t, labels), x_t, t)[0]
     signal = float(process.schedule.alphas_cumprod[100])
-    least = 1 / (1 + 16 * signal / (1 - signal))
-    assert (x0_pred - x_start).pow(2).mean() < 2 * least
+    least = 1 / (1 + 8 * signal / (1 - signal))
+    assert (x0_pred - x_start).pow(2).mean() < 1.6 * least
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

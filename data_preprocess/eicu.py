@@ -136,7 +136,8 @@ def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, 
     return stays, {"patients": stays["uniquepid"].nunique(), "stays read": len(stays)}
 
 
-def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame, cohort: Cohort) -> dict[str, int]:
+def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame,
+         cohort: Cohort) -> dict[str, int]:
     """Read all rows once, make the table `cells` of (reason, stay, step, rows, first, last, HR, RR, SpO2), and count
     rows.
 

@@ -52,7 +52,8 @@ def class_names(label: str, days: float) -> list[str]:
             "length_of_stay": [f"at most {days:g} days", f"more than {days:g} days"]}[label]
 
 
-def read_table(connection: duckdb.DuckDBPyConnection, folder: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+def read_table(connection: duckdb.DuckDBPyConnection, folder: Path, name: str,
+               columns: Mapping[str, str]) -> pd.DataFrame:
     """Read these columns of a table that fits in memory; the first of them is its key, in whose order the rows come.
 
     Raises UserError where the table is missing, damaged or empty, and on a key that is missing or not unique.
@@ -78,6 +79,6 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
     key = str(wanted.name)
     unknown = wanted[~wanted.isin(table[key])]
     if len(unknown):
-        raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names ({len(unknown)} such "
-                        f"rows). All tables must be of one release. {query.AGAIN}")
+        raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names "
+                        f"({len(unknown)} such rows). All tables must be of one release. {query.AGAIN}")
     return table.set_index(key).loc[wanted].set_index(wanted.index)

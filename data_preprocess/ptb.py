@@ -86,18 +86,21 @@ def check_options(length: int, cuts: Sequence[float]) -> None:
     if not 1 <= length <= LONGEST:
         raise UserError(f"length {length}: expected 1 to {LONGEST}, for example 288 or {LONGEST}.")
     if not 0 < cuts[0] < cuts[1] < 1:
-        raise UserError(f"cuts {' '.join(map(str, cuts))}: expected two rising shares between 0 and 1, for example 0.55 0.70.")
+        raise UserError(f"cuts {' '.join(map(str, cuts))}: expected two rising shares between 0 and 1, for example "
+                        "0.55 0.70.")
 
 
 def read_headers(folder: Path, wfdb: ModuleType) -> tuple[dict[str, int], dict[str, list[Path]], dict[str, int]]:
     """Read every header: the class and the records (paths without suffix) of each patient of the two classes, in the
     order of folders, and the counts so far. Raises UserError if there is no record, or if a header is not as
     published."""
-    places = [place for place in sorted(folder.glob("patient*")) if place.is_dir()]
-    found = {place.name: sorted({path.with_suffix("") for suffix in ("hea", "dat") for path in place.glob(f"*.{suffix}")})
-             for place in places}
+    patients = [patient for patient in sorted(folder.glob("patient*")) if patient.is_dir()]
+    found = {patient.name: sorted({path.with_suffix("") for suffix in ("hea", "dat")
+                                   for path in patient.glob(f"*.{suffix}")})
+             for patient in patients}
     if not any(found.values()):
-        raise UserError(f"{folder}: no record found. Expected patient001/*.hea to patient294/*.hea; download them from {SOURCE}.")
+        raise UserError(f"{folder}: no record found. Expected patient001/*.hea to patient294/*.hea; download them "
+                        f"from {SOURCE}.")
     diagnoses = {name: [read_diagnosis(path, wfdb) for path in paths] for name, paths in found.items()}
     labels = {name: [DIAGNOSES.index(diagnosis) for diagnosis in own if diagnosis in DIAGNOSES][-1]
               for name, own in diagnoses.items() if set(own) & set(DIAGNOSES)}
@@ -118,11 +121,12 @@ def read_diagnosis(path: Path, wfdb: ModuleType) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}.hea: file not found, but the record's signals are there. {AGAIN}") from None
     except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}.hea: cannot be read ({error}). It is damaged, or a web page in place of the data. {AGAIN}"
+        raise UserError(f"{path}.hea: cannot be read ({error}). It is damaged, or a web page in place of the data. "
+                        f"{AGAIN}"
                         ) from None
     if [name.lower() for name in header.sig_name or []] != LEADS or header.fs != RATE:
-        raise UserError(f"{path}.hea: has {header.n_sig} leads ({', '.join(map(str, header.sig_name or []))}) at {header.fs:g} "
-                        f"Hz, expected {len(LEADS)} ({', '.join(LEADS)}) at {RATE} Hz. {AGAIN}")
+        raise UserError(f"{path}.hea: has {header.n_sig} leads ({', '.join(map(str, header.sig_name or []))}) at "
+                        f"{header.fs:g} Hz, expected {len(LEADS)} ({', '.join(LEADS)}) at {RATE} Hz. {AGAIN}")
     comment = header.comments[4] if len(header.comments) > 4 else ""
     if not comment.startswith(REASON):
         raise UserError(f"{path}.hea: found '{comment[:80]}' as the fifth comment, expected '{REASON} ...'. {AGAIN}")
@@ -133,8 +137,8 @@ def split_patients(folder: Path, labels: dict[str, int], cuts: Sequence[float]) 
     """Number the patients in their order and cut each class. Raises UserError if a split would lack a class."""
     members = windows.members_by_class_order(
         [Subject(name, number, label) for number, (name, label) in enumerate(labels.items(), start=1)], cuts)
-    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with myocardial "
-                                f"infarction; add the missing folders from {SOURCE}.")
+    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with "
+                                f"myocardial infarction; add the missing folders from {SOURCE}.")
     return members
 
 
@@ -146,8 +150,8 @@ def read_beats(path: Path, wfdb: ModuleType, neurokit: ModuleType, attrition: di
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: file not found, but {path.name}.hea names it. {AGAIN}") from None
     except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}: the signals cannot be read ({error}). A file is damaged, incomplete, or a web page in place "
-                        f"of the data. {AGAIN}") from None
+        raise UserError(f"{path}: the signals cannot be read ({error}). A file is damaged, incomplete, or a web page "
+                        f"in place of the data. {AGAIN}") from None
     if not np.isfinite(signal).all():
         attrition["records with missing samples"] += 1
         return None

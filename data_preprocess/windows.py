@@ -28,8 +28,8 @@ from tardiff.utils.errors import UserError
 # What scipy, MNE and wfdb raise on a file that is damaged, incomplete or of another kind.
 DAMAGED_FILES = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
                  UnboundLocalError, MatReadError, zlib.error)
-NORMALIZATION = ("every window is z-scored by itself, per channel over time (population standard deviation, 1 where it is "
-                 "0); the values are no physical units, and absolute amplitudes are lost")
+NORMALIZATION = ("every window is z-scored by itself, per channel over time (population standard deviation, 1 where "
+                 "it is 0); the values are no physical units, and absolute amplitudes are lost")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def leave_out_absent(members: Members, present: Collection[str], what: str) -> M
     absent = [subject.name for part in members.values() for subject in part if subject.name not in present]
     total = sum(map(len, members.values()))
     if 0 < len(absent) < total:
-        print(f"warning: {len(absent)} of {total} subjects have no {what} and are left out: {', '.join(sorted(absent))}",
+        print(f"warning: {len(absent)} of {total} subjects have no {what} and are left out: "
+              f"{', '.join(sorted(absent))}",
               file=sys.stderr)
     return {name: [subject for subject in part if subject.name in present] for name, part in members.items()}
 
@@ -184,7 +185,8 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
     splits = assemble(members, windows)
     count_tables.print_table([["split", "subjects", *meta.classes],
                         *([name, len(part), *([subject.label for subject in part].count(number)
-                                              for number in range(len(meta.classes)))] for name, part in members.items())])
+                                              for number in range(len(meta.classes)))]
+                                for name, part in members.items())])
     counts = count_tables.summarize_splits(splits, meta.classes, rows)
     count_tables.compare_with_published(published, {
         "subjects": len(per_subject), rows: sum(per_subject.values()), **per_subject,

@@ -141,8 +141,8 @@ def _hours(column: pd.Series, name: str, series: np.ndarray) -> np.ndarray:
     `time`."""
     if name == "time":
         if not (pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)):
-            raise UserError("column 'time' holds no timestamps; use pandas.to_datetime(), or name it 'hours' if it holds "
-                            "hours.")
+            raise UserError("column 'time' holds no timestamps; use pandas.to_datetime(), or name it 'hours' if that "
+                            "is what it holds.")
         column = (column - column.groupby(series).transform("min")) / pd.Timedelta(hours=1)
     elif not pd.api.types.is_numeric_dtype(column):
         raise UserError(f"column '{name}' holds no numbers; name it 'time' if it holds timestamps.")
@@ -198,8 +198,8 @@ def _numbers(values: pd.DataFrame) -> np.ndarray:
         raise UserError("the frame has no column of a channel.")
     for column in values:
         if not pd.api.types.is_numeric_dtype(values[column]):
-            raise UserError(f"column '{column}' holds {values[column].dtype}, expected the numbers of a channel. Drop it "
-                            "with frame.drop(columns=...), or convert it with pandas.to_numeric().")
+            raise UserError(f"column '{column}' holds {values[column].dtype}, expected the numbers of a channel. Drop "
+                            "it with frame.drop(columns=...), or convert it with pandas.to_numeric().")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
         return values.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
 
@@ -212,8 +212,8 @@ def _one_a_series(column: pd.Series, series: np.ndarray, ids: pd.Index) -> pd.Se
     if differs.any():
         row = int(differs.to_numpy().argmax())
         found = "no value" if pd.isna(column[row]) else "more than one value"
-        raise UserError(f"column '{column.name}': id '{ids[series[row]]}' has {found}, expected the same in each of its "
-                        "rows.")
+        raise UserError(f"column '{column.name}': id '{ids[series[row]]}' has {found}, expected the same in each of "
+                        "its rows.")
     return first
 
 

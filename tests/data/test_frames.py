@@ -138,7 +138,8 @@ def test_a_fault_of_a_frame_is_named(frame, options, words):
 
 @pytest.mark.parametrize(("meta", "form", "words"), [
     (META, "broad", "long or wide"), (replace(META, channels=["HR", "HR"]), "wide", "channel 'HR'"),
-    (replace(META, classes=["no", "no"]), "long", "class 'no'"), (replace(META, channels=["HR", "id"]), "wide", "'id'")])
+    (replace(META, classes=["no", "no"]), "long", "class 'no'"),
+    (replace(META, channels=["HR", "id"]), "wide", "'id'")])
 def test_what_a_frame_cannot_hold_is_refused(meta, form, words):
     with pytest.raises(UserError, match=words):
         to_frame(drawn(), meta, form)

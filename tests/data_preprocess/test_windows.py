@@ -103,7 +103,8 @@ def test_listed_numbers_and_nobody_else():
 
 
 @settings(max_examples=50, deadline=None)
-@given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=60), cuts=st.lists(st.floats(0, 1), min_size=2, max_size=2))
+@given(labels=st.lists(st.integers(0, 2), min_size=1, max_size=60),
+       cuts=st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_a_subject_is_never_in_two_splits_by_class_order(labels, cuts):
     everyone = subjects(*labels)
     members = windows.members_by_class_order(everyone, sorted(cuts))
@@ -130,7 +131,8 @@ def test_absent_subjects_are_named_and_left_out(capsys):
 
 def test_a_split_without_a_class_is_refused_with_the_counts(tmp_path):
     members = windows.members_by_number(subjects(0, 1, 0, 1, 1), {"train": {1, 2}, "val": {3, 4}, "test": {5}})
-    with pytest.raises(UserError, match="but test lacks healthy. Found 5 subjects of the splits: 2 healthy, 3 ill. Get it"):
+    with pytest.raises(UserError, match="but test lacks healthy. Found 5 subjects of the splits: 2 healthy, 3 ill. "
+                       "Get it"):
         windows.require_every_class(members, ["healthy", "ill"], tmp_path, "Get it.")
 
 

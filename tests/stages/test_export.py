@@ -13,7 +13,8 @@ from tardiff.stages import export
 from tardiff.stages.convert import convert
 from tardiff.utils.checkpoint import read_json
 
-META = Metadata("ward, east", ["SpO2", "HR (mean)", "a"], ["%", "beats/min", "unknown"], ["survived", "died, late"], "1 h")
+META = Metadata("ward, east", ["SpO2", "HR (mean)", "a"], ["%", "beats/min", "unknown"], ["survived", "died, late"],
+                "1 h")
 
 
 def drawn(part: str, num_series: int, subject: bool) -> Split:

@@ -19,11 +19,11 @@ from types import ModuleType
 
 import numpy as np
 from scipy.io.matlab import MatReadError
-from tqdm import tqdm
 
 from data_preprocess import count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 # What scipy, MNE and wfdb raise on a file that is damaged, incomplete or of another kind.
 DAMAGED_FILES = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
@@ -145,16 +145,19 @@ def read_subjects(members: Members, read: Callable[[Subject], tuple[Sequence[str
     than the first one.
     """
     channels, windows = [], {}
-    for subject in tqdm([subject for part in members.values() for subject in part], unit=" subjects", disable=None):
-        own, raw = read(subject)
-        channels = channels or list(own)
-        if list(own) != channels:
-            raise UserError(f"{subject.name}: has the channels {', '.join(own)}; {next(iter(windows))} has "
-                            f"{', '.join(channels)}. All files must be of one version of the data.")
-        if len(raw) == 0:
-            raise UserError(f"{subject.name}: the recording is shorter than one window. Download it again, or remove "
-                            "this subject to go on without it.")
-        windows[subject.name] = z_scores(raw).astype(np.float32)
+    subjects = [subject for part in members.values() for subject in part]
+    with progress("reading of recordings", len(subjects), "subject") as bar:
+        for subject in subjects:
+            own, raw = read(subject)
+            channels = channels or list(own)
+            if list(own) != channels:
+                raise UserError(f"{subject.name}: has the channels {', '.join(own)}; {next(iter(windows))} has "
+                                f"{', '.join(channels)}. All files must be of one version of the data.")
+            if len(raw) == 0:
+                raise UserError(f"{subject.name}: the recording is shorter than one window. Download it again, or "
+                                "remove this subject to go on without it.")
+            windows[subject.name] = z_scores(raw).astype(np.float32)
+            bar.update()
     return channels, windows
 
 

@@ -37,22 +37,21 @@ def signal(number):
 
 
 def write_recording(folder, number, channels=CHANNELS, rate=500, data=None, name=None):
-    place = folder / "derivatives" / f"sub-{number:03d}" / "eeg"
-    place.mkdir(parents=True, exist_ok=True)
+    recordings = folder / "derivatives" / f"sub-{number:03d}" / "eeg"
+    recordings.mkdir(parents=True, exist_ok=True)
     data = signal(number) if data is None else data
     locations = np.array([(label,) for label in channels], dtype=[("labels", object)])
     fields = {"setname": "x", "nbchan": len(data), "trials": 1, "pnts": data.shape[1], "srate": float(rate),
-              "xmin": 0.0,
-              "xmax": data.shape[1] / rate, "data": data, "chanlocs": locations, "event": [], "epoch": [],
-              "icawinv": [],
-              "icasphere": [], "icaweights": []}
-    scipy.io.savemat(place / (name or f"sub-{number:03d}_task-eyesclosed_eeg.set"), {"EEG": fields}, appendmat=False)
+              "xmin": 0.0, "xmax": data.shape[1] / rate, "data": data, "chanlocs": locations, "event": [],
+              "epoch": [], "icawinv": [], "icasphere": [], "icaweights": []}
+    path = recordings / (name or f"sub-{number:03d}_task-eyesclosed_eeg.set")
+    scipy.io.savemat(path, {"EEG": fields}, appendmat=False)
 
 
 def write_table(folder, numbers=range(1, 89), end="\r\n"):
     rows = [f"sub-{number:03d}\tF\t70\t{group(number)}\t20" for number in numbers]
-    (folder / "participants.tsv").write_text(end.join(["participant_id\tGender\tAge\tGroup\tMMSE", *rows]) + end,
-                                             newline="")
+    table = end.join(["participant_id\tGender\tAge\tGroup\tMMSE", *rows]) + end
+    (folder / "participants.tsv").write_text(table, newline="")
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +77,8 @@ def expected_windows(number):
     middle = int(len(new) / 2)
     first = middle - int(middle / 256) * 256
     last = middle + int((len(new) - middle) / 256) * 256
-    return [np.stack([(channel[start:start + 256] - channel[start:start + 256].mean()) / channel[start:start
-                                                                                                 + 256].std()
-                      for channel in resampled], axis=1) for start in range(first, last, 256)]
+    windows = [[channel[start:start + 256] for channel in resampled] for start in range(first, last, 256)]
+    return [np.stack([(values - values.mean()) / values.std() for values in window], axis=1) for window in windows]
 
 
 def test_every_window_against_a_plain_loop(published, tmp_path, capsys):
@@ -140,7 +138,8 @@ def test_the_real_table_without_recordings_is_told(shared_data, tmp_path, capsys
 
 
 def html(folder):
-    (folder / "derivatives/sub-066/eeg/sub-066_task-eyesclosed_eeg.set").write_text("<!DOCTYPE html>\n<html>Log in</html>" * 9)
+    recording = folder / "derivatives/sub-066/eeg/sub-066_task-eyesclosed_eeg.set"
+    recording.write_text("<!DOCTYPE html>\n<html>Log in</html>" * 9)
 
 
 def cut_off(folder):

@@ -84,8 +84,8 @@ def test_published_counts_follow_from_the_epochs():
             assert apava.PUBLISHED[f"{name} windows, {text}"] == 9 * sum(
                 EPOCHS[number - 1] for number in numbers if DIAGNOSES[number - 1] == label)
         assert apava.PUBLISHED[f"{name} windows"] == 9 * sum(EPOCHS[number - 1] for number in numbers)
-    assert [apava.PUBLISHED[f"windows of preproctrials{number:02d}"] for number in range(1, 24)] == [9 * n
-                                                                                                     for n in EPOCHS]
+    for number, epochs in enumerate(EPOCHS, start=1):
+        assert apava.PUBLISHED[f"windows of preproctrials{number:02d}"] == 9 * epochs
     assert apava.PUBLISHED["windows"] == 9 * sum(EPOCHS) == 5967
 
 

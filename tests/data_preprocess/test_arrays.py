@@ -153,9 +153,8 @@ def test_missing_values_are_filled_and_masked_where_asked(tmp_path):
             row = int(np.abs(X[:, 5] - series[5]).sum(axis=1).argmin())
             np.testing.assert_array_equal(series[observed], X[row][observed])
             if row == 3:
-                np.testing.assert_allclose(series[2:4, 1], X[3, 1, 1]
-                                           + (X[3, 4, 1] - X[3, 1, 1]) * np.array([1, 2]) / 3,
-                                           rtol=1e-5)
+                rise = X[3, 4, 1] - X[3, 1, 1]
+                np.testing.assert_allclose(series[2:4, 1], X[3, 1, 1] + rise * np.array([1, 2]) / 3, rtol=1e-5)
             if row == 5:
                 np.testing.assert_allclose(series[1, 0], (X[5, 0, 0] + X[5, 2, 0]) / 2, rtol=1e-5)
 

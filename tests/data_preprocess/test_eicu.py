@@ -116,8 +116,8 @@ def oracle(vital_rows, start, steps):
             for channel, text in zip(CHANNELS, (fields[5], fields[6], fields[4]), strict=True):
                 low, high = BOUNDS[channel]
                 if text and low <= float(text) <= high:
-                    sums.setdefault(int(fields[1]), {}).setdefault((step, CHANNELS.index(channel)),
-                                                                   []).append(float(text))
+                    cells = sums.setdefault(int(fields[1]), {})
+                    cells.setdefault((step, CHANNELS.index(channel)), []).append(float(text))
     grids = {stay: np.full((steps, 3), np.nan) for stay in sums}
     for stay, members in sums.items():
         for cell, values in members.items():
@@ -202,8 +202,7 @@ def replaced(rows, position, old, new):
 def test_a_range_means_the_same_in_sql_and_in_numpy():
     for vitals in (grid.VITALS, eicu.VITALS):
         for channel, vital in enumerate(vitals):
-            values = np.array([vital.low - 0.1, vital.low, vital.low + 0.1, vital.high - 0.1, vital.high, vital.high
-                               + 0.1])
+            values = np.ravel(np.add.outer([vital.low, vital.high], [-0.1, 0, 0.1]))
             sql = f"SELECT {vital.condition('v')} FROM (SELECT unnest({values.tolist()}) AS v)"
             expected = grid.in_range(np.full(6, channel), values, vitals).tolist()
             assert [valid for valid, in duckdb.sql(sql).fetchall()] == expected

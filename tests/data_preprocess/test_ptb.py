@@ -140,8 +140,8 @@ def test_a_beat_at_the_edge_is_clipped_and_padded_on_both_sides():
     signal = np.arange(1.0, 101.0)[:, None] * [1, 2]
     beats = ptb.cut_beats(signal, [np.array([5, 50, 98]), np.array([5, 52]), np.array([5, 90])], interval=41.5)
     assert beats.shape == (3, 300, 2)
-    for beat, first, last in zip(beats, (0, 32, 78), (25, 72, 100),
-                                 strict=True):  # 5, the median 52, and 98 of one lead
+    # Around 5, the median 52, and 98 of one lead.
+    for beat, first, last in zip(beats, (0, 32, 78), (25, 72, 100), strict=True):
         expected = np.zeros((300, 2))
         start = (300 - (last - first)) // 2
         expected[start:start + last - first] = signal[first:last]
@@ -161,8 +161,7 @@ def test_length_crop_and_cuts(published, tmp_path, dataset):
     expected = every_beat(published, "patient001")[:, :200]
     found = other.train.x[other.train.subject == "patient001"]
     np.testing.assert_allclose(found, windows.z_scores(expected), atol=1e-5)
-    assert (other.meta.cohort["cuts"], other.meta.cohort["crop"], other.meta.cohort["window"]) == ([0.4, 0.8], "left",
-                                                                                                   200)
+    assert [other.meta.cohort[name] for name in ("cuts", "crop", "window")] == [[0.4, 0.8], "left", 200]
     for split in [*dataset.splits.values(), *other.splits.values()]:
         np.testing.assert_allclose(split.x.mean(axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(split.x.std(axis=1), 1, atol=1e-4)

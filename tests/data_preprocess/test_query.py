@@ -19,13 +19,13 @@ TEXTS = {
     "publisher": PLAIN.replace("ROW_ID,ITEMID,CHARTTIME,VALUE,VALUENUM",
                                '"ROW_ID","ITEMID","CHARTTIME","VALUE","VALUENUM"'),
     "lower case": PLAIN.replace(PLAIN.split("\n")[0], "row_id,itemid,charttime,value,valuenum"),
-    "other order": 'valuenum,"Value",other,ITEMID,charttime\n36.6,"a, b",x,211,2150-01-01 06:30:00\n,,,51,2150-01-02 '
-    '00:00:00\n',
+    "other order": 'valuenum,"Value",other,ITEMID,charttime\n36.6,"a, b",x,211,2150-01-01 06:30:00\n'
+                   ',,,51,2150-01-02 00:00:00\n',
     "windows": PLAIN.replace("\n", "\r\n"),
     "byte order mark": "\ufeff" + PLAIN,
     "no last line end": PLAIN.rstrip("\n"),
-    "all quoted": PLAIN.replace("1,211,2150-01-01 06:30:00,", '"1","211","2150-01-01 06:30:00",').replace("36.6",
-                                                                                                          '"36.6"'),
+    "all quoted": PLAIN.replace(
+        "1,211,2150-01-01 06:30:00,", '"1","211","2150-01-01 06:30:00",').replace("36.6", '"36.6"'),
     "unused names twice": "other,other,ITEMID,CHARTTIME,VALUE,VALUENUM\n"
                           ',,211,2150-01-01 06:30:00,"a, b",36.6\n,,51,2150-01-02 00:00:00,,\n',
 }
@@ -46,8 +46,8 @@ def check_rows(rows):
     np.testing.assert_array_equal(rows["valuenum"], [36.6, np.nan])
     assert rows["itemid"].dtype == np.int32 and rows["itemid"].tolist() == [211, 51]
     assert rows["value"][0] == "a, b" and rows["value"].mask.tolist() == [False, True]
-    assert rows["charttime"].astype("datetime64[s]").astype(str).tolist() == ["2150-01-01T06:30:00",
-                                                                              "2150-01-02T00:00:00"]
+    times = rows["charttime"].astype("datetime64[s]").astype(str).tolist()
+    assert times == ["2150-01-01T06:30:00", "2150-01-02T00:00:00"]
 
 
 @pytest.mark.parametrize("form", TEXTS)
@@ -72,11 +72,11 @@ def test_a_path_is_never_a_pattern_nor_the_end_of_a_literal(engine, tmp_path):
     folder.mkdir()
     (folder / "table.csv").write_text(PLAIN)
     check_rows(read(engine, folder / "table.csv"))
-    engine.execute("CREATE TABLE made AS FROM (VALUES (1, TIMESTAMP '2150-01-01')) AS t (ITEMID, charttime)")
-    plain = tmp_path / "made.parquet"
-    engine.execute(f"COPY made TO '{plain}'")
-    plain.rename(folder / "made.parquet")
-    assert read(engine, folder / "made.parquet",
+    engine.execute("CREATE TABLE charted AS FROM (VALUES (1, TIMESTAMP '2150-01-01')) AS t (ITEMID, charttime)")
+    plain = tmp_path / "charted.parquet"
+    engine.execute(f"COPY charted TO '{plain}'")
+    plain.rename(folder / "charted.parquet")
+    assert read(engine, folder / "charted.parquet",
                 {"itemid": "INTEGER", "charttime": "TIMESTAMP"})["itemid"].tolist() == [1]
 
 
@@ -168,10 +168,9 @@ TIMES = {
     "2150-01-01 02:00:00.0": "2150-01-01T02:00:00.000", "2150-01-01 02:00:00.125": "2150-01-01T02:00:00.125",
     " 2150-01-01 02:00:00 ": "2150-01-01T02:00:00.000", "": "NaT", "  ": "NaT",
     **dict.fromkeys(["2150-01-01 02:00:00 PM", "2150-01-01 2:00:00 PM", "2150-01-01 02:00 PM",
-                     "2150-01-01 02:00:00 EST",
-                     "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05", "2150-01-01 02:00+05",
-                     "2150-01-01 02:00:00+05:30",
-                     "2150-01-01 02:00:00Z", "2150-01-01 02:00:00,5", "2150-02-30 02:00:00", "2150-01-01 25:00:00",
+                     "2150-01-01 02:00:00 EST", "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05",
+                     "2150-01-01 02:00+05", "2150-01-01 02:00:00+05:30", "2150-01-01 02:00:00Z",
+                     "2150-01-01 02:00:00,5", "2150-02-30 02:00:00", "2150-01-01 25:00:00",
                      "2150-01-01 02", "2150/01/01 02:00:00", "01/02/2150", "20150-01-01", "2150-1-1 2:00", "epoch",
                      "-infinity",
                      "2150-01-01 2:00 foo", "2150"]),
@@ -275,8 +274,8 @@ def test_numbers_with_and_without_null(engine, tmp_path):
 
 @pytest.mark.parametrize("limit", ["8", "lots", "0GB", "-1GB", "GB"])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path, limit):
-    with pytest.raises(UserError, match="expected a size above 0 with its unit"), query.open_engine(limit,
-                                                                                                    tmp_path / "out"):
+    refused = pytest.raises(UserError, match="expected a size above 0 with its unit")
+    with refused, query.open_engine(limit, tmp_path / "out"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -298,8 +297,8 @@ def test_work_beyond_the_memory_limit_goes_to_disk_and_nothing_stays_there(tmp_p
 
 
 def test_too_little_memory_is_one_message_and_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="Give a larger --memory-limit"), query.open_engine("1MB",
-                                                                                           tmp_path / "out") as engine:
+    refused = pytest.raises(UserError, match="Give a larger --memory-limit")
+    with refused, query.open_engine("1MB", tmp_path / "out") as engine:
         query.fetch(engine, "SELECT hash(i) AS key FROM range(1_000_000) AS t (i) ORDER BY key", "rows", tmp_path)
     assert not list(tmp_path.iterdir())
 

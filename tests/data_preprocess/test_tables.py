@@ -2,10 +2,7 @@
 
 import gzip
 import math
-import subprocess
-import sys
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -17,7 +14,6 @@ from hypothesis import strategies as st
 from data_preprocess import tables
 from tardiff.data.format import read_dataset
 
-REPOSITORY = Path(__file__).parents[2]
 CHANNELS = ["HR", "SBP", "Temp"]
 LENGTH = 6
 NAN = math.nan
@@ -404,12 +400,6 @@ def test_a_fault_is_one_message_and_no_output(faulty, tmp_path, capsys, fault):
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.scratch").exists()
 
 
-def test_a_fault_in_the_shell_ends_with_code_2(faulty, tmp_path):
-    run = subprocess.run([sys.executable, "-m", "data_preprocess.tables", *faulty("value")], cwd=tmp_path,
-                         env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False)
-    assert run.returncode == 2 and "is '72 bpm'; expected a number" in run.stderr and "Traceback" not in run.stderr
-
-
 @pytest.mark.parametrize(("times", "expected"), [
     (["2024-01-01 10:00:00+01:00", "2024-01-01 11:00:00"], "with an offset from UTC, as the first time has"),
     (["2024-01-01 10:00:00", "2024-01-01T11:00:00Z"], "without an offset, as the first time is"),
@@ -420,7 +410,8 @@ def test_a_mix_of_times_with_and_without_an_offset_is_refused(tmp_path, capsys, 
     with pytest.raises(SystemExit):
         convert(vitals, labels, tmp_path / "out")
     message = capsys.readouterr().err
-    assert f"row 8 below the header: the time of id 's7', variable 'HR', is '{times[1]}'" in message and expected in message
+    assert f"row 8 below the header: the time of id 's7', variable 'HR', is '{times[1]}'" in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("text",

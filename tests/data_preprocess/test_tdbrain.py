@@ -30,10 +30,10 @@ def signal(number, session=1):
 
 
 def write_recording(folder, number, session=1, task="EC", columns=COLUMNS, data=None):
-    place = folder / identifier(number) / f"ses-{session}" / "eeg"
-    place.mkdir(parents=True, exist_ok=True)
+    recordings = folder / identifier(number) / f"ses-{session}" / "eeg"
+    recordings.mkdir(parents=True, exist_ok=True)
     data = signal(number, session) if data is None else data
-    path = place / f"{identifier(number)}_ses-{session}_task-rest{task}_eeg.csv"
+    path = recordings / f"{identifier(number)}_ses-{session}_task-rest{task}_eeg.csv"
     pd.DataFrame(data, columns=columns).to_csv(path, index=False)
     return path
 
@@ -80,9 +80,8 @@ def expected_windows(number, session=1):
     middle = int(len(new) / 2)
     first = middle - int(middle / 256) * 256
     last = middle + int((len(new) - middle) / 256) * 256
-    return [np.stack([(channel[start:start + 256] - channel[start:start + 256].mean()) / channel[start:start
-                                                                                                 + 256].std()
-                      for channel in resampled], axis=1) for start in range(first, last, 256)]
+    windows = [[channel[start:start + 256] for channel in resampled] for start in range(first, last, 256)]
+    return [np.stack([(values - values.mean()) / values.std() for values in window], axis=1) for window in windows]
 
 
 def test_every_window_against_a_plain_loop(published, tmp_path, capsys):

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pandas as pd
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
@@ -65,16 +64,8 @@ def preprocess(folder: Path, output: Path) -> None:
 
 def read_participants(path: Path) -> list[Subject]:
     """Read `participants.tsv` in its order. Raises UserError on a missing column, an unknown group or a repeated id."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. Give the folder of the whole dataset from {SOURCE}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
-    for column in ("participant_id", "Group"):
-        if column not in table:
-            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. "
-                            f"{AGAIN}")
+    absent = f"Give the folder of the whole dataset from {SOURCE}."
+    table = windows.read_participants(path, ("participant_id", "Group"), absent, AGAIN, keep_default_na=False)
     for line, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=2):
         if group not in GROUPS:
             raise UserError(f"{path}, line {line}: group '{group}' of '{name}', expected C, F or A. {AGAIN}")

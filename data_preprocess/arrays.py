@@ -38,7 +38,7 @@ from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS
 from tardiff.utils.errors import UserError
 
@@ -75,8 +75,8 @@ def preprocess(options: argparse.Namespace) -> None:
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
     if options.impute is not None:
-        splits, medians = own_data.fill_gaps(splits, options.impute, [grid.Vital(name, "", -np.inf, np.inf)
-                                                                      for name in channels])
+        splits, medians = grid.fill_gaps(splits, options.impute,
+                                         [grid.Vital(name, "", -np.inf, np.inf) for name in channels])
         cohort |= {"imputation": options.impute, "train_medians": medians.tolist()}
     meta = Metadata(name=options.name or options.output.name, channels=channels, units=units, classes=classes,
                     sampling_interval=options.interval, source=options.input.name, licence=options.licence,
@@ -87,11 +87,8 @@ def preprocess(options: argparse.Namespace) -> None:
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
     """Keep given splits and cut val from train where it is missing, or split the whole; say which for `meta.json`."""
     if WHOLE in parts:
-        whole = parts[WHOLE]
-        ratios = dict(zip(SPLIT_NAMES, options.ratios, strict=True))
-        rows = split_subjects(whole.subjects(), whole.y, ratios, options.seed)
-        cohort = {"ratios": list(options.ratios), "seed": options.seed}
-        return {name: whole[part] for name, part in rows.items()}, cohort
+        splits = split_by_subject(parts[WHOLE], dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
+        return splits, {"ratios": list(options.ratios), "seed": options.seed}
     cohort = {"given_splits": list(parts)}
     if "val" not in parts:
         cohort |= {"val_ratio": options.val_ratio, "seed": options.seed}

@@ -29,7 +29,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from data_preprocess import command, count_tables, grid
 from tardiff.data.format import Metadata
@@ -173,7 +172,7 @@ def read_records(source: Path) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     """
     records = []
     try:
-        for name, content in tqdm(iterate_files(source), desc=source.name, unit=" files", disable=None):
+        for name, content in iterate_files(source):
             path = PurePosixPath(name)
             if path.suffix == ".txt" and path.stem.isdecimal():
                 records.append((int(path.stem), f"{source}: {name}", *record_body(content, f"{source}: {name}")))

@@ -41,7 +41,6 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid, icu, query
-from tardiff.data.format import Metadata
 
 HOURS = 24
 CHANNELS = [vital.name for vital in grid.VITALS]
@@ -98,11 +97,8 @@ def preprocess(options: argparse.Namespace) -> None:
     share = round(100 * attrition["deaths among them"] / max(attrition["stays kept"], 1))
     observed = {**attrition, "deaths in 100 stays": share}
     count_tables.compare_with_published({**edition.published, **timediff_counts}, observed)
-    grid.write_stays(options.output, x[kept], stays["y"].to_numpy(np.int64)[kept], stays["subject_id"].to_numpy()[kept],
-                     options.ratios, options.seed, Metadata(
-        name=f"mimic3_{icu.TASKS[options.label]}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
-        classes=classes, sampling_interval="1 hour", source=f"{edition.title}, {edition.url}", licence=edition.licence,
-        cohort={"rule": options.cohort, "label": classes[1], "hours": HOURS, "attrition": {edition.title: attrition}}))
+    icu.write_stays(options, "mimic3", x[kept], stays[kept], "subject_id", grid.VITALS, edition, classes, "1 hour",
+                    {"hours": HOURS, "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float

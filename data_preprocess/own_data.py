@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid
+from data_preprocess import command, count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
-from tardiff.data.imputation import impute
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 
@@ -80,20 +79,7 @@ def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict
     """
     if "val" in splits:
         return dict(splits)
-    train = splits["train"]
-    rows = split_subjects(train.subjects(), train.y, {"train": 1 - share, "val": share}, seed)
-    return {**splits, **{name: train[part] for name, part in rows.items()}}
-
-
-def fill_gaps(splits: Mapping[str, Split], rule: str,
-              channels: Sequence[grid.Vital]) -> tuple[dict[str, Split], np.ndarray]:
-    """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
-
-    Returns the splits and the medians (C,) of the training cells. Raises UserError on a channel that training lacks.
-    """
-    medians = grid.observed_medians(splits["train"].x, channels)
-    return {name: replace(split, x=impute(split.x, rule, medians), mask=~np.isnan(split.x))
-            for name, split in splits.items()}, medians
+    return {**splits, **split_by_subject(splits["train"], {"train": 1 - share, "val": share}, seed)}
 
 
 def warn_of_repeats(splits: Mapping[str, Split]) -> None:

@@ -28,12 +28,12 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 SOURCE = "https://physionet.org/content/ptbdb/1.0.0/"
 AGAIN = f"Download it again from {SOURCE}."
@@ -66,11 +66,14 @@ def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Seq
     wfdb, neurokit = windows.signal_library("wfdb"), windows.signal_library("neurokit2")
     labels, records, attrition = read_headers(folder, wfdb)
     beats = {}
-    for name, paths in tqdm(records.items(), unit=" patients", disable=None):
-        parts = [part for path in paths if (part := read_beats(path, wfdb, neurokit, attrition)) is not None]
-        attrition["records kept"] += len(parts)
-        if parts:
-            beats[name] = windows.z_scores(windows.crop(np.concatenate(parts), length, position)).astype(np.float32)
+    with progress("reading of records", len(records), "patient") as bar:
+        for name, paths in records.items():
+            parts = [part for path in paths if (part := read_beats(path, wfdb, neurokit, attrition)) is not None]
+            attrition["records kept"] += len(parts)
+            if parts:
+                whole_beats = windows.crop(np.concatenate(parts), length, position)
+                beats[name] = windows.z_scores(whole_beats).astype(np.float32)
+            bar.update()
     attrition["patients kept"] = len(beats)
     count_tables.print_attrition({"ptbdb": attrition})
     count_tables.compare_with_published(PUBLISHED_RECORDS, attrition)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from tardiff.utils.checkpoint import writing
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 AGAIN = "Download or export it again."
@@ -191,8 +192,8 @@ def check_gzip(path: Path) -> None:
 @functools.cache
 def read_gzip(path: Path, size: int, modified: int) -> None:
     """Read a .gz file of this size to its end, with a progress bar; `modified` only tells its states apart."""
-    with open(path, "rb") as file, gzip.open(file) as stream, tqdm(
-            total=size, desc=f"check of {path.name}", unit="B", unit_scale=True, disable=None) as bar:
+    with (open(path, "rb") as file, gzip.open(file) as stream,
+          progress(f"check of {path.name}", size, "byte") as bar):
         while stream.read(UNPACKED_BYTES):
             bar.update(file.tell() - bar.n)
 

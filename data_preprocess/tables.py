@@ -50,7 +50,7 @@ from data_preprocess.query import (
 )
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 UNITS = {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9, "d": 8.64e10}  # in microseconds
@@ -209,10 +209,9 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
         splits = own_data.cut_validation(given, options.val_ratio, options.seed)
         rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
     else:
-        rows = split_subjects(whole.subject, y, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
-        splits = {part: whole[chosen] for part, chosen in rows.items()}
+        splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
-    splits, medians = own_data.fill_gaps(splits, options.impute, channels)
+    splits, medians = grid.fill_gaps(splits, options.impute, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
               "imputation": options.impute, "attrition": attrition,
               "channels": grid.summarize_channels(splits, medians, channels)}

@@ -84,17 +84,8 @@ def read_participants(folder: Path) -> list[Subject]:
     the rows of a participant in one of the splits contradict each other.
     """
     path = folder / TABLE
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. Put the table of participants of TDBrain version 2 there; it comes "
-                        f"with the recordings from {SOURCE}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
-    for column in ("participants_ID", "indication"):
-        if column not in table:
-            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. "
-                            f"{AGAIN}")
+    absent = f"Put the table of participants of TDBrain version 2 there; it comes with the recordings from {SOURCE}."
+    table = windows.read_participants(path, ("participants_ID", "indication"), absent, AGAIN)
     known = set(table["participants_ID"].dropna().str.strip())
     unknown = sorted({path.name for path in folder.glob("sub-*")} - known)
     if unknown:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 from scipy.io.matlab import MatReadError
 
 from data_preprocess import count_tables
@@ -57,6 +58,25 @@ def require_input(folder: Path, source: str) -> None:
     """Raise UserError if the input folder is not there, and tell where its content is published."""
     if not folder.is_dir():
         raise UserError(f"{folder}: input folder not found. Download the data from {source} and give their folder.")
+
+
+def read_participants(path: Path, columns: Sequence[str], absent: str, again: str,
+                      keep_default_na: bool = True) -> pd.DataFrame:
+    """Read a table of participants, separated by tabs, as text; keep_default_na: with NaN for NA and empty fields.
+
+    absent: what to do where there is no file. again: where to get it. Raises UserError, also where a column is missing.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=keep_default_na)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found. {absent}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {again}") from None
+    for column in columns:
+        if column not in table:
+            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. "
+                            f"{again}")
+    return table
 
 
 def resample(signal: np.ndarray, rate: float, new_rate: float) -> np.ndarray:

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from tqdm import tqdm
 
 from data_preprocess import query
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 COLUMNS = {"valuenum": "DOUBLE", "itemid": "INTEGER", "value": "VARCHAR", "charttime": "TIMESTAMP"}
 PLAIN = 'ROW_ID,ITEMID,CHARTTIME,VALUE,VALUENUM\n1,211,2150-01-01 06:30:00,"a, b",36.6\n2,51,2150-01-02 00:00:00,,\n'
@@ -197,7 +197,12 @@ def test_a_gzip_is_checked_once_until_it_changes(engine, tmp_path, monkeypatch):
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(BIG.encode()))
     opened = []
-    monkeypatch.setattr(query, "tqdm", lambda **options: opened.append(options["desc"]) or tqdm(disable=True))
+
+    def record(description, *arguments):
+        opened.append(description)
+        return progress(description, *arguments, shown=False)
+
+    monkeypatch.setattr(query, "progress", record)
     for _ in range(3):
         query.source(path, COLUMNS)
     assert opened == ["check of table.csv.gz"]

@@ -20,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import pandas as pd
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
@@ -30,7 +29,8 @@ from tardiff.utils.errors import UserError
 SOURCE = "https://openneuro.org/datasets/ds004504"
 AGAIN = f"Download it again from {SOURCE}."
 RATE, NEW_RATE, LENGTH = 500, 256, 256
-CHANNELS = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "Fz", "Cz", "Pz"]
+CHANNELS = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "Fz",
+            "Cz", "Pz"]
 GROUPS = ["C", "F", "A"]
 CLASSES = ["healthy", "frontotemporal dementia", "Alzheimer's disease"]
 CUTS = (0.6, 0.8)
@@ -56,41 +56,36 @@ def preprocess(folder: Path, output: Path) -> None:
         parts = [windows.resample(read_recording(path, mne), RATE, NEW_RATE) for path in files[subject.name]]
         return CHANNELS, np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
 
-    channels, read_windows = windows.read_subjects(members, read)
-    windows.write(output, members, read_windows, "windows", PUBLISHED, Metadata(
+    channels, windows_by_subject = windows.read_subjects(members, read)
+    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="adftd", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"ADFTD, OpenNeuro ds004504, {SOURCE}", licence="CC0", cohort={"window": LENGTH, "cuts": list(CUTS)}))
 
 
 def read_participants(path: Path) -> list[Subject]:
     """Read `participants.tsv` in its order. Raises UserError on a missing column, an unknown group or a repeated id."""
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. Give the folder of the whole dataset from {SOURCE}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
-    for column in ("participant_id", "Group"):
-        if column not in table:
-            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. {AGAIN}")
+    absent = f"Give the folder of the whole dataset from {SOURCE}."
+    table = windows.read_participants(path, ("participant_id", "Group"), absent, AGAIN, keep_default_na=False)
     for line, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=2):
         if group not in GROUPS:
             raise UserError(f"{path}, line {line}: group '{group}' of '{name}', expected C, F or A. {AGAIN}")
     repeated = table["participant_id"].duplicated()
     if repeated.any():
-        raise UserError(f"{path}, line {int(repeated.argmax()) + 2}: participant {table['participant_id'][repeated].iloc[0]} "
-                        f"occurs twice. {AGAIN}")
+        raise UserError(f"{path}, line {int(repeated.argmax()) + 2}: participant "
+                        f"{table['participant_id'][repeated].iloc[0]} occurs twice. {AGAIN}")
     return [Subject(name, number, GROUPS.index(group))
             for number, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=1)]
 
 
 def find_recordings(folder: Path, names: set[str]) -> dict[str, list[Path]]:
     """Return the .set files of each participant that has one. Raises UserError if a folder's participant is unknown."""
-    files = {place.name: paths for place in sorted(folder.glob("sub-*")) if (paths := sorted(place.glob("eeg/*.set")))}
+    files = {participant.name: paths for participant in sorted(folder.glob("sub-*"))
+             if (paths := sorted(participant.glob("eeg/*.set")))}
     unknown = sorted(files.keys() - names)
     if unknown:
-        raise UserError(f"{folder / unknown[0]}: participant {unknown[0]} is not in participants.tsv ({len(unknown)} such "
-                        f"folders). The table and the recordings must be of one version; download both from {SOURCE}.")
+        raise UserError(f"{folder / unknown[0]}: participant {unknown[0]} is not in participants.tsv ({len(unknown)} "
+                        "such folders). The table and the recordings must be of one version; download both from "
+                        f"{SOURCE}.")
     return files
 
 
@@ -103,8 +98,8 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
         raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")
         signal = raw.get_data()
     except (*windows.DAMAGED_FILES, NotImplementedError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a link or web page in place of the "
-                        f"data. {AGAIN}") from None
+        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a link or web page in place "
+                        f"of the data. {AGAIN}") from None
     if sorted(raw.ch_names) != sorted(CHANNELS) or raw.info["sfreq"] != RATE:
         raise UserError(f"{path}: has the channels {', '.join(raw.ch_names)} at {raw.info['sfreq']:g} Hz, expected "
                         f"{', '.join(CHANNELS)} at {RATE} Hz. {AGAIN}")
@@ -115,7 +110,8 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("adftd", __doc__, prog, "folder with participants.tsv and derivatives/", "data/adftd")
+    parser = command.source_parser("adftd", __doc__, prog, "folder with participants.tsv and derivatives/",
+                                   "data/adftd")
     command.run(parser, arguments, lambda options: Path("data", "adftd"),
                 lambda options: preprocess(options.input, options.output))
 

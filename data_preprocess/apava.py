@@ -35,8 +35,8 @@ CLASSES = ["healthy", "Alzheimer's disease"]
 ALZHEIMER = {1, 3, 6, 8, 9, 11, 12, 13, 15, 17, 19, 21}
 VALIDATION, TEST = {15, 16, 19, 20}, {1, 2, 17, 18}
 NUMBERS = {"train": set(range(1, 24)) - VALIDATION - TEST, "val": VALIDATION, "test": TEST}
-WINDOWS_PER_SUBJECT = (315, 225, 90, 297, 9, 198, 27, 288, 162, 342, 423, 333, 261, 351, 414, 252, 531, 360, 414, 333, 171,
-                       153, 18)
+WINDOWS_PER_SUBJECT = (315, 225, 90, 297, 9, 198, 27, 288, 162, 342, 423, 333, 261, 351, 414, 252, 531, 360, 414, 333,
+                       171, 153, 18)
 PUBLISHED = {
     "subjects": 23, "windows": 5967,
     "train windows": 3123, "train windows, healthy": 1197, "train windows, Alzheimer's disease": 1926,
@@ -59,8 +59,8 @@ def preprocess(folder: Path, output: Path) -> None:
         channels, epochs = read_epochs(files[subject.name])
         return channels, np.concatenate([windows.strided_windows(epoch, LENGTH, STRIDE) for epoch in epochs])
 
-    channels, read_windows = windows.read_subjects(members, read)
-    windows.write(output, members, read_windows, "windows", PUBLISHED, Metadata(
+    channels, windows_by_subject = windows.read_subjects(members, read)
+    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="apava", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{RATE} s",
         source=f"APAVA, {SOURCE}", licence=f"see {SOURCE}", cohort={"window": LENGTH, "stride": STRIDE}))
 
@@ -77,8 +77,8 @@ def find_files(folder: Path) -> dict[str, Path]:
             continue
         number = int(match[1])
         if not 1 <= number <= 23:
-            raise UserError(f"{path}: unknown participant {number}; the set has participants 1 to 23, whose diagnoses are "
-                            "known. Remove the file.")
+            raise UserError(f"{path}: unknown participant {number}; the set has participants 1 to 23, whose diagnoses "
+                            "are known. Remove the file.")
         name = f"preproctrials{number:02d}"
         if name in files:
             raise UserError(f"{path}: participant {number} occurs twice, also as {files[name].name}. Keep one of them.")
@@ -99,16 +99,16 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
         rate = float(np.ravel(structure["fsample"])[0])
         epochs = [np.asarray(epoch, dtype=np.float64) for epoch in np.ravel(structure["trial"])]
     except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or no FieldTrip structure 'data' with "
-                        f"the fields label, fsample and trial. {AGAIN}") from None
+        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or no FieldTrip structure "
+                        f"'data' with the fields label, fsample and trial. {AGAIN}") from None
     if rate != RATE or len(channels) != EPOCH_SHAPE[0] or not epochs:
         raise UserError(f"{path}: found {len(channels)} channels and {len(epochs)} epochs at {rate:g} Hz, expected "
                         f"{EPOCH_SHAPE[0]} channels and at least one epoch at {RATE} Hz. {AGAIN}")
     for number, epoch in enumerate(epochs, start=1):
         if epoch.shape != EPOCH_SHAPE:
             hint = " It is transposed: turn every epoch round." if epoch.shape == EPOCH_SHAPE[::-1] else f" {AGAIN}"
-            raise UserError(f"{path}, epoch {number}: its shape is {' x '.join(map(str, epoch.shape))}, expected 16 channels "
-                            f"x 1280 samples.{hint}")
+            raise UserError(f"{path}, epoch {number}: its shape is {' x '.join(map(str, epoch.shape))}, expected 16 "
+                            f"channels x 1280 samples.{hint}")
         if not np.isfinite(epoch).all():
             raise UserError(f"{path}, epoch {number}: holds values that are no numbers. {AGAIN}")
     return channels, [epoch.T for epoch in epochs]
@@ -116,7 +116,8 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat", "data/apava")
+    parser = command.source_parser("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat",
+                                   "data/apava")
     command.run(parser, arguments, lambda options: Path("data", "apava"),
                 lambda options: preprocess(options.input, options.output))
 

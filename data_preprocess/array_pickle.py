@@ -34,8 +34,8 @@ MEMO_WRITES = ("PUT", "BINPUT", "LONG_BINPUT")
 NOT_ARRAYS = ("Expected a pickled tuple (x, y) of plain numpy arrays. Open it where you trust it and save it with "
               "numpy.savez(file, x=x, y=y).")
 # What an unpickler raises on a stream that is damaged or means something else.
-UNREADABLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError,
-              MemoryError)
+UNREADABLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
+              OverflowError,               MemoryError)
 
 
 class Refused(Exception):
@@ -138,7 +138,8 @@ def read_arrays(path: Path) -> tuple[np.ndarray, ...]:
             content.seek(0)
             value = ArrayUnpickler(content).load()
     except Refused as refusal:
-        raise UserError(f"{path}: refused, for this pickle asks for {refusal}. Nothing in it was run. {NOT_ARRAYS}") from None
+        raise UserError(f"{path}: refused, for this pickle asks for {refusal}. Nothing in it was run. "
+                        f"{NOT_ARRAYS}") from None
     except UNREADABLE as error:
         raise UserError(f"{path}: not a complete pickle ({error}). {NOT_ARRAYS}") from None
     if not isinstance(value, tuple | list) or not all(isinstance(item, ArrayStandIn) and item.array is not None

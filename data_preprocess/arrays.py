@@ -38,7 +38,7 @@ from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS
 from tardiff.utils.errors import UserError
 
@@ -63,8 +63,9 @@ def preprocess(options: argparse.Namespace) -> None:
         raise UserError(f"{what}: splits differ in (length, channels): {shapes}.")
     anonymous = [name for name, part in parts.items() if part.subject is None]
     if 0 < len(anonymous) < len(parts):
-        raise UserError(f"{what}: {' and '.join(anonymous)} without subjects, while the other splits have them, so that nobody "
-                        "can tell whether a subject is in two. Give the array subject in every split or in none.")
+        raise UserError(f"{what}: {' and '.join(anonymous)} without subjects, while the other splits have them, so "
+                        "that nobody can tell whether a subject is in two. Give the array subject in every split or "
+                        "in none.")
     num_channels = next(iter(parts.values())).x.shape[2]
     channels, units = own_data.channel_names(options.channels, options.units,
                                              [f"channel {number}" for number in range(1, num_channels + 1)], what)
@@ -74,20 +75,20 @@ def preprocess(options: argparse.Namespace) -> None:
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
     if options.impute is not None:
-        splits, medians = own_data.fill_gaps(splits, options.impute, [grid.Vital(name, "", -np.inf, np.inf)
-                                                                      for name in channels])
+        splits, medians = grid.fill_gaps(splits, options.impute,
+                                         [grid.Vital(name, "", -np.inf, np.inf) for name in channels])
         cohort |= {"imputation": options.impute, "train_medians": medians.tolist()}
-    own_data.write(options.output, splits, Metadata(
-        name=options.name or options.output.name, channels=channels, units=units, classes=classes,
-        sampling_interval=options.interval, source=options.input.name, licence=options.licence, cohort=cohort), "series")
+    meta = Metadata(name=options.name or options.output.name, channels=channels, units=units, classes=classes,
+                    sampling_interval=options.interval, source=options.input.name, licence=options.licence,
+                    cohort=cohort)
+    own_data.write(options.output, splits, meta, "series")
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
     """Keep given splits and cut val from train where it is missing, or split the whole; say which for `meta.json`."""
     if WHOLE in parts:
-        whole = parts[WHOLE]
-        rows = split_subjects(whole.subjects(), whole.y, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
-        return {name: whole[part] for name, part in rows.items()}, {"ratios": list(options.ratios), "seed": options.seed}
+        splits = split_by_subject(parts[WHOLE], dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
+        return splits, {"ratios": list(options.ratios), "seed": options.seed}
     cohort = {"given_splits": list(parts)}
     if "val" not in parts:
         cohort |= {"val_ratio": options.val_ratio, "seed": options.seed}
@@ -115,11 +116,11 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
         raise UserError(f"{source}: no data found. Expected {', '.join(SUFFIXES)} files in this folder.")
     for name, files in parts.items():
         if len(files) > 1 and {path.suffix.lower() for path in files} != {".npy"}:
-            raise UserError(f"{source}: {name} data stand in {', '.join(path.name for path in files)}. Keep one of them, or "
-                            "put train, val or test into the names.")
+            raise UserError(f"{source}: {name} data stand in {', '.join(path.name for path in files)}. Keep one of "
+                            "them, or put train, val or test into the names.")
     if len(parts) > 1 and WHOLE in parts:
-        raise UserError(f"{source}: {parts[WHOLE][0].name} belongs to no split, while others do. Put train, val or test "
-                        "into its name, or remove it.")
+        raise UserError(f"{source}: {parts[WHOLE][0].name} belongs to no split, while others do. Put train, val or "
+                        "test into its name, or remove it.")
     if WHOLE not in parts and "train" not in parts:
         raise UserError(f"{source}: {' and '.join(parts)} found, but no file named train.")
     return {name: parts[name] for name in (WHOLE, *SPLIT_NAMES) if name in parts}
@@ -160,8 +161,8 @@ def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
     for path in files:
         named = [word for word in words(path) if word in ARRAYS]
         if len(named) != 1 or named[0] in arrays:
-            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy and mask.npy, once each; the "
-                            "name of a split may stand before or after, as in x_train.npy.")
+            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy and mask.npy, once "
+                            "each; the name of a split may stand before or after, as in x_train.npy.")
         arrays[named[0]] = load(path)
     return arrays
 
@@ -175,8 +176,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         names = [name.lower() for name in archive.files]
         for name, lowered in zip(archive.files, names, strict=True):
             if lowered not in ARRAYS or names.count(lowered) > 1:
-                raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known subject "
-                                "(whom a row is of) and mask, once each. Rename or remove it.")
+                raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known "
+                                "subject (whom a row is of) and mask, once each. Rename or remove it.")
         return {lowered: archive[name] for name, lowered in zip(archive.files, names, strict=True)}
 
 
@@ -225,8 +226,8 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool, path: Path) -> 
         raise UserError(f"{path}: array subject is {subject.dtype}; expected whole numbers or text.")
     if mask is not None:
         if mask.shape != x.shape or not np.isin(mask, (0, 1)).all():
-            raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) and "
-                            "False.")
+            raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) "
+                            "and False.")
         mask = in_order(mask.astype(bool), channels_first)
     return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask)
 
@@ -248,17 +249,19 @@ def unobserved_as_nan(part: Split, gaps_allowed: bool, path: Path) -> Split:
     if bad.any():
         row, step, channel = np.argwhere(bad)[0]
         advice = "" if gaps_allowed else "; where it means a missing value, give --impute forward, linear or median"
-        raise UserError(f"{path}: x at row {row}, step {step}, channel {channel} is {part.x[row, step, channel]}, not a "
-                        f"finite number in float32 ({int(bad.any(axis=(1, 2)).sum())} such rows){advice}.")
+        raise UserError(f"{path}: x at row {row}, step {step}, channel {channel} is {part.x[row, step, channel]}, not "
+                        f"a finite number in float32 ({int(bad.any(axis=(1, 2)).sum())} such rows){advice}.")
     return replace(part, x=np.where(unobserved, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below", "data/<input>")
+    parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below",
+                                   "data/<input>")
     parser.add_argument("--channels-first", action="store_true", help="arrays of .npy, .npz and .pkl are (N, C, L)")
-    parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the training "
-                        "median; the median also where a series has none (default: missing values are refused)")
+    parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the "
+                        "training median; the median also where a series has none (default: missing values are "
+                        "refused)")
     parser.add_argument("--channels", nargs="+", metavar="NAME", help="channel names, in order (default: numbered)")
     parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)

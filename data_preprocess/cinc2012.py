@@ -29,7 +29,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from data_preprocess import command, count_tables, grid
 from tardiff.data.format import Metadata
@@ -173,7 +172,7 @@ def read_records(source: Path) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     """
     records = []
     try:
-        for name, content in tqdm(iterate_files(source), desc=source.name, unit=" files", disable=None):
+        for name, content in iterate_files(source):
             path = PurePosixPath(name)
             if path.suffix == ".txt" and path.stem.isdecimal():
                 records.append((int(path.stem), f"{source}: {name}", *record_body(content, f"{source}: {name}")))
@@ -268,13 +267,16 @@ def minutes(times: pd.Index) -> pd.Series:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("cinc2012", __doc__, prog, "folder with the files of the challenge", "data/cinc2012_<label>")
+    parser = command.source_parser("cinc2012", __doc__, prog, "folder with the files of the challenge",
+                                   "data/cinc2012_<label>")
     parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
     parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")
     command.add_split_options(parser)
-    command.run(parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"), lambda options: preprocess(
-        options.input, options.output, options.label, options.hours, options.sets, options.ratios, options.seed))
+    command.run(
+        parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"),
+        lambda options: preprocess(options.input, options.output, options.label, options.hours, options.sets,
+                                   options.ratios, options.seed))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ def source_parser(module: str, docstring: str, prog: str | None, files: str,
                   default_output: str) -> argparse.ArgumentParser:
     """Return a parser with `--input` and `--output`, described by the module's docstring.
 
-    module: its name below `data_preprocess`. prog: the command as it was typed, where it is not `python -m` and the module.
-    files: what the input folder holds. default_output: for the help text.
+    module: its name below `data_preprocess`. prog: the command as it was typed, where it is not `python -m`. files:
+    what the input folder holds. default_output: for the help text.
     """
     run_as_module = f"python -m data_preprocess.{module}"
     prog = prog or run_as_module

@@ -36,7 +36,6 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid, icu, query
-from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
 
 STEP_MINUTES = 5
@@ -100,13 +99,8 @@ def preprocess(options: argparse.Namespace) -> None:
     count_tables.print_attrition({edition.title: attrition})
     cohort_counts = cohort.published if edition is FULL else {}
     count_tables.compare_with_published({**edition.published, **cohort_counts}, attrition)
-    grid.write_stays(options.output, x, stays["y"].to_numpy(np.int64), stays["uniquepid"].to_numpy(str),
-                     options.ratios, options.seed, Metadata(
-        name=f"eicu_{icu.TASKS[options.label]}", channels=CHANNELS, units=[vital.unit for vital in VITALS],
-        classes=classes, sampling_interval=f"{STEP_MINUTES} minutes", source=f"{edition.title}, {edition.url}",
-        licence=edition.licence, cohort={
-            "rule": options.cohort, "label": classes[1], "minutes": [cohort.start, END_MINUTE],
-            "attrition": {edition.title: attrition}}), VITALS)
+    icu.write_stays(options, "eicu", x, stays, "uniquepid", VITALS, edition, classes, f"{STEP_MINUTES} minutes",
+                    {"minutes": [cohort.start, END_MINUTE], "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float
@@ -136,7 +130,8 @@ def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, 
     return stays, {"patients": stays["uniquepid"].nunique(), "stays read": len(stays)}
 
 
-def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame, cohort: Cohort) -> dict[str, int]:
+def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame,
+         cohort: Cohort) -> dict[str, int]:
     """Read all rows once, make the table `cells` of (reason, stay, step, rows, first, last, HR, RR, SpO2), and count
     rows.
 

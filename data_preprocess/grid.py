@@ -15,8 +15,8 @@ import numpy as np
 
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
-from tardiff.data.imputation import forward_fill
-from tardiff.data.splits import split_subjects
+from tardiff.data.imputation import impute
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 
@@ -111,12 +111,22 @@ def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndar
 
     Raises UserError if a channel is never observed.
     """
-    observed = [x[..., channel][~np.isnan(x[..., channel])] for channel in range(x.shape[2])]
-    for vital, values in zip(vitals, observed, strict=True):
-        if len(values) == 0:
-            raise UserError(f"channel {vital.name} has no valid value in the training split, so its gaps cannot be "
-                            "filled. Give more stays, or larger --ratios for training.")
-    return np.array([np.median(values) for values in observed], dtype=np.float32)
+    unobserved = np.isnan(x).all(axis=(0, 1))
+    if unobserved.any():
+        raise UserError(f"channel {vitals[unobserved.argmax()].name} has no valid value in the training split, so its "
+                        "gaps cannot be filled. Give more stays, or larger --ratios for training.")
+    return np.nanmedian(x, axis=(0, 1)).astype(np.float32)
+
+
+def fill_gaps(splits: Mapping[str, Split], rule: str,
+              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], np.ndarray]:
+    """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
+
+    Returns the splits and the medians (C,) of the training cells. Raises UserError on a channel that training lacks.
+    """
+    medians = observed_medians(splits["train"].x, vitals)
+    return {name: replace(split, x=impute(split.x, rule, medians), mask=~np.isnan(split.x))
+            for name, split in splits.items()}, medians
 
 
 def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float],
@@ -127,11 +137,8 @@ def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: 
     observed training cells set the medians. Returns the splits, whose masks are True where observed, and the medians.
     Raises UserError on bad ratios, an empty split, or a channel that training never observed.
     """
-    rows = split_subjects(subject, y, dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
-    medians = observed_medians(x[rows["train"]], vitals)
-    carried = forward_fill(x)
-    imputed = Split(np.where(np.isnan(carried), medians, carried), y, subject, ~np.isnan(x))
-    return {name: imputed[part] for name, part in rows.items()}, medians
+    splits = split_by_subject(Split(x, y, subject), dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
+    return fill_gaps(splits, "forward", vitals)
 
 
 def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals: Sequence[Vital] = VITALS) -> dict:

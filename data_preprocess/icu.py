@@ -11,7 +11,8 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, query
+from data_preprocess import command, grid, query
+from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
 
 # Label -> what a dataset of it is called.
@@ -52,7 +53,8 @@ def class_names(label: str, days: float) -> list[str]:
             "length_of_stay": [f"at most {days:g} days", f"more than {days:g} days"]}[label]
 
 
-def read_table(connection: duckdb.DuckDBPyConnection, folder: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+def read_table(connection: duckdb.DuckDBPyConnection, folder: Path, name: str,
+               columns: Mapping[str, str]) -> pd.DataFrame:
     """Read these columns of a table that fits in memory; the first of them is its key, in whose order the rows come.
 
     Raises UserError where the table is missing, damaged or empty, and on a key that is missing or not unique.
@@ -78,6 +80,25 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
     key = str(wanted.name)
     unknown = wanted[~wanted.isin(table[key])]
     if len(unknown):
-        raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names ({len(unknown)} such "
-                        f"rows). All tables must be of one release. {query.AGAIN}")
+        raise UserError(f"table {name}: no row with {key} {unknown.iloc[0]}, which another table names "
+                        f"({len(unknown)} such rows). All tables must be of one release. {query.AGAIN}")
     return table.set_index(key).loc[wanted].set_index(wanted.index)
+
+
+def write_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, patient: str,
+                vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
+                cohort: dict) -> None:
+    """Split the stays by patient and write them: x (N, L, C) float32 with NaN, `stays` with the columns y and patient.
+
+    patient: the name of that column. cohort: what `meta.json` says of the stays beside the rule and the label. Raises
+    UserError as `grid.write_stays` does.
+    """
+    subject = stays[patient].to_numpy()
+    subject = subject if subject.dtype.kind == "i" else subject.astype(str)
+    meta = Metadata(
+        name=f"{module}_{TASKS[options.label]}", channels=[vital.name for vital in vitals],
+        units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
+        source=f"{edition.title}, {edition.url}", licence=edition.licence,
+        cohort={"rule": options.cohort, "label": classes[1], **cohort})
+    grid.write_stays(options.output, x, stays["y"].to_numpy(np.int64), subject, options.ratios, options.seed, meta,
+                     vitals)

@@ -41,7 +41,6 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid, icu, query
-from tardiff.data.format import Metadata
 
 HOURS = 24
 CHANNELS = [vital.name for vital in grid.VITALS]
@@ -81,7 +80,8 @@ def preprocess(options: argparse.Namespace) -> None:
         chartevents = query.find_table(options.input, "CHARTEVENTS")
         stays, counts = read_stays(connection, options.input, options.label, options.days)
         clean = options.cohort == "clean"
-        kept, stay_counts = grid.drop_rows(clean_rules(stays) if clean else {"stays without a label": stays["y"].isna()})
+        rules = clean_rules(stays) if clean else {"stays without a label": stays["y"].isna()}
+        kept, stay_counts = grid.drop_rows(rules)
         stays = stays[kept].reset_index(drop=True)
         cells, row_counts = (clean_cells if clean else timediff_cells)(connection, chartevents, stays)
 
@@ -89,17 +89,16 @@ def preprocess(options: argparse.Namespace) -> None:
     x[cells["stay"], cells["hour"], cells["channel"]] = cells["mean"]
     kept = ~np.isnan(x).all(axis=(1, 2))
     attrition = {**counts, **stay_counts, **row_counts, "stays without a vital sign in the window": int((~kept).sum()),
-                 "stays kept": int(kept.sum()), "deaths among them": int((stays["hospital_expire_flag"] == 1)[kept].sum())}
+                 "stays kept": int(kept.sum()),
+                 "deaths among them": int((stays["hospital_expire_flag"] == 1)[kept].sum())}
     edition = DEMO if counts["patients"] == DEMO.published["patients"] else FULL
     count_tables.print_attrition({edition.title: attrition})
     timediff_counts = TIMEDIFF if edition is FULL and not clean else {}
     share = round(100 * attrition["deaths among them"] / max(attrition["stays kept"], 1))
-    count_tables.compare_with_published({**edition.published, **timediff_counts}, {**attrition, "deaths in 100 stays": share})
-    grid.write_stays(options.output, x[kept], stays["y"].to_numpy(np.int64)[kept], stays["subject_id"].to_numpy()[kept],
-                     options.ratios, options.seed, Metadata(
-        name=f"mimic3_{icu.TASKS[options.label]}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
-        classes=classes, sampling_interval="1 hour", source=f"{edition.title}, {edition.url}", licence=edition.licence,
-        cohort={"rule": options.cohort, "label": classes[1], "hours": HOURS, "attrition": {edition.title: attrition}}))
+    observed = {**attrition, "deaths in 100 stays": share}
+    count_tables.compare_with_published({**edition.published, **timediff_counts}, observed)
+    icu.write_stays(options, "mimic3", x[kept], stays[kept], "subject_id", grid.VITALS, edition, classes, "1 hour",
+                    {"hours": HOURS, "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float
@@ -137,15 +136,17 @@ def clean_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays:
                 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Return the hourly means since admission, as arrays stay, hour, channel, mean (R,), and where every row went."""
     items = {item: channel for channel, groups in ITEMS.items() for group in groups for item in group}
-    reasons = scan(connection, chartevents, stays, items, moment=f"date_diff('second', intime, charttime) // {60 * 60}", rules={
+    rules = {
         "rows with the error flag": "error = 1",
         **OUTSIDE,
         "rows outside the first 24 hours":
             f"(charttime >= intime AND charttime < intime + INTERVAL {HOURS} HOUR) IS NOT TRUE",
         **INVALID,
-    })
-    cells = query.fetch(connection, f"SELECT stay, moment AS hour, channel, mean FROM means WHERE reason = {len(reasons)}",
-                        "hourly means", chartevents)
+    }
+    hour = f"date_diff('second', intime, charttime) // {60 * 60}"
+    reasons = scan(connection, chartevents, stays, items, hour, rules)
+    means = f"SELECT stay, moment AS hour, channel, mean FROM means WHERE reason = {len(reasons)}"
+    cells = query.fetch(connection, means, "hourly means", chartevents)
     return cells, count_rows(connection, reasons, chartevents)
 
 
@@ -180,7 +181,8 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
         "stay": np.arange(len(stays), dtype=np.int32), "icustay_id": stays["icustay_id"], "intime": stays["intime"]}))
     item_rows = ", ".join(f"({item}, {CHANNELS.index(channel)}, {item in FAHRENHEIT_ITEMS})"
                           for item, channel in items.items())
-    valid = " ".join(f"WHEN channel = {number} THEN {vital.condition('valuenum')}" for number, vital in enumerate(grid.VITALS))
+    valid = " ".join(f"WHEN channel = {number} THEN {vital.condition('valuenum')}"
+                     for number, vital in enumerate(grid.VITALS))
     reasons = {"rows of other items": "channel IS NULL", **rules}
     charted = [position for position, reason in enumerate(reasons) if reason in INVALID] + [len(reasons)]
     table = query.source(chartevents, {"icustay_id": "INTEGER", "itemid": "INTEGER", "charttime": "TIMESTAMP",
@@ -202,7 +204,8 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
 
 def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str], chartevents: Path) -> dict[str, int]:
     """Return how many rows of the last scan each reason dropped."""
-    found = query.fetch(connection, "SELECT reason, sum(rows)::BIGINT AS rows FROM means GROUP BY reason", "rows", chartevents)
+    totals = "SELECT reason, sum(rows)::BIGINT AS rows FROM means GROUP BY reason"
+    found = query.fetch(connection, totals, "rows", chartevents)
     return query.count_reasons(reasons, found["reason"], found["rows"])
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid
+from data_preprocess import command, count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
-from tardiff.data.imputation import impute
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 
@@ -23,7 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the splits, the class names and what else `meta.json` holds of a dataset of your own."""
     command.add_split_options(parser)
     parser.add_argument("--val-ratio", type=float, default=0.2, metavar="SHARE",
-                        help="where train is given without val: share of train, by subject, to become val (default: 0.2)")
+                        help="where train is given without val: share of train, by subject, to become val "
+                        "(default: 0.2)")
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help="class names in the sorted order of the labels, or the labels themselves in the order "
                         "of their numbers (default: the labels, sorted)")
@@ -47,15 +47,15 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
     if not np.isnan(numbers).all():
         wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)))
         if len(wrong):
-            raise UserError(f"{what}: label '{labels[wrong[0]]}' is not a whole number, as others are ({len(wrong)} such "
-                            "rows). Give each row one class, as a whole number or, in all rows, as text.")
+            raise UserError(f"{what}: label '{labels[wrong[0]]}' is not a whole number, as others are ({len(wrong)} "
+                            "such rows). Give each row one class, as a whole number or, in all rows, as text.")
         labels = numbers.astype(np.int64)
     found, y = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise UserError(f"{what}: every row has the label '{found[0]}'; expected at least 2 classes.")
     if names is not None and len(names) != len(found):
-        raise UserError(f"{what}: {len(found)} classes ({', '.join(map(str, found[:10]))}{', ...' * (len(found) > 10)}), "
-                        f"but --classes has {len(names)} names.")
+        listed = ", ".join([*map(str, found[:10]), *["..."] * (len(found) > 10)])
+        raise UserError(f"{what}: {len(found)} classes ({listed}), but --classes has {len(names)} names.")
     repeated = [name for name in names or () if names.count(name) > 1]
     if repeated:
         raise UserError(f"--classes: {repeated[0]} is there more than once; give each class a name of its own.")
@@ -79,19 +79,7 @@ def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict
     """
     if "val" in splits:
         return dict(splits)
-    train = splits["train"]
-    rows = split_subjects(train.subjects(), train.y, {"train": 1 - share, "val": share}, seed)
-    return {**splits, **{name: train[part] for name, part in rows.items()}}
-
-
-def fill_gaps(splits: Mapping[str, Split], rule: str, channels: Sequence[grid.Vital]) -> tuple[dict[str, Split], np.ndarray]:
-    """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
-
-    Returns the splits and the medians (C,) of the training cells. Raises UserError on a channel that training lacks.
-    """
-    medians = grid.observed_medians(splits["train"].x, channels)
-    return {name: replace(split, x=impute(split.x, rule, medians), mask=~np.isnan(split.x))
-            for name, split in splits.items()}, medians
+    return {**splits, **split_by_subject(splits["train"], {"train": 1 - share, "val": share}, seed)}
 
 
 def warn_of_repeats(splits: Mapping[str, Split]) -> None:
@@ -100,8 +88,9 @@ def warn_of_repeats(splits: Mapping[str, Split]) -> None:
     for first, second in combinations(series, 2):
         shared = len(series[first] & series[second])
         if shared:
-            print(f"warning: {shared:,} series stand both in {first} and in {second}. If they are of the same patients, give "
-                  "subjects and split by them, or results will look better than they are.", file=sys.stderr)
+            print(f"warning: {shared:,} series stand both in {first} and in {second}. If they are of the same "
+                  "patients, give subjects and split by them, or results will look better than they are.",
+                  file=sys.stderr)
 
 
 def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) -> None:

@@ -28,12 +28,12 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
 from tardiff.data.format import Metadata
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 SOURCE = "https://physionet.org/content/ptbdb/1.0.0/"
 AGAIN = f"Download it again from {SOURCE}."
@@ -66,11 +66,14 @@ def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Seq
     wfdb, neurokit = windows.signal_library("wfdb"), windows.signal_library("neurokit2")
     labels, records, attrition = read_headers(folder, wfdb)
     beats = {}
-    for name, paths in tqdm(records.items(), unit=" patients", disable=None):
-        parts = [part for path in paths if (part := read_beats(path, wfdb, neurokit, attrition)) is not None]
-        attrition["records kept"] += len(parts)
-        if parts:
-            beats[name] = windows.z_scores(windows.crop(np.concatenate(parts), length, position)).astype(np.float32)
+    with progress("reading of records", len(records), "patient") as bar:
+        for name, paths in records.items():
+            parts = [part for path in paths if (part := read_beats(path, wfdb, neurokit, attrition)) is not None]
+            attrition["records kept"] += len(parts)
+            if parts:
+                whole_beats = windows.crop(np.concatenate(parts), length, position)
+                beats[name] = windows.z_scores(whole_beats).astype(np.float32)
+            bar.update()
     attrition["patients kept"] = len(beats)
     count_tables.print_attrition({"ptbdb": attrition})
     count_tables.compare_with_published(PUBLISHED_RECORDS, attrition)
@@ -86,18 +89,21 @@ def check_options(length: int, cuts: Sequence[float]) -> None:
     if not 1 <= length <= LONGEST:
         raise UserError(f"length {length}: expected 1 to {LONGEST}, for example 288 or {LONGEST}.")
     if not 0 < cuts[0] < cuts[1] < 1:
-        raise UserError(f"cuts {' '.join(map(str, cuts))}: expected two rising shares between 0 and 1, for example 0.55 0.70.")
+        raise UserError(f"cuts {' '.join(map(str, cuts))}: expected two rising shares between 0 and 1, for example "
+                        "0.55 0.70.")
 
 
 def read_headers(folder: Path, wfdb: ModuleType) -> tuple[dict[str, int], dict[str, list[Path]], dict[str, int]]:
     """Read every header: the class and the records (paths without suffix) of each patient of the two classes, in the
     order of folders, and the counts so far. Raises UserError if there is no record, or if a header is not as
     published."""
-    places = [place for place in sorted(folder.glob("patient*")) if place.is_dir()]
-    found = {place.name: sorted({path.with_suffix("") for suffix in ("hea", "dat") for path in place.glob(f"*.{suffix}")})
-             for place in places}
+    patients = [patient for patient in sorted(folder.glob("patient*")) if patient.is_dir()]
+    found = {patient.name: sorted({path.with_suffix("") for suffix in ("hea", "dat")
+                                   for path in patient.glob(f"*.{suffix}")})
+             for patient in patients}
     if not any(found.values()):
-        raise UserError(f"{folder}: no record found. Expected patient001/*.hea to patient294/*.hea; download them from {SOURCE}.")
+        raise UserError(f"{folder}: no record found. Expected patient001/*.hea to patient294/*.hea; download them "
+                        f"from {SOURCE}.")
     diagnoses = {name: [read_diagnosis(path, wfdb) for path in paths] for name, paths in found.items()}
     labels = {name: [DIAGNOSES.index(diagnosis) for diagnosis in own if diagnosis in DIAGNOSES][-1]
               for name, own in diagnoses.items() if set(own) & set(DIAGNOSES)}
@@ -118,11 +124,12 @@ def read_diagnosis(path: Path, wfdb: ModuleType) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}.hea: file not found, but the record's signals are there. {AGAIN}") from None
     except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}.hea: cannot be read ({error}). It is damaged, or a web page in place of the data. {AGAIN}"
+        raise UserError(f"{path}.hea: cannot be read ({error}). It is damaged, or a web page in place of the data. "
+                        f"{AGAIN}"
                         ) from None
     if [name.lower() for name in header.sig_name or []] != LEADS or header.fs != RATE:
-        raise UserError(f"{path}.hea: has {header.n_sig} leads ({', '.join(map(str, header.sig_name or []))}) at {header.fs:g} "
-                        f"Hz, expected {len(LEADS)} ({', '.join(LEADS)}) at {RATE} Hz. {AGAIN}")
+        raise UserError(f"{path}.hea: has {header.n_sig} leads ({', '.join(map(str, header.sig_name or []))}) at "
+                        f"{header.fs:g} Hz, expected {len(LEADS)} ({', '.join(LEADS)}) at {RATE} Hz. {AGAIN}")
     comment = header.comments[4] if len(header.comments) > 4 else ""
     if not comment.startswith(REASON):
         raise UserError(f"{path}.hea: found '{comment[:80]}' as the fifth comment, expected '{REASON} ...'. {AGAIN}")
@@ -133,8 +140,8 @@ def split_patients(folder: Path, labels: dict[str, int], cuts: Sequence[float]) 
     """Number the patients in their order and cut each class. Raises UserError if a split would lack a class."""
     members = windows.members_by_class_order(
         [Subject(name, number, label) for number, (name, label) in enumerate(labels.items(), start=1)], cuts)
-    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with myocardial "
-                                f"infarction; add the missing folders from {SOURCE}.")
+    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with "
+                                f"myocardial infarction; add the missing folders from {SOURCE}.")
     return members
 
 
@@ -146,8 +153,8 @@ def read_beats(path: Path, wfdb: ModuleType, neurokit: ModuleType, attrition: di
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: file not found, but {path.name}.hea names it. {AGAIN}") from None
     except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}: the signals cannot be read ({error}). A file is damaged, incomplete, or a web page in place "
-                        f"of the data. {AGAIN}") from None
+        raise UserError(f"{path}: the signals cannot be read ({error}). A file is damaged, incomplete, or a web page "
+                        f"in place of the data. {AGAIN}") from None
     if not np.isfinite(signal).all():
         attrition["records with missing samples"] += 1
         return None

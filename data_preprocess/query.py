@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from tardiff.utils.checkpoint import writing
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 AGAIN = "Download or export it again."
@@ -37,7 +38,10 @@ GZIP = b"\x1f\x8b"
 READ_AS = {"INTEGER": "DOUBLE", "TIMESTAMP": "VARCHAR"}
 PLAIN_TIMES = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS")
 TIME_FORM = r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)?"
-EXPECTED = {"INTEGER": "a whole number (INTEGER)", "TIMESTAMP": "a time such as 2150-01-31 15:00:00, without a zone (TIMESTAMP)"}
+EXPECTED = {
+    "INTEGER": "a whole number (INTEGER)",
+    "TIMESTAMP": "a time such as 2150-01-31 15:00:00, without a zone (TIMESTAMP)",
+}
 FAULT = re.compile(r'Error when converting column "(.+?)". Could not convert string "(.*?)" to \'(\w+)\'', re.DOTALL)
 
 
@@ -67,7 +71,8 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
     """
     size = re.fullmatch(r"(\d+(?:\.\d+)?) ?[KMGT]i?B", memory_limit, re.IGNORECASE)
     if size is None or float(size[1]) == 0:
-        raise UserError(f"memory limit '{memory_limit}': expected a size above 0 with its unit, for example 8GB or 500MB.")
+        raise UserError(f"memory limit '{memory_limit}': expected a size above 0 with its unit, for example 8GB or "
+                        "500MB.")
     scratch = output.absolute().with_name(f".{output.absolute().name}.scratch")
     with writing(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -98,15 +103,16 @@ def source(path: Path, columns: Mapping[str, str]) -> str:
     for name in columns:
         if lowered.count(name) != 1:
             state = "found twice" if name in lowered else "not found"
-            raise UserError(f"{path}: column '{name}' {state}. Expected the columns {', '.join(columns)} (in any case and "
-                            f"order, separated by commas); the file has: {', '.join(header)[:500]}.")
+            raise UserError(f"{path}: column '{name}' {state}. Expected the columns {', '.join(columns)} (in any case "
+                            f"and order, separated by commas); the file has: {', '.join(header)[:500]}.")
     file = quoted_path(path)
     if parquet:
         chosen = ", ".join(converted(name, identifier(header[position]), found[position][1], kind)
                            for name, kind in columns.items() for position in [lowered.index(name)])
         return f"(SELECT {chosen} FROM read_parquet({file}))"
     read_as = {name: READ_AS.get(kind, kind) for name, kind in columns.items()}
-    kinds = ", ".join(f"{quoted(name)}: {quoted(read_as[name])}" if name in columns else f"'unused {position}': 'VARCHAR'"
+    kinds = ", ".join(f"{quoted(name)}: {quoted(read_as[name])}" if name in columns
+                      else f"'unused {position}': 'VARCHAR'"
                       for position, name in enumerate(lowered))
     chosen = ", ".join(converted(name, identifier(name), read_as[name], kind) for name, kind in columns.items())
     compression = "none"
@@ -125,8 +131,8 @@ def converted(name: str, field: str, found: str, kind: str) -> str:
         return f"CAST({value} AS {kind}) AS {identifier(name)}"
     number, text = f"TRY_CAST({value} AS DOUBLE)", f"CAST({value} AS VARCHAR)"
     # The usual form of a time comes first, for it is four times as fast as the regular expression.
-    usual = (f"IF(strlen({field}) = 19 AND {field} BETWEEN '0' AND ':', try_strptime({field}, '%Y-%m-%d %H:%M:%S'), NULL), "
-             if found == "VARCHAR" else "")
+    usual = (f"IF(strlen({field}) = 19 AND {field} BETWEEN '0' AND ':', "
+             f"try_strptime({field}, '%Y-%m-%d %H:%M:%S'), NULL), " if found == "VARCHAR" else "")
     attempts = {
         "DOUBLE": number,
         "INTEGER": f"IF(TRY_CAST({number} AS INTEGER) = {number}, TRY_CAST({number} AS INTEGER), NULL)",
@@ -186,8 +192,8 @@ def check_gzip(path: Path) -> None:
 @functools.cache
 def read_gzip(path: Path, size: int, modified: int) -> None:
     """Read a .gz file of this size to its end, with a progress bar; `modified` only tells its states apart."""
-    with open(path, "rb") as file, gzip.open(file) as stream, tqdm(
-            total=size, desc=f"check of {path.name}", unit="B", unit_scale=True, disable=None) as bar:
+    with (open(path, "rb") as file, gzip.open(file) as stream,
+          progress(f"check of {path.name}", size, "byte") as bar):
         while stream.read(UNPACKED_BYTES):
             bar.update(file.tell() - bar.n)
 
@@ -263,8 +269,8 @@ def faults_of(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise UserError(f"{path}: memory or disk do not suffice ({first_line(error)}). Give a larger --memory-limit, or "
-                        "an --output on a disk with more free space.") from None
+        raise UserError(f"{path}: memory or disk do not suffice ({first_line(error)}). Give a larger --memory-limit, "
+                        "or an --output on a disk with more free space.") from None
     except duckdb.Error as error:
         line = re.search(r"CSV Error on Line: (\d+)\nOriginal Line: (.*)", str(error))
         fault = FAULT.search(str(error))
@@ -272,8 +278,8 @@ def faults_of(path: Path) -> Iterator[None]:
             raise UserError(f"{path}: cannot be read ({first_line(error)}). {AGAIN}") from None
         reason = (f"column '{fault[1]}' holds '{fault[2][:80]}', expected {EXPECTED.get(fault[3], fault[3])}" if fault
                   else "the fields do not match the header, or a quote stays open")
-        place = f", line {line[1]}: found '{line[2][:160]}';" if line else f"{row_of(path, fault[1], fault[2])}:"
-        raise UserError(f"{path}{place} {reason}. {AGAIN}") from None
+        where = f", line {line[1]}: found '{line[2][:160]}';" if line else f"{row_of(path, fault[1], fault[2])}:"
+        raise UserError(f"{path}{where} {reason}. {AGAIN}") from None
 
 
 def row_of(path: Path, column: str, text: str) -> str:

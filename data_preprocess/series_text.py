@@ -53,10 +53,11 @@ def read_ts(path: Path) -> tuple[np.ndarray, np.ndarray]:
             *channels, label = line.split(":")
             num_channels = num_channels or len(channels)
             if len(channels) != num_channels:
-                raise UserError(f"{where}: {len(channels)} channels and a class between colons, expected {num_channels} "
-                                f"channels. {AGAIN}")
+                raise UserError(f"{where}: {len(channels)} channels and a class between colons, expected "
+                                f"{num_channels} channels. {AGAIN}")
             if label.strip() not in classes:
-                raise UserError(f"{where}: class '{label.strip()[:80]}' is not one of @classLabel: {', '.join(classes)}.")
+                raise UserError(f"{where}: class '{label.strip()[:80]}' is not one of @classLabel: "
+                                f"{', '.join(classes)}.")
             labels.append(label.strip())
             series.append([parse_values(channel.split(","), where) for channel in channels])
     return stack(series, path), np.array(labels)
@@ -93,8 +94,9 @@ def parse_values(values: Sequence[str], where: str) -> np.ndarray:
     for step, value in enumerate(map(str.strip, values)):
         try:
             numbers[step] = np.nan if value in MISSING else float(value)
-        except ValueError:
-            raise UserError(f"{where}, value {step + 1} of the series: '{value[:80]}' is not a number. {AGAIN}") from None
+        except ValueError:  # noqa: PERF203 - names the value
+            raise UserError(f"{where}, value {step + 1} of the series: '{value[:80]}' is not a number. "
+                            f"{AGAIN}") from None
     return numbers
 
 
@@ -107,6 +109,7 @@ def stack(series: Sequence[Sequence[np.ndarray]], path: Path) -> np.ndarray:
     for row, channels in enumerate(series, start=1):
         for channel, values in enumerate(channels, start=1):
             if len(values) != expected:
-                raise UserError(f"{path}: series {row}, channel {channel} has {len(values)} values, the first has {expected}. "
-                                "Only series of equal length are read: cut them, or pad them with ? and give --impute.")
+                raise UserError(f"{path}: series {row}, channel {channel} has {len(values)} values, the first has "
+                                f"{expected}. Only series of equal length are read: cut them, or pad them with ? and "
+                                "give --impute.")
     return np.stack([np.stack(channels, axis=1) for channels in series])

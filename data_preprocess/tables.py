@@ -50,7 +50,7 @@ from data_preprocess.query import (
 )
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_subjects
+from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 UNITS = {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9, "d": 8.64e10}  # in microseconds
@@ -76,7 +76,8 @@ REASONS = {
 }
 # What ends the run, of readings that would be used.
 FAULTS = {
-    what: f"stay IS NOT NULL AND channel IS NOT NULL AND NOT {is_missing(what)} AND coalesce(NOT isfinite({number}), true)"
+    what: (f"stay IS NOT NULL AND channel IS NOT NULL AND NOT {is_missing(what)} "
+           f"AND coalesce(NOT isfinite({number}), true)")
     for what, number in (("time", "moment"), ("value", "TRY_CAST(number AS FLOAT)"))
 }
 
@@ -116,8 +117,9 @@ class Clock:
         """What a time should look like, for a message."""
         if self.unit is not None:
             return "a number (leave out --time-unit for timestamps)"
-        other = "with an offset from UTC, as the first time has" if self.zoned else "without an offset, as the first time is"
-        return f"a timestamp such as 2024-01-31 15:00:00, {other} (for numbers, give --time-unit)"
+        offset = ("with an offset from UTC, as the first time has" if self.zoned
+                  else "without an offset, as the first time is")
+        return f"a timestamp such as 2024-01-31 15:00:00, {offset} (for numbers, give --time-unit)"
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,8 @@ def preprocess(options: argparse.Namespace) -> None:
                      "ids without a reading used": int((~kept).sum()), "ids kept": int(kept.sum())}
         count_tables.print_attrition({options.input.name: attrition})
         if not kept.any():
-            raise UserError(f"{options.input}: no reading is left; the table above says where they went. Its first id is "
-                            f"'{first_id(connection, measurements)}', that of {options.labels} is "
+            raise UserError(f"{options.input}: no reading is left; the table above says where they went. Its first id "
+                            f"is '{first_id(connection, measurements)}', that of {options.labels} is "
                             f"'{''.join(table['id'][:1])}'.")
     write_stays(x[kept], stays[kept], channels, attrition, options)
 
@@ -207,10 +209,9 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
         splits = own_data.cut_validation(given, options.val_ratio, options.seed)
         rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
     else:
-        rows = split_subjects(whole.subject, y, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
-        splits = {part: whole[chosen] for part, chosen in rows.items()}
+        splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
-    splits, medians = own_data.fill_gaps(splits, options.impute, channels)
+    splits, medians = grid.fill_gaps(splits, options.impute, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
               "imputation": options.impute, "attrition": attrition,
               "channels": grid.summarize_channels(splits, medians, channels)}
@@ -235,7 +236,8 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
         roles = {getattr(options, role) for role in ("id", "time", "label", "subject", "split", "origin")}
         wide = tuple(options.channels or (column for column in columns(options.input) if column.lower() not in roles))
         if not wide:
-            raise UserError(f"{options.input}: no column is left for a variable; found {', '.join(columns(options.input))}.")
+            raise UserError(f"{options.input}: no column is left for a variable; found "
+                            f"{', '.join(columns(options.input))}.")
     measurements = Measurements(options.input, options.id, options.time, options.variable, options.value, wide,
                                 Clock(options.time_unit))
     if options.time_unit is not None:
@@ -263,7 +265,8 @@ def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: ar
              "split": options.split or options.id, "origin": options.origin or options.id}
     table = source(path, dict.fromkeys(roles.values(), "VARCHAR"))
     trimmed = {role: f"trim({identifier(column)})" for role, column in roles.items()}
-    texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}" for role, text in trimmed.items())
+    texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}"
+                      for role, text in trimmed.items())
     stays = pd.DataFrame(fetch(connection, f"SELECT *, {clock.microseconds('origin')} AS start FROM "
                                            f"(SELECT {texts} FROM {table})", "labels", path))
     if not options.origin:
@@ -295,8 +298,9 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
     if measurements.wide:
         present = [column for column in columns(path) if column.lower() not in (measurements.id, measurements.time)]
     else:
-        present = sorted(fetch(connection, f"SELECT DISTINCT variable FROM {measurements.readings()} JOIN stays USING (id) "
-                                           f"WHERE NOT {is_missing('variable')}", "variables", path)["variable"].tolist())
+        variables = (f"SELECT DISTINCT variable FROM {measurements.readings()} JOIN stays USING (id) "
+                     f"WHERE NOT {is_missing('variable')}")
+        present = sorted(fetch(connection, variables, "variables", path)["variable"].tolist())
     if not present:
         raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. The first id there is "
                         f"'{first_id(connection, measurements)}'.")
@@ -333,7 +337,8 @@ def register_stays(connection: duckdb.DuckDBPyConnection, stays: pd.DataFrame) -
     connection.register("stays", stays[["id", "start"]].assign(stay=np.arange(len(stays))))
 
 
-def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measurements, stays: pd.DataFrame) -> pd.DataFrame:
+def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measurements,
+                  stays: pd.DataFrame) -> pd.DataFrame:
     """Set the start of each stay to the first time of its id in the measurements, NaN where it has none.
 
     Raises UserError if times are numbers and the first one is below 0.
@@ -346,9 +351,9 @@ def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measureme
     early = np.flatnonzero(starts < 0)
     if unit is not None and len(early):
         raise UserError(f"{measurements.path}: the first time of id '{stays['id'][early[0]]}' is "
-                        f"{starts[early[0]] / UNITS[unit]:g} {unit}, below 0 ({len(early)} such ids), and would start its "
-                        "series. Correct or remove such rows, or give --origin, a column of the labels with the time that "
-                        "the series start.")
+                        f"{starts[early[0]] / UNITS[unit]:g} {unit}, below 0 ({len(early)} such ids), and would start "
+                        "its series. Correct or remove such rows, or give --origin, a column of the labels with the "
+                        "time that the series start.")
     return stays.assign(start=starts)
 
 
@@ -359,8 +364,8 @@ def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
     needed = 4 * math.prod(shape)
     if needed > allowed:
         raise UserError(f"--length {shape[1]}: {shape[0]} ids x {shape[1]} steps x {shape[2]} variables need "
-                        f"{needed / 1e9:,.1f} GB, more than the memory limit of {memory_limit}. Give a smaller --length, "
-                        "fewer --channels or a larger --memory-limit.")
+                        f"{needed / 1e9:,.1f} GB, more than the memory limit of {memory_limit}. Give a smaller "
+                        "--length, fewer --channels or a larger --memory-limit.")
 
 
 def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measurements, channels: Sequence[Channel],
@@ -392,8 +397,8 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
 
 
 def judge(measurements: Measurements, step: float, length: int) -> Callable[[str], str]:
-    """Return a function that extends the SQL of readings by number, stay, channel, step and the places of fault and
-    reason."""
+    """Return a function that extends the SQL of readings by number, stay, channel, step, fault and reason, the last two
+    as positions."""
     time, number = measurements.clock.microseconds("time"), "TRY_CAST(value AS DOUBLE)"
     return lambda readings: f"""(
         SELECT *, {reason_case(FAULTS)} AS fault, {reason_case(REASONS)} AS reason FROM (
@@ -407,8 +412,8 @@ def fault_of(connection: duckdb.DuckDBPyConnection, measurements: Measurements, 
     """Return the message on the first row whose time or value is not a number."""
     fault = fetch(connection, f"SELECT row, id, variable, time, value, fault FROM {judged} "
                               f"WHERE fault < {len(FAULTS)} ORDER BY row LIMIT 1", "fault", measurements.path)
-    row, stay, variable, time, value, place = (fault[column][0] for column in fault)
-    what = list(FAULTS)[place]
+    row, stay, variable, time, value, position = (fault[column][0] for column in fault)
+    what = list(FAULTS)[position]
     expected = "a number" if what == "value" else measurements.clock.expected
     return (f"{measurements.path}, row {row} below the header: the {what} of id '{stay}', variable '{variable}'"
             f"{f', time {time}' * (what == 'value')}, is '{value if what == 'value' else time}'; expected {expected}.")
@@ -424,7 +429,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Run the command line."""
     parser = command.source_parser("tables", __doc__, prog, "measurements: .csv, .csv.gz or .parquet", "data/<input>")
     parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
-    parser.add_argument("--layout", choices=("long", "wide"), default="long", help="of the measurements (default: long)")
+    parser.add_argument("--layout", choices=("long", "wide"), default="long",
+                        help="of the measurements (default: long)")
     for column, what in (("id", "the series that a row belongs to, in both tables"), ("time", "the time of a row"),
                          ("variable", "what a row measures (long)"), ("value", "the measured value (long)"),
                          ("label", "the class of an id")):
@@ -433,14 +439,16 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     for column, what in (("subject", "patient (default: each id is its own)"),
                          ("split", "given split: train, val, test (default: split by --ratios)"),
                          ("origin", "time that the series start (default: the id's first row in the measurements)")):
-        parser.add_argument(f"--{column}", type=column_name, metavar="COLUMN", help=f"column of the labels with the {what}")
+        parser.add_argument(f"--{column}", type=column_name, metavar="COLUMN",
+                            help=f"column of the labels with the {what}")
     parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
     parser.add_argument("--step", default="1h", help="length of a step, such as 30min (default: 1h)")
     parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")
     parser.add_argument("--channels", nargs="+", metavar="VARIABLE", help="variables to keep, in order (default: all)")
     parser.add_argument("--range", action="append", default=[], metavar="VARIABLE=LOW:HIGH",
                         help="drop values of a variable outside this closed interval; may be repeated")
-    parser.add_argument("--impute", choices=RULES, default="forward", help="forward fill, straight lines, or the training "
+    parser.add_argument("--impute", choices=RULES, default="forward",
+                        help="forward fill, straight lines, or the training "
                         "median; the median also where a series has none (default: forward)")
     parser.add_argument("--memory-limit", default="8GB", help="memory for reading the tables (default: 8GB)")
     own_data.add_options(parser)

@@ -55,9 +55,10 @@ def preprocess(folder: Path, output: Path) -> None:
         f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
     files = {subject.name: sorted((folder / subject.name).glob("ses-*/eeg/*EC*.csv")) for subject in subjects}
     members = windows.members_by_number(subjects, NUMBERS)
-    members = windows.leave_out_absent(members, {name for name, paths in files.items() if paths}, "eyes-closed .csv file")
-    windows.require_every_class(members, CLASSES, folder, f"The lists are those of version 2: give its {TABLE} and add the "
-                                f"missing recordings from {SOURCE}.")
+    members = windows.leave_out_absent(members, {name for name, paths in files.items() if paths},
+                                       "eyes-closed .csv file")
+    windows.require_every_class(members, CLASSES, folder, f"The lists are those of version 2: give its {TABLE} and "
+                                f"add the missing recordings from {SOURCE}.")
 
     def read(subject: Subject) -> tuple[list[str], np.ndarray]:
         channels, recordings = zip(*map(read_recording, files[subject.name]), strict=True)
@@ -66,11 +67,11 @@ def preprocess(folder: Path, output: Path) -> None:
             raise UserError(f"{folder / subject.name}: the columns differ between its sessions. {AGAIN}")
         return channels[0], np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
 
-    channels, read_windows = windows.read_subjects(members, read)
+    channels, windows_by_subject = windows.read_subjects(members, read)
     for name, part in members.items():
         print(f"{name}: {' '.join(subject.name for subject in part)}\n")
     recordings = {subject.name: len(files[subject.name]) for part in members.values() for subject in part}
-    windows.write(output, members, read_windows, "windows", PUBLISHED, Metadata(
+    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="tdbrain", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"TDBrain, {SOURCE}", licence="data use agreement of Brainclinics",
         cohort={"window": LENGTH, "recordings": recordings}))
@@ -83,17 +84,10 @@ def read_participants(folder: Path) -> list[Subject]:
     the rows of a participant in one of the splits contradict each other.
     """
     path = folder / TABLE
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. Put the table of participants of TDBrain version 2 there; it comes with "
-                        f"the recordings from {SOURCE}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {AGAIN}") from None
-    for column in ("participants_ID", "indication"):
-        if column not in table:
-            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. {AGAIN}")
-    unknown = sorted({place.name for place in folder.glob("sub-*")} - set(table["participants_ID"].dropna().str.strip()))
+    absent = f"Put the table of participants of TDBrain version 2 there; it comes with the recordings from {SOURCE}."
+    table = windows.read_participants(path, ("participants_ID", "indication"), absent, AGAIN)
+    known = set(table["participants_ID"].dropna().str.strip())
+    unknown = sorted({path.name for path in folder.glob("sub-*")} - known)
     if unknown:
         print(f"warning: folders of participants who are not in {TABLE} are skipped ({len(unknown)}): "
               f"{', '.join(unknown)}. The table and the recordings should be of one version.", file=sys.stderr)
@@ -120,12 +114,13 @@ def read_recording(path: Path) -> tuple[list[str], np.ndarray]:
         raise UserError(f"{path}: cannot be read ({error}). It is damaged, or a web page in place of the data. {AGAIN}"
                         ) from None
     if table.shape[1] != NUM_CHANNELS:
-        raise UserError(f"{path}: has {table.shape[1]} columns, expected {NUM_CHANNELS} (26 EEG channels and 7 others). {AGAIN}")
+        raise UserError(f"{path}: has {table.shape[1]} columns, expected {NUM_CHANNELS} (26 EEG channels and 7 "
+                        f"others). {AGAIN}")
     signal = table.to_numpy()
     faulty = ~np.isfinite(signal).all(axis=1)
     if faulty.any():
-        raise UserError(f"{path}, line {int(faulty.argmax()) + 2}: a value is missing or no number. The file may be cut off. "
-                        f"{AGAIN}")
+        raise UserError(f"{path}, line {int(faulty.argmax()) + 2}: a value is missing or no number. The file may be "
+                        f"cut off. {AGAIN}")
     return list(table.columns), signal
 
 

@@ -18,18 +18,19 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 from scipy.io.matlab import MatReadError
-from tqdm import tqdm
 
 from data_preprocess import count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 # What scipy, MNE and wfdb raise on a file that is damaged, incomplete or of another kind.
 DAMAGED_FILES = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
                  UnboundLocalError, MatReadError, zlib.error)
-NORMALIZATION = ("every window is z-scored by itself, per channel over time (population standard deviation, 1 where it is "
-                 "0); the values are no physical units, and absolute amplitudes are lost")
+NORMALIZATION = ("every window is z-scored by itself, per channel over time (population standard deviation, 1 where "
+                 "it is 0); the values are no physical units, and absolute amplitudes are lost")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,25 @@ def require_input(folder: Path, source: str) -> None:
     """Raise UserError if the input folder is not there, and tell where its content is published."""
     if not folder.is_dir():
         raise UserError(f"{folder}: input folder not found. Download the data from {source} and give their folder.")
+
+
+def read_participants(path: Path, columns: Sequence[str], absent: str, again: str,
+                      keep_default_na: bool = True) -> pd.DataFrame:
+    """Read a table of participants, separated by tabs, as text; keep_default_na: with NaN for NA and empty fields.
+
+    absent: what to do where there is no file. again: where to get it. Raises UserError, also where a column is missing.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=keep_default_na)
+    except FileNotFoundError:
+        raise UserError(f"{path}: file not found. {absent}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {again}") from None
+    for column in columns:
+        if column not in table:
+            raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. "
+                            f"{again}")
+    return table
 
 
 def resample(signal: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
@@ -118,7 +138,8 @@ def leave_out_absent(members: Members, present: Collection[str], what: str) -> M
     absent = [subject.name for part in members.values() for subject in part if subject.name not in present]
     total = sum(map(len, members.values()))
     if 0 < len(absent) < total:
-        print(f"warning: {len(absent)} of {total} subjects have no {what} and are left out: {', '.join(sorted(absent))}",
+        print(f"warning: {len(absent)} of {total} subjects have no {what} and are left out: "
+              f"{', '.join(sorted(absent))}",
               file=sys.stderr)
     return {name: [subject for subject in part if subject.name in present] for name, part in members.items()}
 
@@ -144,16 +165,19 @@ def read_subjects(members: Members, read: Callable[[Subject], tuple[Sequence[str
     than the first one.
     """
     channels, windows = [], {}
-    for subject in tqdm([subject for part in members.values() for subject in part], unit=" subjects", disable=None):
-        own, raw = read(subject)
-        channels = channels or list(own)
-        if list(own) != channels:
-            raise UserError(f"{subject.name}: has the channels {', '.join(own)}; {next(iter(windows))} has "
-                            f"{', '.join(channels)}. All files must be of one version of the data.")
-        if len(raw) == 0:
-            raise UserError(f"{subject.name}: the recording is shorter than one window. Download it again, or remove "
-                            "this subject to go on without it.")
-        windows[subject.name] = z_scores(raw).astype(np.float32)
+    subjects = [subject for part in members.values() for subject in part]
+    with progress("reading of recordings", len(subjects), "subject") as bar:
+        for subject in subjects:
+            own, raw = read(subject)
+            channels = channels or list(own)
+            if list(own) != channels:
+                raise UserError(f"{subject.name}: has the channels {', '.join(own)}; {next(iter(windows))} has "
+                                f"{', '.join(channels)}. All files must be of one version of the data.")
+            if len(raw) == 0:
+                raise UserError(f"{subject.name}: the recording is shorter than one window. Download it again, or "
+                                "remove this subject to go on without it.")
+            windows[subject.name] = z_scores(raw).astype(np.float32)
+            bar.update()
     return channels, windows
 
 
@@ -184,7 +208,8 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
     splits = assemble(members, windows)
     count_tables.print_table([["split", "subjects", *meta.classes],
                         *([name, len(part), *([subject.label for subject in part].count(number)
-                                              for number in range(len(meta.classes)))] for name, part in members.items())])
+                                              for number in range(len(meta.classes)))]
+                                for name, part in members.items())])
     counts = count_tables.summarize_splits(splits, meta.classes, rows)
     count_tables.compare_with_published(published, {
         "subjects": len(per_subject), rows: sum(per_subject.values()), **per_subject,

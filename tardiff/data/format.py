@@ -22,7 +22,10 @@ from tardiff.utils.errors import UserError
 
 SPLIT_NAMES = ("train", "val", "test")
 FORMAT_VERSION = 1
-UNIT_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400, "day": 86400}
+UNIT_SECONDS = {
+    "ms": Fraction(1, 1000), "s": Fraction(1), "min": Fraction(60), "minute": Fraction(60), "minutes": Fraction(60),
+    "h": Fraction(3600), "hour": Fraction(3600), "hours": Fraction(3600), "d": Fraction(86400),
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,8 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Split:
-    """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)` and `mask (N, L, C)
-    bool`.
-    """
+    """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
+    and `mask (N, L, C) bool`, True where observed."""
 
     x: np.ndarray
     y: np.ndarray
@@ -115,7 +117,7 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     for name in splits:
         try:
             read[name] = read_split(folder / f"{name}.npz", meta)
-        except UserError as error:
+        except UserError as error:  # noqa: PERF203 - every split is read, so that all faults are told
             faults.append(str(error))
     faults += _faults_between(folder, read)
     if every_class and "train" in read:
@@ -248,7 +250,7 @@ def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: t
 
 
 def interval_seconds(text: str) -> Fraction | None:
-    """Return the seconds of an interval: a number above 0, or a fraction, and a unit of `UNIT_SECONDS` (or its plural).
+    """Return the seconds of an interval: a number above 0, or a fraction, and a unit of `UNIT_SECONDS`.
 
     None where the text is not of this form.
     """
@@ -256,10 +258,8 @@ def interval_seconds(text: str) -> Fraction | None:
     if parts is None:
         return None
     number, divisor, unit = parts.groups()
-    unit_seconds = UNIT_SECONDS.get(unit if unit in UNIT_SECONDS else unit.removesuffix("s"))
-    if unit_seconds is None or float(number) == 0:
-        return None
-    return Fraction(number) / int(divisor or 1) * unit_seconds
+    seconds = Fraction(number) / int(divisor or 1) * UNIT_SECONDS.get(unit, 0)
+    return seconds or None
 
 
 def class_numbers(given: Iterable[str | int], classes: Sequence[str]) -> list[int]:
@@ -294,8 +294,9 @@ def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:
         return []
     row, step, channel = np.argwhere(bad)[0]
     where = "" if mask is not None else " and there is no mask"
-    return [f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number{where} "
-            f"({int(bad.any(axis=(1, 2)).sum())} such rows). NaN is allowed only where mask is False."]
+    count = int(bad.any(axis=(1, 2)).sum())
+    return [f"array x, row {row}, step {step}, channel {channel}: {x[row, step, channel]} is not a finite number"
+            f"{where} ({count} such rows). NaN is allowed only where mask is False."]
 
 
 def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:

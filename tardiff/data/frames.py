@@ -25,7 +25,7 @@ CARRIED = ("name", "sampling_interval", "source", "licence")
 RELATIVE_TOLERANCE = 1e-3  # of steps that count as equal: times in hours are rounded
 
 
-def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: Sequence | np.ndarray | None = None) -> pd.DataFrame:
+def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: np.ndarray | None = None) -> pd.DataFrame:
     """Return a split as a frame of N * L rows (`wide`) or N * L * C rows (`long`), in order of the arrays.
 
     ids (N,): what tells the series apart, by default their numbers from 0. Values are float32, label and variable are
@@ -39,7 +39,7 @@ def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: Sequence | n
     time, times = time_axis(meta, length)
     values = split.x if split.mask is None else np.where(split.mask, split.x, np.float32(np.nan))
     repeats = length * (num_channels if form == "long" else 1)
-    columns = {"id": np.repeat(np.arange(num_series) if ids is None else np.asarray(ids), repeats)}
+    columns = {"id": np.repeat(np.arange(num_series) if ids is None else ids, repeats)}
     if split.subject is not None:
         columns["subject"] = np.repeat(split.subject, repeats)
     columns[time] = np.tile(np.repeat(times, repeats // length), num_series)
@@ -51,7 +51,8 @@ def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: Sequence | n
         columns |= dict(zip(meta.channels, values.reshape(-1, num_channels).T, strict=True))
     columns["label"] = pd.Categorical.from_codes(np.repeat(split.y, repeats), meta.classes)
     frame = pd.DataFrame(columns)
-    frame.attrs = {**{key: getattr(meta, key) for key in CARRIED}, "units": dict(zip(meta.channels, meta.units, strict=True))}
+    units = dict(zip(meta.channels, meta.units, strict=True))
+    frame.attrs = {**{key: getattr(meta, key) for key in CARRIED}, "units": units}
     return frame
 
 
@@ -140,7 +141,8 @@ def _hours(column: pd.Series, name: str, series: np.ndarray) -> np.ndarray:
     `time`."""
     if name == "time":
         if not (pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_timedelta64_dtype(column)):
-            raise UserError("column 'time' holds no timestamps; use pandas.to_datetime(), or name it 'hours' if it holds hours.")
+            raise UserError("column 'time' holds no timestamps; use pandas.to_datetime(), or name it 'hours' if that "
+                            "is what it holds.")
         column = (column - column.groupby(series).transform("min")) / pd.Timedelta(hours=1)
     elif not pd.api.types.is_numeric_dtype(column):
         raise UserError(f"column '{name}' holds no numbers; name it 'time' if it holds timestamps.")
@@ -165,7 +167,9 @@ def _pivoted(frame: pd.DataFrame, series: np.ndarray, hours: np.ndarray) -> pd.D
     names = frame["variable"]
     order = names.cat.categories if isinstance(names.dtype, pd.CategoricalDtype) else names.unique()
     table = keys.assign(variable=names.astype(str).to_numpy(), value=frame["value"].to_numpy())
-    return table.pivot(index="row", columns="variable", values="value")[[str(name) for name in order if name in set(names)]]
+    present = set(names)
+    channels = [str(name) for name in order if name in present]
+    return table.pivot(index="row", columns="variable", values="value")[channels]
 
 
 def _regular(hours: np.ndarray, series: np.ndarray, ids: pd.Index) -> tuple[int, float | None]:
@@ -194,8 +198,8 @@ def _numbers(values: pd.DataFrame) -> np.ndarray:
         raise UserError("the frame has no column of a channel.")
     for column in values:
         if not pd.api.types.is_numeric_dtype(values[column]):
-            raise UserError(f"column '{column}' holds {values[column].dtype}, expected the numbers of a channel. Drop it with "
-                            "frame.drop(columns=...), or convert it with pandas.to_numeric().")
+            raise UserError(f"column '{column}' holds {values[column].dtype}, expected the numbers of a channel. Drop "
+                            "it with frame.drop(columns=...), or convert it with pandas.to_numeric().")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
         return values.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
 
@@ -204,51 +208,55 @@ def _one_a_series(column: pd.Series, series: np.ndarray, ids: pd.Index) -> pd.Se
     """Return the value (N,) of each series. Raises UserError where one has none or several."""
     column = column.reset_index(drop=True)
     first = column[~pd.Series(series).duplicated()]
-    differs = (column != column.loc[first.index].iloc[series].reset_index(drop=True)) | column.isna()
+    differs = (column != first.iloc[series].reset_index(drop=True)) | column.isna()
     if differs.any():
         row = int(differs.to_numpy().argmax())
         found = "no value" if pd.isna(column[row]) else "more than one value"
-        raise UserError(f"column '{column.name}': id '{ids[series[row]]}' has {found}, expected the same in each of its rows.")
+        raise UserError(f"column '{column.name}': id '{ids[series[row]]}' has {found}, expected the same in each of "
+                        "its rows.")
     return first
 
 
 def _classes_and_numbers(labels: pd.Series, classes: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
-    """Return the class names and the numbers (N,) int64 of the labels (N,)."""
-    by_name = not pd.api.types.is_integer_dtype(labels)
+    """Return the class names and the numbers (N,) int64 of the labels (N,): whole numbers, or names."""
     if pd.api.types.is_float_dtype(labels):
         if (labels % 1 != 0).any():
-            raise UserError(f"column 'label': {labels[labels % 1 != 0].iloc[0]} is no class; expected names or whole numbers.")
-        labels, by_name = labels.astype(np.int64), False
+            raise UserError(f"column 'label': {labels[labels % 1 != 0].iloc[0]} is no class; expected names or whole "
+                            "numbers.")
+        labels = labels.astype(np.int64)
     if classes is None:
-        categories = isinstance(labels.dtype, pd.CategoricalDtype)
-        values = labels.cat.categories if categories else np.unique(labels.to_numpy() if not by_name else labels.astype(str))
-        classes, by_name = list(map(str, values)), True
+        whole_numbers = pd.api.types.is_integer_dtype(labels)
+        found = sorted(labels.unique()) if whole_numbers else sorted(labels.astype(str).unique())
+        categories = labels.cat.categories if isinstance(labels.dtype, pd.CategoricalDtype) else found
+        classes, labels = list(map(str, categories)), labels.astype(str)
         if len(classes) < 2:
             raise UserError(f"column 'label': every row has the class '{classes[0]}'; give all names as classes=[...].")
-    given = labels.astype(str) if by_name else labels
-    numbers = {label: class_numbers([label], list(classes))[0] for label in given.unique()}
-    return list(classes), given.map(numbers).to_numpy(dtype=np.int64)
+    elif not pd.api.types.is_integer_dtype(labels):
+        labels = labels.astype(str)
+    given = labels.unique()
+    numbers = dict(zip(given, class_numbers(given, list(classes)), strict=True))
+    return list(classes), labels.map(numbers).to_numpy(dtype=np.int64)
 
 
 def _metadata(attrs: Mapping, channels: list[str], classes: list[str], units: Mapping[str, str] | None,
               hours: float | None) -> Metadata:
-    """Return the metadata: what the frame carries, and the interval of its times (`hours`, None where it is not
-    known)."""
+    """Return the metadata: what the frame carries, and the interval of its times (None where it is not known)."""
+    for channel in units or ():
+        if channel not in channels:
+            raise UserError(f"units: '{channel}' is no channel; the channels are {', '.join(channels)}.")
     units = attrs.get("units", {}) if units is None else units
-    unknown = [channel for channel in units if channel not in channels] if units is not attrs.get("units") else []
-    if unknown:
-        raise UserError(f"units: '{unknown[0]}' is no channel; the channels are {', '.join(channels)}.")
     carried = {"name": "frame", **{key: attrs[key] for key in CARRIED if key in attrs}}
     stated = interval_seconds(carried.get("sampling_interval", ""))
     if hours is None:
         carried["sampling_interval"] = ""
     elif stated is None or not np.isclose(float(stated), hours * 3600, rtol=RELATIVE_TOLERANCE, atol=0):
         carried["sampling_interval"] = _interval_text(hours * 3600)
-    return Metadata(channels=channels, units=[units.get(channel, "unknown") for channel in channels], classes=classes,
-                    **carried)
+    units = [units.get(channel, "unknown") for channel in channels]
+    return Metadata(channels=channels, units=units, classes=classes, **carried)
 
 
 def _interval_text(seconds: float) -> str:
     fraction = Fraction(seconds).limit_denominator(10_000)
-    unit = next(unit for unit in ("d", "h", "min", "s") if unit == "s" or (fraction / UNIT_SECONDS[unit]).denominator == 1)
+    whole = [unit for unit in ("d", "h", "min") if (fraction / UNIT_SECONDS[unit]).denominator == 1]
+    unit = (*whole, "s")[0]
     return f"{fraction / UNIT_SECONDS[unit]} {unit}"

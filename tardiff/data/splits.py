@@ -50,13 +50,19 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     return parts
 
 
+def split_by_subject(whole: Split, ratios: dict[str, float], seed: int) -> dict[str, Split]:
+    """Divide a split into named parts as `split_subjects` does, and return the parts."""
+    rows = split_subjects(whole.subjects(), whole.y, ratios, seed)
+    return {name: whole[part] for name, part in rows.items()}
+
+
 def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
     """Cut the validation split by subject into the guidance half and the selection half, stratified by label.
 
     The guidance half feeds the guidance gradient; only the selection half chooses epochs, scales and checkpoints.
     """
-    rows = split_subjects(validation.subjects(), validation.y, {"guidance": 0.5, "selection": 0.5}, seed)
-    return validation[rows["guidance"]], validation[rows["selection"]]
+    halves = split_by_subject(validation, {"guidance": 0.5, "selection": 0.5}, seed)
+    return halves["guidance"], halves["selection"]
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import itertools
 import zipfile
 from dataclasses import replace
+from fractions import Fraction
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from tardiff.data.format import (
     Metadata,
     Split,
+    class_numbers,
+    interval_seconds,
     read_dataset,
     read_split,
     split_faults,
@@ -224,3 +227,23 @@ def test_the_archive_is_one_that_numpy_reads_alone(tmp_path):
     with zipfile.ZipFile(tmp_path / "train.npz") as archive:
         assert archive.testzip() is None
         np.testing.assert_array_equal(np.load(BytesIO(archive.read("x.npy"))), x)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("1 hour", 3600), ("1h", 3600), ("5 minutes", 300), ("30 min", 1800), ("1/256 s", Fraction(1, 256)), ("10ms", 0.01),
+    ("0.5 s", 0.5), ("2d", 172800), ("", None), ("hourly", None), ("0 h", None), ("1/0 s", None), ("1 hs", None),
+    ("-1 h", None)])
+def test_intervals(text, seconds):
+    assert interval_seconds(text) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_classes_by_name_and_by_number():
+    assert class_numbers(["died", "survived", "1", 0, np.int64(1)], ["survived", "died"]) == [1, 0, 1, 0, 1]
+    assert class_numbers(["0", 0, "2"], ["2", "1", "0"]) == [2, 0, 0]
+
+
+@pytest.mark.parametrize("given", ["dead", "2", 2, -1, "", "-1", "x" * 10_000])
+def test_an_unknown_class_is_refused_with_the_list(given):
+    with pytest.raises(UserError, match=r"survived \(0\), died \(1\)") as error:
+        class_numbers([given], ["survived", "died"])
+    assert ("Did you mean died?" in str(error.value)) == (given == "dead") and len(str(error.value)) < 400

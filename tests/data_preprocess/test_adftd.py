@@ -12,9 +12,11 @@ from data_preprocess import adftd
 from tardiff.data.format import read_dataset
 
 pytest.importorskip("mne")
-CHANNELS = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "Fz", "Cz", "Pz"]
+CHANNELS = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "T3", "T4", "T5", "T6", "Fz",
+            "Cz", "Pz"]
 # Medformer's lists: of 36 A, 29 C and 23 F in this order.
-LISTS = {"train": [*range(1, 22), *range(37, 54), *range(66, 79)], "val": [*range(22, 29), *range(54, 60), *range(79, 84)],
+LISTS = {"train": [*range(1, 22), *range(37, 54), *range(66, 79)],
+         "val": [*range(22, 29), *range(54, 60), *range(79, 84)],
          "test": [*range(29, 37), *range(60, 66), *range(84, 89)]}
 # One of each class and split, at the ends of the ranges.
 PRESENT = {21: "A", 22: "A", 36: "A", 53: "C", 54: "C", 65: "C", 66: "F", 83: "F", 84: "F"}
@@ -35,19 +37,21 @@ def signal(number):
 
 
 def write_recording(folder, number, channels=CHANNELS, rate=500, data=None, name=None):
-    place = folder / "derivatives" / f"sub-{number:03d}" / "eeg"
-    place.mkdir(parents=True, exist_ok=True)
+    recordings = folder / "derivatives" / f"sub-{number:03d}" / "eeg"
+    recordings.mkdir(parents=True, exist_ok=True)
     data = signal(number) if data is None else data
     locations = np.array([(label,) for label in channels], dtype=[("labels", object)])
-    fields = {"setname": "x", "nbchan": len(data), "trials": 1, "pnts": data.shape[1], "srate": float(rate), "xmin": 0.0,
-              "xmax": data.shape[1] / rate, "data": data, "chanlocs": locations, "event": [], "epoch": [], "icawinv": [],
-              "icasphere": [], "icaweights": []}
-    scipy.io.savemat(place / (name or f"sub-{number:03d}_task-eyesclosed_eeg.set"), {"EEG": fields}, appendmat=False)
+    fields = {"setname": "x", "nbchan": len(data), "trials": 1, "pnts": data.shape[1], "srate": float(rate),
+              "xmin": 0.0, "xmax": data.shape[1] / rate, "data": data, "chanlocs": locations, "event": [],
+              "epoch": [], "icawinv": [], "icasphere": [], "icaweights": []}
+    path = recordings / (name or f"sub-{number:03d}_task-eyesclosed_eeg.set")
+    scipy.io.savemat(path, {"EEG": fields}, appendmat=False)
 
 
 def write_table(folder, numbers=range(1, 89), end="\r\n"):
     rows = [f"sub-{number:03d}\tF\t70\t{group(number)}\t20" for number in numbers]
-    (folder / "participants.tsv").write_text(end.join(["participant_id\tGender\tAge\tGroup\tMMSE", *rows]) + end, newline="")
+    table = end.join(["participant_id\tGender\tAge\tGroup\tMMSE", *rows]) + end
+    (folder / "participants.tsv").write_text(table, newline="")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +77,8 @@ def expected_windows(number):
     middle = int(len(new) / 2)
     first = middle - int(middle / 256) * 256
     last = middle + int((len(new) - middle) / 256) * 256
-    return [np.stack([(channel[start:start + 256] - channel[start:start + 256].mean()) / channel[start:start + 256].std()
-                      for channel in resampled], axis=1) for start in range(first, last, 256)]
+    windows = [[channel[start:start + 256] for channel in resampled] for start in range(first, last, 256)]
+    return [np.stack([(values - values.mean()) / values.std() for values in window], axis=1) for window in windows]
 
 
 def test_every_window_against_a_plain_loop(published, tmp_path, capsys):
@@ -108,7 +112,8 @@ def test_channels_are_taken_by_their_names_and_sessions_are_joined(published, tm
 
 def lists_of(path):
     """The split of each participant of a table."""
-    return {name: sorted(int(subject.name[-3:]) for subject in part) for name, part in adftd.windows.members_by_class_order(
+    return {name: sorted(int(subject.name[-3:]) for subject in part)
+            for name, part in adftd.windows.members_by_class_order(
         adftd.read_participants(path), adftd.CUTS).items()}
 
 
@@ -133,7 +138,8 @@ def test_the_real_table_without_recordings_is_told(shared_data, tmp_path, capsys
 
 
 def html(folder):
-    (folder / "derivatives/sub-066/eeg/sub-066_task-eyesclosed_eeg.set").write_text("<!DOCTYPE html>\n<html>Log in</html>" * 9)
+    recording = folder / "derivatives/sub-066/eeg/sub-066_task-eyesclosed_eeg.set"
+    recording.write_text("<!DOCTYPE html>\n<html>Log in</html>" * 9)
 
 
 def cut_off(folder):
@@ -164,17 +170,20 @@ FAULTS = {
     "html": (html, "sub-066_task-eyesclosed_eeg.set: cannot be read"),
     "cut off": (cut_off, "sub-066_task-eyesclosed_eeg.set: cannot be read"),
     "link to nothing": (broken_link, "sub-066_task-eyesclosed_eeg.set: cannot be read"),
-    "a channel less": (lambda folder: write_recording(folder, 66, CHANNELS[1:], data=signal(66)[1:]), "has the channels Fp2"),
+    "a channel less": (lambda folder: write_recording(folder, 66, CHANNELS[1:], data=signal(66)[1:]),
+                       "has the channels Fp2"),
     "another channel": (lambda folder: write_recording(folder, 66, ["X", *CHANNELS[1:]]), "has the channels X, Fp2"),
     "another rate": (lambda folder: write_recording(folder, 66, rate=250), "at 250 Hz, expected"),
     "not a number": (lambda folder: write_recording(folder, 66, data=np.where(signal(66) > 70, np.nan, 1)),
                      "holds values that are no numbers"),
     "too short": (lambda folder: write_recording(folder, 66, data=signal(66)[:, :300]),
                   "sub-066: the recording is shorter than one window"),
-    "unknown participant": (lambda folder: write_recording(folder, 99), "sub-099: participant sub-099 is not in participants.tsv"),
+    "unknown participant": (lambda folder: write_recording(folder, 99), "sub-099: participant sub-099 is not in "
+                            "participants.tsv"),
     "no table": (lambda folder: (folder / "participants.tsv").unlink(), "participants.tsv: file not found"),
     "html table": (html_table, "participants.tsv, line 1: column 'participant_id' is missing"),
-    "unknown group": (change_table("F\t70\tC\t20", "F\t70\tX\t20"), "participants.tsv, line 38: group 'X' of 'sub-037'"),
+    "unknown group": (change_table("F\t70\tC\t20", "F\t70\tX\t20"),
+                      "participants.tsv, line 38: group 'X' of 'sub-037'"),
     "twice": (change_table("sub-005", "sub-004"), "participants.tsv, line 6: participant sub-004 occurs twice"),
     "a shorter table": (lambda folder: write_table(folder, range(1, 65)), "sub-065 is not in participants.tsv (4 such"),
     "no recording of a class and split": (lambda folder: shutil.rmtree(folder / "derivatives" / "sub-083"),

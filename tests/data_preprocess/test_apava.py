@@ -84,7 +84,8 @@ def test_published_counts_follow_from_the_epochs():
             assert apava.PUBLISHED[f"{name} windows, {text}"] == 9 * sum(
                 EPOCHS[number - 1] for number in numbers if DIAGNOSES[number - 1] == label)
         assert apava.PUBLISHED[f"{name} windows"] == 9 * sum(EPOCHS[number - 1] for number in numbers)
-    assert [apava.PUBLISHED[f"windows of preproctrials{number:02d}"] for number in range(1, 24)] == [9 * n for n in EPOCHS]
+    for number, epochs in enumerate(EPOCHS, start=1):
+        assert apava.PUBLISHED[f"windows of preproctrials{number:02d}"] == 9 * epochs
     assert apava.PUBLISHED["windows"] == 9 * sum(EPOCHS) == 5967
 
 
@@ -138,7 +139,8 @@ FAULTS = {
     "cut off": (cut_off, "preproctrials03.mat: cannot be read"),
     "other structure": (other_structure, "preproctrials03.mat: cannot be read"),
     "transposed": (lambda folder: write_participant(folder, 3, epochs=[signal(3, 0), signal(3, 1).T]),
-                   "preproctrials03.mat, epoch 2: its shape is 1280 x 16, expected 16 channels x 1280 samples. It is transposed"),
+                   "preproctrials03.mat, epoch 2: its shape is 1280 x 16, expected 16 channels x 1280 samples. It is "
+                   "transposed"),
     "short epoch": (lambda folder: write_participant(folder, 3, epochs=[signal(3, 0)[:, :1000]]),
                     "epoch 1: its shape is 16 x 1000"),
     "no epoch": (lambda folder: write_participant(folder, 3, epochs=[]), "0 epochs"),
@@ -148,7 +150,8 @@ FAULTS = {
                      "epoch 1: holds values that are no numbers"),
     "another order of channels": (lambda folder: write_participant(folder, 4, labels=LABELS[::-1]),
                                   "preproctrials04: has the channels T6, T5"),
-    "unknown participant": (lambda folder: write_participant(folder, 24), "preproctrials24.mat: unknown participant 24"),
+    "unknown participant": (lambda folder: write_participant(folder, 24),
+                            "preproctrials24.mat: unknown participant 24"),
     "twice": (copy_of_one, "preproctrials3.mat: participant 3 occurs twice, also as preproctrials03.mat"),
     "one class": (leave_only_the_ill, "train lacks healthy, val lacks healthy, test lacks healthy. Found 12 subjects"),
     "no file": (remove_all, "no file found. Expected preproctrials01.mat to preproctrials23.mat"),

@@ -124,7 +124,8 @@ def test_a_payload_in_raw_instructions_is_refused_and_runs_nothing(tmp_path, pat
 
 
 @pytest.mark.parametrize("value", [np.array([1, None], dtype=object), np.zeros(2, dtype=[("a", "f4")]),
-                                   np.zeros(2, dtype="datetime64[s]"), np.zeros(2, dtype=complex), np.zeros((1, 1, 1, 1)),
+                                   np.zeros(2, dtype="datetime64[s]"), np.zeros(2, dtype=complex),
+                                   np.zeros((1, 1, 1, 1)),
                                    np.zeros(2, dtype="V4"), {"x": X}, {1, 2}], ids=lambda value: str(type(value)))
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_other_types_are_refused(path, value, protocol):

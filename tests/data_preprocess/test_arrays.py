@@ -104,7 +104,8 @@ def test_undivided_data_are_split_by_subject(tmp_path):
 
 
 @settings(max_examples=10, deadline=None)
-@given(subjects=st.lists(st.integers(0, 14), min_size=N - 15, max_size=N - 15), seed=st.integers(0, 5), whole=st.booleans(),
+@given(subjects=st.lists(st.integers(0, 14), min_size=N - 15, max_size=N - 15), seed=st.integers(0, 5),
+       whole=st.booleans(),
        as_text=st.booleans())
 def test_a_subject_is_never_in_two_splits(tmp_path_factory, subjects, seed, whole, as_text):
     folder = tmp_path_factory.mktemp("subjects")
@@ -127,7 +128,8 @@ def test_a_subject_is_never_in_two_splits(tmp_path_factory, subjects, seed, whol
 
 def test_one_channel_metadata_and_labels_that_are_not_0_to_k(tmp_path):
     np.savez(tmp_path / "stays.npz", x=X[..., 0], y=np.where(Y == 1, 10, -1))
-    dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--channels", "HR", "--units", "bpm", "--interval", "1 hour",
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--channels", "HR", "--units", "bpm", "--interval",
+                      "1 hour",
                       "--name", "mine", "--licence", "CC0")
     meta = dataset.meta
     assert (meta.channels, meta.units, meta.classes, meta.sampling_interval, meta.name, meta.licence, meta.source) == (
@@ -143,15 +145,16 @@ def test_missing_values_are_filled_and_masked_where_asked(tmp_path):
     mask[5, 1, 0] = False
     np.savez(tmp_path / "stays.npz", x=x, y=Y, mask=mask.astype(np.int8))
     dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--impute", "linear")
-    found = {bool_row.tobytes(): None for split in dataset.splits.values() for bool_row in split.mask if not bool_row.all()}
+    found = {bool_row.tobytes(): None for split in dataset.splits.values() for bool_row in split.mask
+             if not bool_row.all()}
     assert len(found) == 2 and sum((~split.mask).sum() for split in dataset.splits.values()) == 3
     for split in dataset.splits.values():
         for series, observed in zip(split.x, split.mask, strict=True):
             row = int(np.abs(X[:, 5] - series[5]).sum(axis=1).argmin())
             np.testing.assert_array_equal(series[observed], X[row][observed])
             if row == 3:
-                np.testing.assert_allclose(series[2:4, 1], X[3, 1, 1] + (X[3, 4, 1] - X[3, 1, 1]) * np.array([1, 2]) / 3,
-                                           rtol=1e-5)
+                rise = X[3, 4, 1] - X[3, 1, 1]
+                np.testing.assert_allclose(series[2:4, 1], X[3, 1, 1] + rise * np.array([1, 2]) / 3, rtol=1e-5)
             if row == 5:
                 np.testing.assert_allclose(series[1, 0], (X[5, 0, 0] + X[5, 2, 0]) / 2, rtol=1e-5)
 
@@ -200,7 +203,8 @@ def write_ts(folder, test):
 
 
 def test_a_ts_file_by_hand(tmp_path):
-    dataset = convert(write_ts(tmp_path, TS.replace("4,5", "40,50")), tmp_path / "out", "--impute", "linear", "--val-ratio", "0.5")
+    dataset = convert(write_ts(tmp_path, TS.replace("4,5", "40,50")), tmp_path / "out", "--impute", "linear",
+                      "--val-ratio", "0.5")
     assert dataset.meta.classes == ["move", "rest"] and dataset.shape == (3, 2)
     np.testing.assert_array_equal(dataset.test.x, [[[1, -.5], [2, 10], [3, .25]], [[40, 7], [50, 8], [6, 9]]])
     assert dataset.test.y.tolist() == [0, 1] and dataset.test.mask.sum() == 11
@@ -250,7 +254,8 @@ def give(**parts):
     """Write train, val and test with subjects, and some of them otherwise."""
     def write(folder):
         for name, rows in PARTS.items():
-            np.savez(folder / f"{name}.npz", **{"x": X[rows], "y": Y[rows], "subject": SUBJECT[rows], **parts.get(name, {})})
+            np.savez(folder / f"{name}.npz",
+                     **{"x": X[rows], "y": Y[rows], "subject": SUBJECT[rows], **parts.get(name, {})})
     return write
 
 
@@ -279,11 +284,14 @@ def huge_npy(folder):
 FAULTS = {
     "nothing there": (lambda folder: folder.rmdir(), [], "not found"),
     "empty folder": (lambda folder: None, [], "no data found"),
-    "two files": (lambda folder: (savez()(folder), np.savez(folder / "more.npz", x=X, y=Y)), [], "more.npz, stays.npz. Keep"),
-    "one of no split": (lambda folder: (savez()(folder), np.savez(folder / "test.npz", x=X, y=Y)), [], "belongs to no split"),
+    "two files": (lambda folder: (savez()(folder), np.savez(folder / "more.npz", x=X, y=Y)), [],
+                  "more.npz, stays.npz. Keep"),
+    "one of no split": (lambda folder: (savez()(folder), np.savez(folder / "test.npz", x=X, y=Y)), [],
+                        "belongs to no split"),
     "no train": (lambda folder: np.savez(folder / "test.npz", x=X, y=Y), [], "no file named train"),
     "no y": (lambda folder: np.savez(folder / "stays.npz", x=X), [], "array y missing"),
-    "npy twice": (lambda folder: (np.save(folder / "x.npy", X), np.save(folder / "x_2.npy", X)), [], "x_2.npy: expected"),
+    "npy twice": (lambda folder: (np.save(folder / "x.npy", X), np.save(folder / "x_2.npy", X)), [],
+                  "x_2.npy: expected"),
     "npy alone": (lambda folder: np.save(folder / "x.npy", X), [], "array y missing"),
     "x has 1 axis": (savez(x=X[:, 0, 0]), [], "array x is (40,) float32"),
     "x has 4 axes": (savez(x=X[..., None]), [], "array x is (40, 6, 3, 1)"),
@@ -298,7 +306,8 @@ FAULTS = {
     "mask of another shape": (savez(mask=np.ones((N, L))), [], "array mask is (40, 6)"),
     "mask of other values": (savez(mask=X), [], "array mask is (40, 6, 3) float32"),
     "NaN": (with_value(np.nan), [], "x at row 7, step 2, channel 1 is nan"),
-    "NaN that is observed": (with_value(np.nan, mask=np.ones(X.shape, dtype=bool)), [], "row 7, step 2, channel 1 is nan"),
+    "NaN that is observed": (with_value(np.nan, mask=np.ones(X.shape, dtype=bool)), [],
+                             "row 7, step 2, channel 1 is nan"),
     "infinite": (with_value(-np.inf), ["--impute", "median"], "row 7, step 2, channel 1 is -inf"),
     "too large for float32": (with_value(1e300), [], "is inf, not a finite number in float32"),
     "never observed": (savez(x=np.where(np.arange(C) == 1, np.nan, X)), ["--impute", "median"],
@@ -310,16 +319,19 @@ FAULTS = {
     "class names": (savez(), ["--classes", "one"], "2 classes (0, 1), but --classes has 1 names"),
     "channel names": (savez(), ["--channels", "HR"], "3 channels, but --channels has 1 entries"),
     "subject in two splits": (give(test={"subject": SUBJECT[:10] + 4}), [], "subject 4 stands in train and in test"),
-    "subjects of some splits only": (lambda folder: (give()(folder), np.savez(folder / "test.npz", x=X[30:], y=Y[30:])), [],
+    "subjects of some splits only": (lambda folder: (give()(folder), np.savez(folder / "test.npz", x=X[30:], y=Y[30:])),
+                                     [],
                                      "test without subjects, while the other splits have them"),
-    "unknown array": (savez(patient=SUBJECT), [], "stays.npz: array 'patient' is unknown or there twice; expected x, y"),
+    "unknown array": (savez(patient=SUBJECT), [],
+                      "stays.npz: array 'patient' is unknown or there twice; expected x, y"),
     "array twice": (savez(X=X), [], "is unknown or there twice"),
     "class names twice": (savez(), ["--classes", "a", "a"], "--classes: a is there more than once"),
     "shapes differ": (give(test={"x": X[PARTS["test"], :4]}), [], "splits differ in (length, channels)"),
     "class not in train": (give(train={"y": Y[:20] * 0}), [], "no row of class 1 (1)"),
     "half an archive": (half_npz, [], "stays.npz: cannot be read as numpy arrays"),
     "web page": (raw("stays.npz", b"<!DOCTYPE html><html>"), [], "stays.npz: cannot be read as numpy arrays"),
-    "array named npz": (lambda folder: (np.save(folder / "x.npy", X), (folder / "x.npy").rename(folder / "stays.npz")), [],
+    "array named npz": (lambda folder: (np.save(folder / "x.npy", X), (folder / "x.npy").rename(folder / "stays.npz")),
+                        [],
                         "a single array"),
     "huge header": (huge_npy, [], "x.npy: cannot be read as numpy arrays"),
     "hostile pickle": (lambda folder: dump(folder / "train.pkl", (X, print)), [], "print. Nothing in it was run"),
@@ -337,7 +349,8 @@ FAULTS = {
     "ts: web page": (lambda folder: write_ts(folder, test="<html>"), [], "line 1: found '<html>'"),
     "tsv: commas": (raw("a.tsv", b"1,2,3\n0,2,3\n"), [], "a.tsv, line 1: found '1,2,3'"),
     "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv: not a text file"),
-    "val ratio": (lambda folder: (give()(folder), (folder / "val.npz").unlink()), ["--val-ratio", "0"], "positive shares"),
+    "val ratio": (lambda folder: (give()(folder), (folder / "val.npz").unlink()), ["--val-ratio", "0"],
+                  "positive shares"),
 }
 
 

@@ -36,7 +36,8 @@ def regular(stay, start=0, end=1445, number=0):
 
 def cohort(number=14):
     """Regular stays of as many patients from minute -3 on; 5 died, every other one stays 5 days."""
-    patients = [patient_row(100 + i, f"002-{i}", "Expired" if i < 5 else "Alive", 7200 if i % 2 else 4320) for i in range(number)]
+    patients = [patient_row(100 + i, f"002-{i}", "Expired" if i < 5 else "Alive", 7200 if i % 2 else 4320)
+                for i in range(number)]
     return patients, [row for i in range(number) for row in regular(100 + i, -3, 1460, i)]
 
 
@@ -66,7 +67,8 @@ STAYS = {
     "one respiration": (edit([vital_row(1, minute, 70, "", 97) for minute in range(0, 1445, 5)], 50,
                              vital_row(1, 250, 70, 9, 97)), True, True),
     "no value at all": ([vital_row(1, minute, "", 61, "") for minute in range(0, 1445, 5)], False, False),
-    "the bounds": (edit(edit(regular(1), 20, vital_row(1, 100, 25, 0, 0)), 21, vital_row(1, 105, 225, 60, 100)), True, True),
+    "the bounds": (edit(edit(regular(1), 20, vital_row(1, 100, 25, 0, 0)), 21, vital_row(1, 105, 225, 60, 100)), True,
+                   True),
     "beyond the bounds": (edit(edit(regular(1), 20, vital_row(1, 100, 24.9, -0.1, -1)), 21,
                                vital_row(1, 105, 225.1, 60.1, 100.1)), True, True),
     "no row": ([], False, False),
@@ -114,7 +116,8 @@ def oracle(vital_rows, start, steps):
             for channel, text in zip(CHANNELS, (fields[5], fields[6], fields[4]), strict=True):
                 low, high = BOUNDS[channel]
                 if text and low <= float(text) <= high:
-                    sums.setdefault(int(fields[1]), {}).setdefault((step, CHANNELS.index(channel)), []).append(float(text))
+                    cells = sums.setdefault(int(fields[1]), {})
+                    cells.setdefault((step, CHANNELS.index(channel)), []).append(float(text))
     grids = {stay: np.full((steps, 3), np.nan) for stay in sums}
     for stay, members in sums.items():
         for cell, values in members.items():
@@ -199,7 +202,7 @@ def replaced(rows, position, old, new):
 def test_a_range_means_the_same_in_sql_and_in_numpy():
     for vitals in (grid.VITALS, eicu.VITALS):
         for channel, vital in enumerate(vitals):
-            values = np.array([vital.low - 0.1, vital.low, vital.low + 0.1, vital.high - 0.1, vital.high, vital.high + 0.1])
+            values = np.ravel(np.add.outer([vital.low, vital.high], [-0.1, 0, 0.1]))
             sql = f"SELECT {vital.condition('v')} FROM (SELECT unnest({values.tolist()}) AS v)"
             expected = grid.in_range(np.full(6, channel), values, vitals).tolist()
             assert [valid for valid, in duckdb.sql(sql).fetchall()] == expected
@@ -261,7 +264,8 @@ def test_the_demo_with_generated_vital_signs(shared_data, tmp_path, capsys):
     if not source.is_file():
         pytest.skip(f"no {source}")
     patients = pd.read_csv(source)
-    chosen = patients[(patients.index < 60) | (patients["hospitaldischargestatus"].eq("Expired") & (patients.index < 300))]
+    chosen = patients[(patients.index < 60)
+                      | (patients["hospitaldischargestatus"].eq("Expired") & (patients.index < 300))]
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "patient.csv.gz").write_bytes(source.read_bytes())
@@ -273,4 +277,5 @@ def test_the_demo_with_generated_vital_signs(shared_data, tmp_path, capsys):
     known = chosen[chosen["hospitaldischargestatus"].notna()]
     found = sorted((str(patient), int(y)) for split in dataset.splits.values()
                    for patient, y in zip(split.subject, split.y, strict=True))
-    assert found == sorted(zip(known["uniquepid"], (known["hospitaldischargestatus"] == "Expired").astype(int), strict=True))
+    assert found == sorted(zip(known["uniquepid"], (known["hospitaldischargestatus"] == "Expired").astype(int),
+                               strict=True))

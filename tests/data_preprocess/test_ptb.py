@@ -46,7 +46,8 @@ def ecg(interval, seed=0):
 
 def write_record(folder, name, reason, signal, leads=LEADS, rate=1000):
     """Write a record as the publisher does: twelve leads in .dat, three in .xyz, and one header with comments."""
-    comments = ["age: 60", "sex: female", "ECG date: 01/10/1990", "Diagnose:", f"Reason for admission: {reason}", "Smoker: no"]
+    comments = ["age: 60", "sex: female", "ECG date: 01/10/1990", "Diagnose:", f"Reason for admission: {reason}",
+                "Smoker: no"]
     folder.mkdir(exist_ok=True)
     for record, part in ((name, slice(0, 12)), ("frank", slice(12, None))):
         wfdb.wrsamp(record, fs=rate, units=["mV"] * len(leads[part]), sig_name=leads[part], p_signal=signal[:, part],
@@ -88,7 +89,8 @@ def beats_of_the_notebook(path):
     signal = StandardScaler().fit_transform(np.array([interp1d(old, lead)(new) for lead in raw.T]).T)
     peaks = []
     for lead in signal.T:
-        marks, _ = neurokit.ecg_peaks(neurokit.ecg_clean(lead, sampling_rate=250), sampling_rate=250, correct_artifacts=False)
+        marks, _ = neurokit.ecg_peaks(neurokit.ecg_clean(lead, sampling_rate=250), sampling_rate=250,
+                                      correct_artifacts=False)
         peaks.append(marks[marks["ECG_R_Peaks"] == 1].index.to_list())
     median = pd.DataFrame([np.diff(lead) for lead in peaks]).T.median().median()
     beats = []
@@ -138,7 +140,8 @@ def test_a_beat_at_the_edge_is_clipped_and_padded_on_both_sides():
     signal = np.arange(1.0, 101.0)[:, None] * [1, 2]
     beats = ptb.cut_beats(signal, [np.array([5, 50, 98]), np.array([5, 52]), np.array([5, 90])], interval=41.5)
     assert beats.shape == (3, 300, 2)
-    for beat, first, last in zip(beats, (0, 32, 78), (25, 72, 100), strict=True):  # 5, the median 52, and 98 of one lead
+    # Around 5, the median 52, and 98 of one lead.
+    for beat, first, last in zip(beats, (0, 32, 78), (25, 72, 100), strict=True):
         expected = np.zeros((300, 2))
         start = (300 - (last - first)) // 2
         expected[start:start + last - first] = signal[first:last]
@@ -158,7 +161,7 @@ def test_length_crop_and_cuts(published, tmp_path, dataset):
     expected = every_beat(published, "patient001")[:, :200]
     found = other.train.x[other.train.subject == "patient001"]
     np.testing.assert_allclose(found, windows.z_scores(expected), atol=1e-5)
-    assert (other.meta.cohort["cuts"], other.meta.cohort["crop"], other.meta.cohort["window"]) == ([0.4, 0.8], "left", 200)
+    assert [other.meta.cohort[name] for name in ("cuts", "crop", "window")] == [[0.4, 0.8], "left", 200]
     for split in [*dataset.splits.values(), *other.splits.values()]:
         np.testing.assert_allclose(split.x.mean(axis=1), 0, atol=1e-5)
         np.testing.assert_allclose(split.x.std(axis=1), 1, atol=1e-4)
@@ -184,7 +187,8 @@ def test_the_last_record_decides_where_diagnoses_disagree(tmp_path):
 
 # The labels that Medformer's notebook prints for patients 1 to 198: those of healthy controls.
 HEALTHY_NUMBERS = [
-    104, 105, 108, 109, 111, 112, 114, 124, 126, 127, *range(131, 140), 141, 142, 147, 151, 154, *range(157, 176), 177, 179,
+    104, 105, 108, 109, 111, 112, 114, 124, 126, 127, *range(131, 140), 141, 142, 147, 151, 154, *range(157, 176), 177,
+    179,
     180, 182, 183, 187, 188, 192]
 
 
@@ -196,7 +200,8 @@ def test_the_published_patients_give_the_published_lists():
         for label in (0, 1):
             own = [subject.number for subject in part if subject.label == label]
             counts[name, label], ranges[name, label] = len(own), (own[0], own[-1])
-    assert counts == {("train", 0): 28, ("train", 1): 80, ("val", 0): 7, ("val", 1): 22, ("test", 0): 16, ("test", 1): 45}
+    assert counts == {("train", 0): 28, ("train", 1): 80, ("val", 0): 7, ("val", 1): 22, ("test", 0): 16,
+                      ("test", 1): 45}
     assert ranges == {("train", 0): (104, 160), ("train", 1): (1, 80), ("val", 0): (161, 167), ("val", 1): (81, 102),
                       ("test", 0): (168, 192), ("test", 1): (103, 198)}
 
@@ -210,7 +215,8 @@ def test_published_beats_add_up():
 
 
 # What Medformer's notebook prints for two real records: beats, and the median RR interval of each lead.
-REAL = {"patient001/s0010_re": (52, [183, 183, 184, 183, 183, 185, *[183] * 9]), "patient002/s0015lre": (151, [191] * 15)}
+REAL = {"patient001/s0010_re": (52, [183, 183, 184, 183, 183, 185, *[183] * 9]),
+        "patient002/s0015lre": (151, [191] * 15)}
 
 
 @pytest.mark.parametrize("record", REAL)
@@ -266,18 +272,22 @@ def remove_patients(*names):
 
 
 FAULTS = {
-    "no signals": (lambda folder: (folder / f"{RECORD}.dat").unlink(), [], "s0001_re.dat: file not found, but s0001_re.hea"),
+    "no signals": (lambda folder: (folder / f"{RECORD}.dat").unlink(), [],
+                   "s0001_re.dat: file not found, but s0001_re.hea"),
     "no frank leads": (lambda folder: (folder / f"{RECORD}.xyz").unlink(), [], "s0001_re.xyz: file not found"),
     "no header": (lambda folder: (folder / f"{RECORD}.hea").unlink(), [], "s0001_re.hea: file not found"),
     "html header": (write_text(f"{RECORD}.hea"), [], "s0001_re.hea: cannot be read"),
     "html signals": (write_text(f"{RECORD}.dat"), [], "s0001_re: the signals cannot be read"),
     "cut off": (cut_off(f"{RECORD}.dat"), [], "s0001_re: the signals cannot be read"),
     "empty header": (lambda folder: (folder / f"{RECORD}.hea").write_text(""), [], "s0001_re.hea: cannot be read"),
-    "no comments": (change_header("#", "# ECG"), [], "s0001_re.hea: found 'ECG Reason for admission: Myocardial infarction' as"),
-    "a comment less": (change_header("# sex: female\n", ""), [], "found 'Smoker: no' as the fifth comment, expected 'Reason"),
+    "no comments": (change_header("#", "# ECG"), [], "s0001_re.hea: found 'ECG Reason for admission: Myocardial "
+                    "infarction' as"),
+    "a comment less": (change_header("# sex: female\n", ""), [], "found 'Smoker: no' as the fifth comment, expected "
+                       "'Reason"),
     "a lead less": (a_lead_less, [], "s0001_re.hea: has 14 leads (i, ii,"),
     "another rate": (change_header(" 1000 ", " 500 "), [], "at 500 Hz, expected 15"),
-    "one class": (remove_patients("patient003", "patient006", "patient008"), [], "Found 3 subjects of the splits: 0 healthy, 3"),
+    "one class": (remove_patients("patient003", "patient006", "patient008"), [],
+                  "Found 3 subjects of the splits: 0 healthy, 3"),
     "too few in the end": (remove_patients("patient001"), [], "val lacks myocardial infarction. Found 5 subjects"),
     "no patient": (remove_patients(*PATIENTS), [], "no record found. Expected patient001/*.hea to patient294/*.hea"),
     "too long": (lambda folder: None, ["--length", "301"], "length 301: expected 1 to 300"),

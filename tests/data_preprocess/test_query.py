@@ -8,21 +8,24 @@ import time
 
 import numpy as np
 import pytest
-from tqdm import tqdm
 
 from data_preprocess import query
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 COLUMNS = {"valuenum": "DOUBLE", "itemid": "INTEGER", "value": "VARCHAR", "charttime": "TIMESTAMP"}
 PLAIN = 'ROW_ID,ITEMID,CHARTTIME,VALUE,VALUENUM\n1,211,2150-01-01 06:30:00,"a, b",36.6\n2,51,2150-01-02 00:00:00,,\n'
 TEXTS = {
-    "publisher": PLAIN.replace("ROW_ID,ITEMID,CHARTTIME,VALUE,VALUENUM", '"ROW_ID","ITEMID","CHARTTIME","VALUE","VALUENUM"'),
+    "publisher": PLAIN.replace("ROW_ID,ITEMID,CHARTTIME,VALUE,VALUENUM",
+                               '"ROW_ID","ITEMID","CHARTTIME","VALUE","VALUENUM"'),
     "lower case": PLAIN.replace(PLAIN.split("\n")[0], "row_id,itemid,charttime,value,valuenum"),
-    "other order": 'valuenum,"Value",other,ITEMID,charttime\n36.6,"a, b",x,211,2150-01-01 06:30:00\n,,,51,2150-01-02 00:00:00\n',
+    "other order": 'valuenum,"Value",other,ITEMID,charttime\n36.6,"a, b",x,211,2150-01-01 06:30:00\n'
+                   ',,,51,2150-01-02 00:00:00\n',
     "windows": PLAIN.replace("\n", "\r\n"),
     "byte order mark": "\ufeff" + PLAIN,
     "no last line end": PLAIN.rstrip("\n"),
-    "all quoted": PLAIN.replace("1,211,2150-01-01 06:30:00,", '"1","211","2150-01-01 06:30:00",').replace("36.6", '"36.6"'),
+    "all quoted": PLAIN.replace(
+        "1,211,2150-01-01 06:30:00,", '"1","211","2150-01-01 06:30:00",').replace("36.6", '"36.6"'),
     "unused names twice": "other,other,ITEMID,CHARTTIME,VALUE,VALUENUM\n"
                           ',,211,2150-01-01 06:30:00,"a, b",36.6\n,,51,2150-01-02 00:00:00,,\n',
 }
@@ -43,7 +46,8 @@ def check_rows(rows):
     np.testing.assert_array_equal(rows["valuenum"], [36.6, np.nan])
     assert rows["itemid"].dtype == np.int32 and rows["itemid"].tolist() == [211, 51]
     assert rows["value"][0] == "a, b" and rows["value"].mask.tolist() == [False, True]
-    assert rows["charttime"].astype("datetime64[s]").astype(str).tolist() == ["2150-01-01T06:30:00", "2150-01-02T00:00:00"]
+    times = rows["charttime"].astype("datetime64[s]").astype(str).tolist()
+    assert times == ["2150-01-01T06:30:00", "2150-01-02T00:00:00"]
 
 
 @pytest.mark.parametrize("form", TEXTS)
@@ -68,11 +72,12 @@ def test_a_path_is_never_a_pattern_nor_the_end_of_a_literal(engine, tmp_path):
     folder.mkdir()
     (folder / "table.csv").write_text(PLAIN)
     check_rows(read(engine, folder / "table.csv"))
-    engine.execute("CREATE TABLE made AS FROM (VALUES (1, TIMESTAMP '2150-01-01')) AS t (ITEMID, charttime)")
-    plain = tmp_path / "made.parquet"
-    engine.execute(f"COPY made TO '{plain}'")
-    plain.rename(folder / "made.parquet")
-    assert read(engine, folder / "made.parquet", {"itemid": "INTEGER", "charttime": "TIMESTAMP"})["itemid"].tolist() == [1]
+    engine.execute("CREATE TABLE charted AS FROM (VALUES (1, TIMESTAMP '2150-01-01')) AS t (ITEMID, charttime)")
+    plain = tmp_path / "charted.parquet"
+    engine.execute(f"COPY charted TO '{plain}'")
+    plain.rename(folder / "charted.parquet")
+    assert read(engine, folder / "charted.parquet",
+                {"itemid": "INTEGER", "charttime": "TIMESTAMP"})["itemid"].tolist() == [1]
 
 
 def test_a_line_end_inside_a_text_does_not_end_the_row(engine, tmp_path):
@@ -107,22 +112,28 @@ def test_a_gzip_whose_content_changed_is_noticed(engine, tmp_path):
 # What stands in the file, its ending, and what the message must say.
 FAULTS = {
     "value": (BIG_WITH_TEXT, ".csv",
-              "line 15002: found '45,2150-01-01 00:00:00,text 15000,abc'; column 'valuenum' holds 'abc', expected DOUBLE"),
+              "line 15002: found '45,2150-01-01 00:00:00,text 15000,abc'; column 'valuenum' holds 'abc', expected "
+              "DOUBLE"),
     "value in gz": (BIG_WITH_TEXT, ".csv.gz", "line 15002: found"),
     "time": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv",
-             "table.csv, row 2 below the header: column 'charttime' holds '2150-13-02 00:00:00', expected a time such as"),
+             "table.csv, row 2 below the header: column 'charttime' holds '2150-13-02 00:00:00', expected a time such "
+             "as"),
     "time in gz": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv.gz", "row 2 below the header"),
-    "time of no kind": (PLAIN.replace("2150-01-02 00:00:00", "infinity"), ".csv", "column 'charttime' holds 'infinity'"),
+    "time of no kind": (PLAIN.replace("2150-01-02 00:00:00", "infinity"), ".csv",
+                        "column 'charttime' holds 'infinity'"),
     "fraction": (PLAIN.replace("51", "17.6"), ".csv",
                  "row 2 below the header: column 'itemid' holds '17.6', expected a whole number (INTEGER)"),
-    "large number": (PLAIN.replace("51", "99999999999"), ".csv.gz", "row 2 below the header: column 'itemid' holds '99999999999"),
+    "large number": (PLAIN.replace("51", "99999999999"), ".csv.gz", "row 2 below the header: column 'itemid' holds "
+                     "'99999999999"),
     "no number": (PLAIN.replace("51", "nan"), ".csv", "row 2 below the header: column 'itemid' holds 'nan'"),
-    "row cut off": (PLAIN.replace(",2150-01-02 00:00:00,,\n", ""), ".csv", "line 3: found '2,51'; the fields do not match the header"),
+    "row cut off": (PLAIN.replace(",2150-01-02 00:00:00,,\n", ""), ".csv", "line 3: found '2,51'; the fields do not "
+                    "match the header"),
     "row too long": (PLAIN.replace("36.6", "36.6,1"), ".csv", "line 2: found"),
     "open quote": (PLAIN.replace('b"', "b"), ".csv", "a quote stays open"),
     "column missing": (PLAIN.replace("ITEMID", "ITEM"), ".csv",
                        "column 'itemid' not found. Expected the columns valuenum, itemid, value, charttime"),
-    "column names found": (PLAIN.replace("ITEMID", "ITEM"), ".csv", "the file has: ROW_ID, ITEM, CHARTTIME, VALUE, VALUENUM"),
+    "column names found": (PLAIN.replace("ITEMID", "ITEM"), ".csv", "the file has: ROW_ID, ITEM, CHARTTIME, VALUE, "
+                           "VALUENUM"),
     "column twice": (PLAIN.replace("ROW_ID", "itemid"), ".csv", "column 'itemid' found twice"),
     "semicolons": (PLAIN.replace(",", ";"), ".csv", "separated by commas); the file has: ROW_ID;ITEMID"),
     "tabs": (PLAIN.replace(",", "\t"), ".csv.gz", "separated by commas"),
@@ -156,10 +167,12 @@ TIMES = {
     "2150-01-01 02:00": "2150-01-01T02:00:00.000", "2150-01-01T02:00:00": "2150-01-01T02:00:00.000",
     "2150-01-01 02:00:00.0": "2150-01-01T02:00:00.000", "2150-01-01 02:00:00.125": "2150-01-01T02:00:00.125",
     " 2150-01-01 02:00:00 ": "2150-01-01T02:00:00.000", "": "NaT", "  ": "NaT",
-    **dict.fromkeys(["2150-01-01 02:00:00 PM", "2150-01-01 2:00:00 PM", "2150-01-01 02:00 PM", "2150-01-01 02:00:00 EST",
-                     "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05", "2150-01-01 02:00+05", "2150-01-01 02:00:00+05:30",
-                     "2150-01-01 02:00:00Z", "2150-01-01 02:00:00,5", "2150-02-30 02:00:00", "2150-01-01 25:00:00",
-                     "2150-01-01 02", "2150/01/01 02:00:00", "01/02/2150", "20150-01-01", "2150-1-1 2:00", "epoch", "-infinity",
+    **dict.fromkeys(["2150-01-01 02:00:00 PM", "2150-01-01 2:00:00 PM", "2150-01-01 02:00 PM",
+                     "2150-01-01 02:00:00 EST", "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05",
+                     "2150-01-01 02:00+05", "2150-01-01 02:00:00+05:30", "2150-01-01 02:00:00Z",
+                     "2150-01-01 02:00:00,5", "2150-02-30 02:00:00", "2150-01-01 25:00:00",
+                     "2150-01-01 02", "2150/01/01 02:00:00", "01/02/2150", "20150-01-01", "2150-1-1 2:00", "epoch",
+                     "-infinity",
                      "2150-01-01 2:00 foo", "2150"]),
 }
 
@@ -168,11 +181,13 @@ TIMES = {
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_time_is_read_whole_or_refused(engine, tmp_path, text, suffix):
     path = tmp_path / f"table{suffix}"
-    engine.execute(f"COPY (FROM (VALUES ('2149-12-31 23:59:59', 'x'), ('{text}', 'y')) AS t (charttime, other)) TO '{path}'")
+    engine.execute(f"COPY (FROM (VALUES ('2149-12-31 23:59:59', 'x'), ('{text}', 'y')) AS t (charttime, other)) TO "
+                   f"'{path}'")
     if TIMES[text] is None:
         with pytest.raises(UserError) as error:
             read(engine, path, {"charttime": "TIMESTAMP"})
-        assert str(error.value).startswith(f"{path}, row 2 below the header: column 'charttime' holds '{text}', expected a time")
+        assert str(error.value).startswith(f"{path}, row 2 below the header: column 'charttime' holds '{text}', "
+                                           "expected a time")
     else:
         times = read(engine, path, {"charttime": "TIMESTAMP"})["charttime"]
         assert times.astype("datetime64[ms]").astype(str).tolist() == ["2149-12-31T23:59:59.000", TIMES[text]]
@@ -182,7 +197,12 @@ def test_a_gzip_is_checked_once_until_it_changes(engine, tmp_path, monkeypatch):
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(BIG.encode()))
     opened = []
-    monkeypatch.setattr(query, "tqdm", lambda **options: opened.append(options["desc"]) or tqdm(disable=True))
+
+    def record(description, *arguments):
+        opened.append(description)
+        return progress(description, *arguments, shown=False)
+
+    monkeypatch.setattr(query, "progress", record)
     for _ in range(3):
         query.source(path, COLUMNS)
     assert opened == ["check of table.csv.gz"]
@@ -205,8 +225,10 @@ def test_parquet_with_values_of_another_type_is_named(engine, tmp_path):
     path = tmp_path / "table.parquet"
     engine.execute(f"COPY (SELECT 'abc' AS itemid, 1.0 AS valuenum, '' AS value, now() AS charttime) TO '{path}'")
     assert "row 1 below the header: column 'itemid' holds 'abc'" in refusal(engine, path)
-    for kind, sql, held in (("INTEGER", "17.6::DOUBLE", "17.6"), ("INTEGER", "'17.6'", "17.6"), ("INTEGER", "3000000000", "3000000000"),
-                            ("DOUBLE", "'12a'", "12a"), ("TIMESTAMP", "TIMESTAMPTZ '2150-01-01 02:00:00+00'", "2150-01-01"),
+    for kind, sql, held in (("INTEGER", "17.6::DOUBLE", "17.6"), ("INTEGER", "'17.6'", "17.6"),
+                            ("INTEGER", "3000000000", "3000000000"),
+                            ("DOUBLE", "'12a'", "12a"),
+                            ("TIMESTAMP", "TIMESTAMPTZ '2150-01-01 02:00:00+00'", "2150-01-01"),
                             ("TIMESTAMP", "2150", "2150")):
         engine.execute(f"COPY (SELECT {sql} AS a) TO '{path}'")
         with pytest.raises(UserError, match=f"column 'a' holds '{held}.*', expected .*{kind}"):
@@ -247,15 +269,18 @@ def test_a_table_that_is_missing_or_there_twice_is_named(tmp_path):
 
 
 def test_numbers_with_and_without_null(engine, tmp_path):
-    rows = query.fetch(engine, "FROM (VALUES (1, 2.5::DOUBLE, true), (NULL, NULL, false)) AS t (a, b, c)", "rows", tmp_path)
+    rows = query.fetch(engine, "FROM (VALUES (1, 2.5::DOUBLE, true), (NULL, NULL, false)) AS t (a, b, c)", "rows",
+                       tmp_path)
     assert rows["a"].tolist() == [1, None] and np.isnan(rows["b"][1]) and rows["c"].dtype == bool
-    time = query.fetch(engine, "SELECT NULL::TIMESTAMP AS t UNION ALL SELECT TIMESTAMP '1850-01-01'", "rows", tmp_path)["t"]
+    time = query.fetch(engine, "SELECT NULL::TIMESTAMP AS t UNION ALL SELECT TIMESTAMP '1850-01-01'", "rows",
+                       tmp_path)["t"]
     assert np.isnat(time).sum() == 1 and time.dtype.kind == "M"
 
 
 @pytest.mark.parametrize("limit", ["8", "lots", "0GB", "-1GB", "GB"])
 def test_a_memory_limit_that_is_none_is_refused(tmp_path, limit):
-    with pytest.raises(UserError, match="expected a size above 0 with its unit"), query.open_engine(limit, tmp_path / "out"):
+    refused = pytest.raises(UserError, match="expected a size above 0 with its unit")
+    with refused, query.open_engine(limit, tmp_path / "out"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -267,7 +292,8 @@ def test_work_beyond_the_memory_limit_goes_to_disk_and_nothing_stays_there(tmp_p
     (tmp_path / "out").mkdir()
     with query.open_engine("60MB", tmp_path / "out") as engine:
         assert not leftover.exists()
-        query.fetch(engine, "CREATE TEMP TABLE rows AS SELECT i, hash(i) AS key FROM range(5_000_000) AS t (i)", "rows", tmp_path)
+        query.fetch(engine, "CREATE TEMP TABLE rows AS SELECT i, hash(i) AS key FROM range(5_000_000) AS t (i)", "rows",
+                    tmp_path)
         spilled = sum(path.stat().st_size for path in leftover.parent.iterdir())
         total = query.fetch(engine, "SELECT sum(i)::BIGINT AS total, count(*) AS rows FROM rows", "rows", tmp_path)
     assert spilled > 5_000_000
@@ -276,7 +302,8 @@ def test_work_beyond_the_memory_limit_goes_to_disk_and_nothing_stays_there(tmp_p
 
 
 def test_too_little_memory_is_one_message_and_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="Give a larger --memory-limit"), query.open_engine("1MB", tmp_path / "out") as engine:
+    refused = pytest.raises(UserError, match="Give a larger --memory-limit")
+    with refused, query.open_engine("1MB", tmp_path / "out") as engine:
         query.fetch(engine, "SELECT hash(i) AS key FROM range(1_000_000) AS t (i) ORDER BY key", "rows", tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,8 @@ from scipy.interpolate import interp1d
 from data_preprocess import tdbrain
 from tardiff.data.format import read_dataset
 
-COLUMNS = ["Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC3", "FCz", "FC4", "T7", "C3", "Cz", "C4", "T8", "CP3", "CPz", "CP4",
+COLUMNS = ["Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "FC3", "FCz", "FC4", "T7", "C3", "Cz", "C4", "T8", "CP3", "CPz",
+           "CP4",
            "P7", "P3", "Pz", "P4", "P8", "O1", "Oz", "O2", "VPVA", "VNVB", "HPHL", "HNHR", "Erbs", "OrbOcc", "Mass"]
 USED = {"train": [*range(1, 18), *range(29, 46)], "val": [18, 19, 20, 21, 46, 47, 48, 49],
         "test": [22, 23, 24, 25, 50, 51, 52, 53]}
@@ -29,10 +30,10 @@ def signal(number, session=1):
 
 
 def write_recording(folder, number, session=1, task="EC", columns=COLUMNS, data=None):
-    place = folder / identifier(number) / f"ses-{session}" / "eeg"
-    place.mkdir(parents=True, exist_ok=True)
+    recordings = folder / identifier(number) / f"ses-{session}" / "eeg"
+    recordings.mkdir(parents=True, exist_ok=True)
     data = signal(number, session) if data is None else data
-    path = place / f"{identifier(number)}_ses-{session}_task-rest{task}_eeg.csv"
+    path = recordings / f"{identifier(number)}_ses-{session}_task-rest{task}_eeg.csv"
     pd.DataFrame(data, columns=columns).to_csv(path, index=False)
     return path
 
@@ -79,8 +80,8 @@ def expected_windows(number, session=1):
     middle = int(len(new) / 2)
     first = middle - int(middle / 256) * 256
     last = middle + int((len(new) - middle) / 256) * 256
-    return [np.stack([(channel[start:start + 256] - channel[start:start + 256].mean()) / channel[start:start + 256].std()
-                      for channel in resampled], axis=1) for start in range(first, last, 256)]
+    windows = [[channel[start:start + 256] for channel in resampled] for start in range(first, last, 256)]
+    return [np.stack([(values - values.mean()) / values.std() for values in window], axis=1) for window in windows]
 
 
 def test_every_window_against_a_plain_loop(published, tmp_path, capsys):
@@ -177,14 +178,16 @@ FAULTS = {
                       "has 32 columns, expected 33"),
     "other columns in a session": (lambda folder: write_recording(folder, 17, session=2, columns=COLUMNS[::-1]),
                                    "the columns differ between its sessions"),
-    "other columns": (lambda folder: write_recording(folder, 18, columns=COLUMNS[::-1]), "has the channels Mass, OrbOcc"),
+    "other columns": (lambda folder: write_recording(folder, 18, columns=COLUMNS[::-1]),
+                      "has the channels Mass, OrbOcc"),
     "too short": (lambda folder: write_recording(folder, 18, data=signal(18)[:400]), "shorter than one window"),
     "no table": (lambda folder: (folder / tdbrain.TABLE).unlink(), "TDBRAIN_participants_V2.tsv: file not found"),
     "html table": (lambda folder: (folder / tdbrain.TABLE).write_text("<!DOCTYPE html>\n<html>Log in</html>\n"),
                    "line 1: column 'participants_ID' is missing"),
     "contradiction": (contradiction, f"participant {identifier(5)} occurs with different indications"),
     "no one with the disease": (remove_one_class, "train lacks Parkinson's disease"),
-    "no recording of the healthy": (remove_recordings_of_healthy, "train lacks healthy, val lacks healthy, test lacks healthy"),
+    "no recording of the healthy": (remove_recordings_of_healthy, "train lacks healthy, val lacks healthy, test lacks "
+                                    "healthy"),
 }
 
 

@@ -286,7 +286,8 @@ class BaselineConfig:
     """A baseline; each adds its own settings."""
 
     data: str = setting("data/simulated", "Dataset folder.", semantic=False)
-    output: str = setting("runs/simulated/baseline", "Run folder of the training.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    output: str = setting("runs/${name}/baselines/baseline", "Run folder of the training.", semantic=False)
     synthetic: str | None = setting(
         None, "Folder of the synthetic dataset; null: the folder 'synthetic' of output. Another one samples a trained "
               "model again, with other settings of sampling.", semantic=False)
@@ -297,10 +298,8 @@ class BaselineConfig:
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     budget: str = setting("custom", "A name for the size of the training, recorded with the steps and seconds it took.",
                           semantic=False)
-    labels: str | list[int] | dict[Any, int] = setting("train", "Label plan: train (the class counts of train), balanced, or a list of "
-                                               "counts per class.", low=0, semantic=False)
-    num_samples: int | None = setting(None, "Series to make under the plans train and balanced; null: as many as in "
-                                            "train.", low=1, semantic=False)
+    labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0, semantic=False)
+    num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1, semantic=False)
     sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1,
                                        semantic=False)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
@@ -392,7 +391,7 @@ class CompareConfig(ReportConfig):
                                             "all.", semantic=False)
     configs: str | None = setting(None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in "
                                         "configs/baselines with the name of the dataset's folder, where it exists, else "
-                                        "the defaults, which suit the simulated cohort.", semantic=False)
+                                        "configs/baselines itself, for the simulated cohort.", semantic=False)
     variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
                              "Further sets, with other settings of sampling, where their baseline is compared: "
                              "{name: [baseline, key=value, ...]}.", semantic=False)

@@ -160,13 +160,14 @@ class Denoiser:
         device = self.fitted.device
         labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
         parts = []
-        with progress("sampling", len(y), "series", shown=len(y) > batch_size) as bar:
-            for labels_of, samples_of in zip(labels.split(batch_size), samples.split(batch_size), strict=True):
+        chunks = list(zip(labels.split(batch_size), samples.split(batch_size), strict=True))
+        with progress("sampling", len(chunks), "chunk", shown=len(chunks) > 1) as bar:
+            for labels_of, samples_of in chunks:
                 conditioning = None if guidance is None else guidance.conditioning(labels_of)
                 series = sample_series(self.fitted, labels_of, samples_of, seed, config, conditioning,
                                        callback=callback)
                 parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
-                bar.update(len(labels_of))
+                bar.update()
         return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
 
 

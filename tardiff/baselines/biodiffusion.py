@@ -50,6 +50,7 @@ NUM_GROUPS = 8
 class Config(BaselineConfig):
     """BioDiffusion; the steps are 300 epochs of the 20,920 series of MIMIC-III."""
 
+    output: str = setting("runs/${name}/baselines/biodiffusion", "Run folder of the training.", semantic=False)
     base_channels: int = setting(64, "Channels at full resolution; a multiple of 8.", low=8)
     channel_multipliers: list[int] = setting(
         [1, 2, 4, 8], "Channels per level, as multiples of base_channels; each level but the last halves the length.",

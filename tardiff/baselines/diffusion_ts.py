@@ -50,6 +50,7 @@ LOWEST_RATE = 1e-5
 class Config(BaselineConfig):
     """Diffusion-TS; the defaults are those published for ETTh, which is 24 x 7 too."""
 
+    output: str = setting("runs/${name}/baselines/diffusion_ts", "Run folder of the training.", semantic=False)
     width: int = setting(64, "Features per time step; a multiple of num_heads.", low=4)
     encoder_blocks: int = setting(3, "Blocks of the encoder.", low=1)
     decoder_blocks: int = setting(2, "Blocks of the decoder.", low=1)

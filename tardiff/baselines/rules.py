@@ -36,6 +36,7 @@ Normal = Callable[..., Tensor]
 class Config(BaselineConfig):
     """Simple rules."""
 
+    output: str = setting("runs/${name}/baselines/rules", "Run folder of the training.", semantic=False)
     budget: str = setting("no training", "A name for the size of the training.", semantic=False)
     rule: str = setting("jitter", "The rule.", choices=RULES)
     strength: float = setting(0.1, "Standard deviation of the noise (jitter), of the factors (scaling) or of the "

@@ -37,6 +37,7 @@ DISCRIMINATOR_THRESHOLD = 0.15
 class Config(BaselineConfig):
     """TimeGAN."""
 
+    output: str = setting("runs/${name}/baselines/timegan", "Run folder of the training.", semantic=False)
     hidden_size: int = setting(24, "Units of every GRU layer and size of the latent space; the paper advises four "
                                    "times the channels, the released code has 24.", low=1)
     num_layers: int = setting(3, "GRU layers of each network; the supervisor has one less.", low=2)

@@ -44,6 +44,7 @@ HALVING_IMPROVEMENT = 1e-4
 class Config(BaselineConfig):
     """TimeVAE."""
 
+    output: str = setting("runs/${name}/baselines/timevae", "Run folder of the training.", semantic=False)
     latent_size: int = setting(8, "Dimensions of the latent space.", low=1)
     filters: list[int] = setting([50, 100, 200], "Channels of the encoder's convolutions, each of which halves the "
                                                  "length.", low=1)

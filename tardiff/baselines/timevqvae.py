@@ -52,6 +52,7 @@ WARMUP_SHARE = 0.05
 class Config(BaselineConfig):
     """TimeVQVAE; the same settings are published for all lengths."""
 
+    output: str = setting("runs/${name}/baselines/timevqvae", "Run folder of the training.", semantic=False)
     codebook_size: int = setting(1024, "Codes of each of the two codebooks.", low=2)
     kmeans_rows: int = setting(1024, "Training series on which k-means places the first codes.", low=1)
     revive_below: float = setting(0.001, "A code is replaced once the moving average of its vectors per batch falls "

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tardiff.influence.task import DownstreamTask, full_precision, norm
 from tardiff.utils.cache import cached
 from tardiff.utils.checkpoint import fingerprint, source_fingerprint
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,16 @@ def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_cl
     parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
     batches = [(label, rows) for label in range(num_classes)
                for rows in torch.split(torch.nonzero(y == label)[:, 0], batch_size) if len(rows)]
-    for label, rows in tqdm(batches[workers.rank::workers.world_size], desc="guidance gradient", unit="batch",
-                            disable=not workers.is_main):
-        with full_precision():
-            loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                sums[label][name] += gradient.double()
+    own_batches = batches[workers.rank::workers.world_size]
+    with progress("guidance gradient", len(own_batches), "part", shown=workers.is_main) as bar:
+        for label, rows in own_batches:
+            with full_precision():
+                loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
+                gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for name, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    sums[label][name] += gradient.double()
+            bar.update()
     reduced = [{name: workers.sum(value).float().cpu() for name, value in total.items()} for total in sums]
     counts = [int((y == label).sum()) for label in range(num_classes)]
     return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_classes, num_train))

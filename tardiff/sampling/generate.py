@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tardiff.config import SamplerConfig
 from tardiff.data.format import Metadata, class_numbers, write_split_in_parts
@@ -22,6 +21,7 @@ from tardiff.sampling.samplers import Callback, Conditioning, Prediction, ddim, 
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
 from tardiff.utils.distributed import Processes
 from tardiff.utils.errors import UserError
+from tardiff.utils.progress import progress
 from tardiff.utils.seeding import derive_seed
 
 SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
@@ -112,22 +112,24 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     if (output / "meta.json").exists():
         _clear_chunks(output, workers)
         return
-    mine = range(workers.rank, len(starts), workers.world_size)
-    made, clock = 0, time.perf_counter()
-    with tqdm(total=len(starts), desc="generation", unit="chunk", disable=not workers.is_main) as progress:
-        for number in mine:
+    own_chunks = range(workers.rank, len(starts), workers.world_size)
+    sampled, clock = 0, time.perf_counter()
+    done = sum(path.exists() for path in paths)
+    with progress("generation", len(starts), "chunk", done, shown=workers.is_main) as bar:
+        for number in own_chunks:
             if not paths[number].exists():
                 part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(workers.device)
                 samples = torch.arange(starts[number], starts[number] + len(part), device=workers.device)
                 _write_chunk(paths[number], sample(part, samples))
-                made += len(part)
-            progress.update(min(workers.world_size, len(starts) - progress.n))
+                sampled += len(part)
+                bar.update(min(workers.world_size, len(starts) - bar.n))
     workers.barrier()
     if workers.is_main:
-        if made:
+        if sampled:
             seconds = time.perf_counter() - clock
-            write_json(output / "runtime.json", {"series": made, "seconds": seconds, "seconds_per_series": seconds / made,
-                                                 "processes": workers.world_size, "device": str(workers.device)})
+            write_json(output / "runtime.json", {
+                "series": sampled, "seconds": seconds, "seconds_per_series": seconds / sampled,
+                "processes": workers.world_size, "device": str(workers.device)})
         write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
         write_json(output / "meta.json", dataclasses.asdict(meta))
     _clear_chunks(output, workers)

@@ -95,20 +95,18 @@ def baseline_stages(config: CompareConfig) -> dict[str, dict[str, Stage]]:
     return sets
 
 
-def _stage(config: CompareConfig, folder: Path | None, name: str, seed: int, variant: str | None = None,
+def _stage(config: CompareConfig, folder: Path, name: str, seed: int, variant: str | None = None,
            changes: list[str] = ()) -> Stage:
     """Return the stage that trains and samples a baseline, or samples a variant of it into a folder of its own."""
     module = "rules" if name in RULES else name
-    preset = None if folder is None else folder / f"{module}.yaml"
-    if preset is not None and not preset.exists():
-        if name not in RULES:
-            raise UserError(f"configs: {folder} has no {module}.yaml. Write one, or leave {name} out of baselines.")
-        preset = None
+    preset = folder / f"{module}.yaml"
+    if not preset.exists() and name not in RULES:
+        raise UserError(f"configs: {folder} has no {module}.yaml. Write one, or leave {name} out of baselines.")
     values: dict[str, Any] = {
         "data": config.real, "name": config.name, "output": str(_folder(config, name, seed)), "seed": seed,
         "sample_seed": None, "device": config.device, **({"rule": name} if name in RULES else {}),
         "synthetic": None if variant is None else str(_folder(config, variant, seed))}
-    arguments = [*([str(preset)] if preset is not None else []), *changes]
+    arguments = [*([str(preset)] if preset.exists() else []), *changes]
     schema = importlib.import_module(f"tardiff.baselines.{module}").Config
     return stage_of(partial(baseline.run, module), schema, ["baseline", module], f"variants.{variant}", arguments, values)
 
@@ -128,8 +126,8 @@ def _check_variant(variant: str, name: str, trained: Stage, sampled: Stage) -> N
                         f"{name} as it was trained. Those are: {', '.join(settings)}.")
 
 
-def _folder_of_configs(config: CompareConfig) -> Path | None:
-    """Return the folder with the settings of the baselines: the given one, or that of the dataset, where there is one."""
+def _folder_of_configs(config: CompareConfig) -> Path:
+    """Return the folder with the settings of the baselines: the given one, that of the dataset, or the general one."""
     if config.configs is not None:
         found = next((path for path in (Path(config.configs), CONFIGS.parent / config.configs) if path.is_dir()), None)
         if found is None:
@@ -138,9 +136,9 @@ def _folder_of_configs(config: CompareConfig) -> Path | None:
     own = CONFIGS / "baselines" / Path(config.real).resolve().name
     if own.is_dir():
         return own
-    print(f"The baselines have their defaults, which suit the simulated cohort and 2 CPU cores, for want of settings for "
+    print("configs/baselines: budgets for the simulated cohort on 2 CPU cores are used, for want of settings for "
           f"{config.real}. Others: configs=FOLDER.")
-    return None
+    return CONFIGS / "baselines"
 
 
 def _check_report(config: CompareConfig, report_config: ReportConfig, stages: list[Stage], dry_run: bool) -> None:

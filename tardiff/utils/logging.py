@@ -174,10 +174,18 @@ def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], re
     before = semantic_values(recorded) | {f"content of {name}": value
                                           for name, value in read_json(folder / record, "inputs")["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
-    differences = [f"  - {key}: the run has {before.get(key)!r}, now {now.get(key)!r}"
+    differences = [f"  - {key}: {_difference(key, before.get(key), now.get(key), recorded, config)}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if differences:
         raise UserError(f"{folder}: begun with other settings, so it cannot be resumed with these:\n"
                         + "\n".join(differences)
                         + "\nGive another output folder, or delete this one to start again.")
     return recorded
+
+
+def _difference(key: str, before: Any, now: Any, recorded: Any, config: Any) -> str:
+    """Say how a value differs; of the content of a dataset, which dataset the run was made on."""
+    data = getattr(recorded, "data", None)
+    if not key.startswith("content of") or data is None:
+        return f"the run has {before!r}, now {now!r}"
+    return f"the run was made on {data}, now data={config.data}" if data != config.data else f"{data} has changed since"

@@ -4,6 +4,8 @@
     guide = tardiff.load_guide("runs/simulated/classifier")
     series = base.sample({"died": 10}, seed=0, guidance=tardiff.Guidance(guide, scale=0.5))
     series.to_frame()
+    series.plot("data/simulated")
+    tardiff.evaluate("data/simulated", {"guided": series}, seeds=3)
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tardiff.data.format import read_dataset
     from tardiff.data.series import LabelledSeries
-    from tardiff.library import Denoiser, Guidance, load_denoiser, load_guide
+    from tardiff.library import Denoiser, Guidance, evaluate, load_denoiser, load_guide
     from tardiff.utils.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Denoiser", "Guidance", "LabelledSeries", "UserError", "load_denoiser", "load_guide", "read_dataset"]
+__all__ = ["Denoiser", "Guidance", "LabelledSeries", "UserError", "evaluate", "load_denoiser", "load_guide",
+           "read_dataset"]
 _MODULES = {"read_dataset": "data.format", "LabelledSeries": "data.series", "UserError": "utils.errors"}
 
 

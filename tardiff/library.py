@@ -1,4 +1,4 @@
-"""TarDiff from Python: load what was trained, sample labelled series, guided or not."""
+"""TarDiff from Python: load what was trained, sample labelled series, guided or not, and evaluate them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from classifier.train import Guide
-from tardiff.config import GuidanceConfig, SamplerConfig, load_config
+from tardiff.config import EvaluationConfig, GuidanceConfig, SamplerConfig, load_config
 from tardiff.data.format import Dataset, Split, class_numbers, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.series import LabelledSeries
@@ -23,6 +24,7 @@ from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradien
 from tardiff.influence.guidance import guidance_function
 from tardiff.sampling.generate import sample_series
 from tardiff.sampling.samplers import Callback, Conditioning
+from tardiff.stages import utility
 from tardiff.utils.distributed import Processes, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -169,6 +171,36 @@ class Denoiser:
                 parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
                 bar.update()
         return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
+
+
+def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: str | Path | None = None, **settings: Any
+             ) -> pd.DataFrame:
+    """Return TRTR, TSTR and TSRTR of synthetic sets as a tidy frame, one row for each arm and metric.
+
+    real: a dataset with all three splits, or its folder. synthetic: for each name labelled series, a frame as their
+    `to_frame` gives it, the folder of a dataset, or a list of these, one for each generation seed. settings: fields of
+    `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits are kept;
+    None keeps none. The columns stand at `tardiff.stages.utility.evaluate`.
+    Raises UserError on unknown settings and on sets that do not fit the real dataset.
+    """
+    dataset = real if isinstance(real, Dataset) else read_dataset(real)
+    sets = {name: [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
+            for name, parts in synthetic.items()}
+    config = load_config(EvaluationConfig, values={"real": str(dataset.path), "synthetic": {}, **settings})
+    return utility.evaluate(dataset, sets, config, folder)
+
+
+def _split_of(name: str, part: Any, real: Dataset) -> Split:
+    """Return the rows of one synthetic dataset. Raises UserError if its channels or classes are not those of `real`."""
+    if isinstance(part, pd.DataFrame):
+        part = LabelledSeries.from_frame(part, classes=real.meta.classes)
+    elif isinstance(part, (str, Path)):
+        part = LabelledSeries.read(part)
+    for what in ("channels", "classes"):
+        if getattr(part.meta, what) != getattr(real.meta, what):
+            raise UserError(f"synthetic set '{name}': {what} {getattr(part.meta, what)}, but {real.path} has "
+                            f"{getattr(real.meta, what)}. Evaluate against the dataset it was generated from.")
+    return part.split
 
 
 def check_sampler(config: SamplerConfig, denoiser: FittedDenoiser, folder: str | Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = {"config": 0, "utils": 0, "data": 1, "models": 2, "diffusion": 3, "influence": 4, "sampling": 5, "baselines": 5,
-         "evaluation": 6, "library": 7, "stages": 8, "cli": 8}
+         "evaluation": 6, "library": 7, "stages": 7, "cli": 7}
 OUTER = ("classifier", "data_preprocess", "scripts")
 SOURCES = sorted(path for folder in ("tardiff", *OUTER) for path in (ROOT / folder).rglob("*.py"))
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from tardiff.data.format import Metadata, Split, read_metadata, read_split, write_dataset
+from tardiff.data.format import Dataset, Metadata, Split, read_metadata, read_split, write_dataset
 from tardiff.data.frames import from_frame, to_frame
+from tardiff.utils.errors import UserError
+from tardiff.utils.figures import channel_bands
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class LabelledSeries:
     def to_frame(self, form: str = "wide") -> pd.DataFrame:
         """Return a frame, `wide` (one column a channel) or `long` (one row a value); see `tardiff.data.frames`."""
         return to_frame(self.split, self.meta, form)
+
+    def plot(self, real: LabelledSeries | Dataset | str | Path | None = None, name: str = "synthetic") -> Figure:
+        """Return a figure of the median and the 10-90 % band over time, and single series, per class and channel.
+
+        real: series to draw beside them, also a dataset or its folder, of which the training rows are drawn.
+        Raises UserError if its channels or classes are other ones.
+        """
+        sets = {name: (self.x, self.y)}
+        if real is not None:
+            other = LabelledSeries.read(real) if isinstance(real, (str, Path)) else real
+            split = other.split if isinstance(other, LabelledSeries) else other.train
+            if (other.meta.channels, other.meta.classes) != (self.meta.channels, self.meta.classes):
+                raise UserError(f"the real series have channels {other.meta.channels} and classes {other.meta.classes}, "
+                                f"these have {self.meta.channels} and {self.meta.classes}.")
+            sets = {"real": (split.x, split.y), **sets}
+        return channel_bands(sets, self.meta.channels, self.meta.units, self.meta.classes, examples=3)
 
     def write(self, folder: str | Path) -> None:
         """Write a dataset folder with the series as its training split, which may lack classes.

@@ -55,10 +55,11 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
 
 
 def channel_bands(sets: dict[str, tuple[np.ndarray, np.ndarray]], channels: list[str], units: list[str],
-                  classes: list[str]) -> Figure:
+                  classes: list[str], examples: int = 0) -> Figure:
     """Draw median and 10-90 % band over time, one row per class and one column per channel; many channels wrap.
 
-    sets: up to four names with (x (N, L, C) raw units, y (N,)).
+    sets: up to four names with (x (N, L, C) raw units, y (N,)), of each of which the first `examples` series of a class
+    are drawn as thin lines.
     """
     figure, panels = channel_panels(classes, channels, units, "time step (line: median, band: 10th to 90th percentile)",
                                     panel_size=(2.3, 2.1), margins=(0.6, 0.6))
@@ -69,6 +70,7 @@ def channel_bands(sets: dict[str, tuple[np.ndarray, np.ndarray]], channels: list
             low, middle, high = np.nanpercentile(x[y == row, :, channel], [10, 50, 90], axis=0)
             axis.fill_between(np.arange(len(middle)), low, high, color=colour, alpha=0.2, linewidth=0)
             axis.plot(middle, color=colour, linewidth=1.5)
+            axis.plot(x[y == row, :, channel][:examples].T, color=colour, linewidth=0.5, alpha=0.6)
     handles = [panels[0, 0].plot([], [], color=colour, label=name)[0]
                for colour, name in zip(COLOURS, sets, strict=False)]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)

@@ -5,7 +5,6 @@ from tardiff.config import InfluenceAnalysisConfig
 from tardiff.stages.flags import EVALUATION_FLAGS
 from tardiff.stages.influence import run
 
-
 if __name__ == "__main__":
     run_stage(InfluenceAnalysisConfig, run, "Analyse the influence of real and synthetic series on the classifier.",
               repository_path("configs/evaluation/influence.yaml"), EVALUATION_FLAGS)

@@ -8,7 +8,6 @@ from tardiff.config import ReportConfig
 from tardiff.stages.flags import EVALUATION_FLAGS
 from tardiff.stages.report import run
 
-
 if __name__ == "__main__":
     run_stage(ReportConfig, run, "Evaluate synthetic sets and write one report.",
               repository_path("configs/evaluation/report.yaml"), EVALUATION_FLAGS)

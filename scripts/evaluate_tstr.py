@@ -7,7 +7,7 @@ from tardiff.config import EvaluationConfig
 from tardiff.stages.flags import EVALUATION_FLAGS
 from tardiff.stages.utility import run
 
-
 if __name__ == "__main__":
     run_stage(EvaluationConfig, lambda config, dry_run: run(replace(config, protocols=["tstr"]), dry_run),
-              "TSTR: train on synthetic, test on real (stage 4).", repository_path("configs/evaluation/default.yaml"), EVALUATION_FLAGS)
+              "TSTR: train on synthetic, test on real (stage 4).",
+              repository_path("configs/evaluation/default.yaml"), EVALUATION_FLAGS)

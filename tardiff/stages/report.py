@@ -24,7 +24,16 @@ from tardiff.evaluation.sets import inputs_exist, read_costs, read_generation, r
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.evaluation.utility import stratified_rows
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.influence import ALL, GUIDANCE, SELECTION, TRAINING, analyse, frame_tables, influence_frame, load_matching_task
+from tardiff.stages.influence import (
+    ALL,
+    GUIDANCE,
+    SELECTION,
+    TRAINING,
+    analyse,
+    frame_tables,
+    influence_frame,
+    load_matching_task,
+)
 from tardiff.stages.utility import report_utility
 from tardiff.utils.checkpoint import write_json, write_text
 from tardiff.utils.distributed import resolve_device
@@ -78,7 +87,8 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     for part in frames.keys() & {"fidelity", "privacy"}:
         write_csv(output / f"{part}.csv", summary_table(frames[part]))
     if "utility" in frames:
-        write_tables(output, "utility", utility_rows(frames["utility"]), {"config": dataclasses.asdict(config), **provenance()})
+        context = {"config": dataclasses.asdict(config), **provenance()}
+        write_tables(output, "utility", utility_rows(frames["utility"]), context)
     write_text(output / "settings.yaml", to_yaml(config))
     write_json(output / "results.json", description)
     page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
@@ -92,8 +102,9 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
         return config
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
+    training = dataclasses.replace(config.training, epochs=min(config.training.epochs, 10))
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=min(config.fine_tuned, 50),
+                               training=training, bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0,
                                fidelity_metrics=cheap)
 
 

@@ -375,8 +375,8 @@ class ReportConfig(EvaluationConfig):
                                      semantic=False)
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.", low=0,
                               semantic=False)
-    quick: bool = setting(False, "A first look in a minute or two: at most 3 seeds, 100 resamples, 1 repeat and 50 fine-tuned "
-                                 "series, the largest ratio alone, and without the fidelity metrics that train networks.",
+    quick: bool = setting(False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the "
+                                 "largest ratio alone, no fine-tuning, and no fidelity metrics that train networks.",
                           semantic=False)
 
 

@@ -235,7 +235,7 @@ def _classes_and_numbers(labels: pd.Series, classes: Sequence[str] | None) -> tu
         labels = labels.astype(str)
     given = labels.unique()
     numbers = dict(zip(given, class_numbers(given, list(classes)), strict=True))
-    return list(classes), labels.map(numbers).to_numpy(dtype=np.int64)
+    return list(classes), labels.map(numbers).to_numpy(dtype=np.int64, copy=True)
 
 
 def _metadata(attrs: Mapping, channels: list[str], classes: list[str], units: Mapping[str, str] | None,

@@ -22,8 +22,8 @@ from tardiff.utils.seeding import derive_seed, seed_torch
 
 MAX_ROWS = 20_000
 _FEWEST_ROWS, _FEWEST_SUBJECTS = 10, 3
-# Early stopping of the strong judge: iterations between two looks at the validation part, how many looks in vain end it,
-# and the fall of the loss below which a look was in vain.
+# Early stopping of the strong judge: iterations between two checks of the validation loss, how many checks in vain end
+# it, and the fall of the loss below which a check was in vain.
 _CHECK_EVERY, _PATIENCE, _LEAST_FALL = 50, 6, 1e-3
 
 
@@ -105,10 +105,10 @@ def _cut(subjects: np.ndarray, validated: bool) -> tuple[np.ndarray, np.ndarray,
     """Return which rows (N,) are for test (a fifth of the subjects, in the order of their first rows), for validation (a
     tenth, or none), and for training."""
     _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))[owner]
+    turn = np.argsort(np.argsort(first))[owner]
     tested = max(len(first) // 5, 1)
     kept = tested + max(len(first) // 10, 1) * validated
-    return place < tested, (tested <= place) & (place < kept), place >= kept
+    return turn < tested, (tested <= turn) & (turn < kept), turn >= kept
 
 
 def _to_unit_range(x: np.ndarray, real: np.ndarray) -> np.ndarray:

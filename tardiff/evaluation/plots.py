@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+from sklearn.decomposition import PCA
 
 from tardiff.data.format import Split
 from tardiff.influence.analysis import fall_name
@@ -28,9 +29,9 @@ def save_figure(path: str | Path, figure: Figure) -> None:
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Return colour, line style and marker of each name; up to 16 names, two that share a colour differ in the other two."""
-    looks = itertools.cycle(itertools.product(range(len(LINES)), COLOURS))
+    choices = itertools.cycle(itertools.product(range(len(LINES)), COLOURS))
     return {name: {"color": colour, "linestyle": LINES[turn], "marker": MARKERS[turn]}
-            for name, (turn, colour) in zip(names, looks, strict=False)}
+            for name, (turn, colour) in zip(names, choices, strict=False)}
 
 
 def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
@@ -40,13 +41,13 @@ def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(1.8 + 1.6 * len(rows), 3.4), layout="constrained")
     axis = figure.subplots()
-    places = np.arange(len(rows))
-    axis.bar(places - 0.2, [row["norm_of_mean"] for row in rows], 0.38, color=COLOURS[0], label="norm of the mean gradient")
+    positions = np.arange(len(rows))
+    axis.bar(positions - 0.2, [row["norm_of_mean"] for row in rows], 0.38, color=COLOURS[0], label="norm of the mean gradient")
     means = np.array([row["mean"] for row in rows])
     whiskers = np.abs(np.array([[row["p10"], row["p90"]] for row in rows]).T - means)
-    axis.bar(places + 0.2, means, 0.38, yerr=whiskers, capsize=4, color=COLOURS[1],
+    axis.bar(positions + 0.2, means, 0.38, yerr=whiskers, capsize=4, color=COLOURS[1],
              label="mean norm of single gradients\n(whiskers: 10th to 90th percentile)")
-    axis.set_xticks(places, [f"{row['class']}\n({row['rows']:,} rows)" for row in rows], fontsize=9)
+    axis.set_xticks(positions, [f"{row['class']}\n({row['rows']:,} rows)" for row in rows], fontsize=9)
     axis.set_ylabel("norm of the loss gradient", fontsize=9)
     axis.tick_params(axis="y", labelsize=8)
     figure.legend(loc="outside upper center", fontsize=8, frameon=False)
@@ -60,12 +61,12 @@ def influence_curves(sets: dict[str, tuple[np.ndarray, np.ndarray]], classes: li
     """
     figure = Figure(figsize=(1 + 3.9 * len(classes), 4.0), layout="constrained")
     axes = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
-    looks = styles(sets)
+    style_of = styles(sets)
     for label, axis in enumerate(axes):
         for name, (scores, y) in sets.items():
             ordered = np.sort(scores[y == label])
             axis.step(ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1), where="post", linewidth=1.5,
-                      color=looks[name]["color"], linestyle=looks[name]["linestyle"])
+                      color=style_of[name]["color"], linestyle=style_of[name]["linestyle"])
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(classes[label], fontsize=10)
     _logarithmic_beyond(axes[0], np.concatenate([scores for scores, _ in sets.values()]), "x")
@@ -73,8 +74,8 @@ def influence_curves(sets: dict[str, tuple[np.ndarray, np.ndarray]], classes: li
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel("share of series at or below", fontsize=9)
     figure.supxlabel("influence (right of 0: training on the series lowers the guidance loss)", fontsize=9)
-    handles = [axes[0].plot([], [], color=look["color"], linestyle=look["linestyle"], label=name)[0]
-               for name, look in looks.items()]
+    handles = [axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=name)[0]
+               for name, style in style_of.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(sets), 2 * len(classes)), fontsize=9,
                   frameon=False)
     return figure
@@ -88,21 +89,21 @@ def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float
     """
     figure = Figure(figsize=(1 + 3.9 * len(learning_rates), 4.6), layout="constrained")
     axes = figure.subplots(1, len(learning_rates), squeeze=False, sharex=True, sharey=True)[0]
-    looks = styles(dict.fromkeys(one["set"] for one in series))
+    style_of = styles(dict.fromkeys(one["set"] for one in series))
     influence = np.array([one["influence"] for one in series])
     for axis, rate in zip(axes, learning_rates, strict=True):
-        for name, look in looks.items():
+        for name, style in style_of.items():
             members = [one for one in series if one["set"] == name]
             axis.scatter([one["influence"] for one in members], [one[fall_name(rate)] for one in members], s=16,
-                         color=look["color"], marker=look["marker"], alpha=0.7, linewidth=0)
+                         color=style["color"], marker=style["marker"], alpha=0.7, linewidth=0)
         axis.axline((0, 0), (1, 1), color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(f"learning rate {rate:g}", fontsize=10)
         _logarithmic_beyond(axis, influence, "xy")
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel("measured fall of the guidance loss / learning rate", fontsize=9)
     figure.supxlabel("influence", fontsize=9)
-    handles = [axes[0].scatter([], [], s=24, color=look["color"], marker=look["marker"], label=name)
-               for name, look in looks.items()]
+    handles = [axes[0].scatter([], [], s=24, color=style["color"], marker=style["marker"], label=name)
+               for name, style in style_of.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     return figure
 
@@ -126,13 +127,13 @@ def example_series(sets: dict[str, Split], channels: list[str], units: list[str]
     rows = [(name, label) for label in range(len(classes)) for name in sets]
     figure, panels = channel_panels([f"{name}\n{classes[label]}" for name, label in rows], channels, units, "time step",
                                     panel_size=(2.1, 1.35), margins=(1.4, 0.5), label_size=8)
-    looks = styles(sets)
+    style_of = styles(sets)
     for line, (name, label) in zip(panels, rows, strict=True):
         members = np.flatnonzero(sets[name].y == label)
         chosen = np.random.default_rng(seed).permutation(members)[:count]
         for channel, axis in enumerate(line):
             for number, row in enumerate(chosen):
-                axis.plot(sets[name].x[row, :, channel], color=looks[name]["color"], alpha=1 - 0.6 * number / count,
+                axis.plot(sets[name].x[row, :, channel], color=style_of[name]["color"], alpha=1 - 0.6 * number / count,
                           linewidth=1)
     return figure
 
@@ -145,10 +146,8 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
     generator = np.random.default_rng(seed)
     flat = {name: x[np.sort(generator.permutation(len(x))[:most_rows])].reshape(-1, x[0].size) for name, x in sets.items()}
     (real_name, real), *others = flat.items()
-    center = real.mean(axis=0)
-    _, sizes, directions = np.linalg.svd(real - center, full_matrices=False)
-    shares = sizes**2 / (sizes**2).sum()
-    points = {name: (x - center) @ directions[:2].T for name, x in flat.items()}
+    components = PCA(2, svd_solver="full").fit(real)
+    shares, points = components.explained_variance_ratio_, {name: components.transform(x) for name, x in flat.items()}
     columns = min(len(others), 3)
     lines = -(-len(others) // columns)
     figure = Figure(figsize=(3.4 * columns + 0.4, 3.3 * lines + 0.3), layout="constrained")
@@ -178,22 +177,22 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]
     real = next(row for row in rows if row["protocol"] == "TRTR")
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
-    looks = styles(names)
+    style_of = styles(names)
     for axis, (key, title) in zip(axes, metrics.items(), strict=True):
         axis.axhline(real[key]["mean"], color="0.3", linewidth=1.2, linestyle=(0, (5, 2)))
         axis.axhspan(real[key]["low"], real[key]["high"], color="0.3", alpha=0.1, linewidth=0)
         for offset, name in enumerate(names):
-            mine = sorted((row for row in rows if row["protocol"] == "TSRTR" and row["synthetic"] == name),
-                          key=lambda row: row["ratio"])
-            place = np.array([row["ratio"] for row in mine]) + 0.012 * (offset - (len(names) - 1) / 2)
-            middle, low, high = (np.array([row[key][part] for row in mine]) for part in ("mean", "low", "high"))
-            axis.errorbar(place, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1.4,
-                          markersize=4, elinewidth=0.8, **looks[name])
+            of_set = sorted((row for row in rows if row["protocol"] == "TSRTR" and row["synthetic"] == name),
+                            key=lambda row: row["ratio"])
+            position = np.array([row["ratio"] for row in of_set]) + 0.012 * (offset - (len(names) - 1) / 2)
+            middle, low, high = (np.array([row[key][part] for row in of_set]) for part in ("mean", "low", "high"))
+            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1.4,
+                          markersize=4, elinewidth=0.8, **style_of[name])
         axis.set_title(title, fontsize=10)
         axis.tick_params(labelsize=8)
     figure.supxlabel("synthetic series added per real training series", fontsize=9)
     handles = [axes[0].plot([], [], color="0.3", linestyle=(0, (5, 2)), label="real alone (TRTR)")[0],
-               *(axes[0].plot([], [], label=name, **look)[0] for name, look in looks.items())]
+               *(axes[0].plot([], [], label=name, **style)[0] for name, style in style_of.items())]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     return figure
 
@@ -207,11 +206,11 @@ def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) ->
     axis = figure.subplots()
     top = max(1e-3, *(float(np.max(curve[key])) for curve in curves.values() for key in ("predicted", "high")))
     axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
-    for (name, curve), look in zip(curves.items(), styles(curves).values(), strict=True):
+    for (name, curve), style in zip(curves.items(), styles(curves).values(), strict=True):
         middle = np.array(curve["observed"])
         bars = np.maximum([middle - np.array(curve["low"]), np.array(curve["high"]) - middle], 0)
         axis.errorbar(curve["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
-                      label=name, **look)
+                      label=name, **style)
     axis.set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
     axis.set_xlabel(f"predicted probability of: {label}", fontsize=9)
     axis.set_ylabel("observed share", fontsize=9)
@@ -225,11 +224,11 @@ def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     logarithmic axes; the latter shows whether a few records are laid open."""
     figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
-    looks = styles(curves)
+    style_of = styles(curves)
     for axis, scale in zip(axes, ("linear", "log"), strict=True):
         axis.plot([1e-3, 1], [1e-3, 1], color="0.6", linewidth=1, linestyle=(0, (5, 2)))
         for name, (false_positive, true_positive) in curves.items():
-            axis.plot(false_positive, true_positive, color=looks[name]["color"], linestyle=looks[name]["linestyle"],
+            axis.plot(false_positive, true_positive, color=style_of[name]["color"], linestyle=style_of[name]["linestyle"],
                       linewidth=1.5)
         low = 0 if scale == "linear" else 1e-3
         axis.set(xscale=scale, yscale=scale, xlim=(low, 1), ylim=(low, 1.02))
@@ -237,7 +236,7 @@ def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     figure.supxlabel("share of non-members called members", fontsize=9)
     figure.supylabel("share of members found", fontsize=9)
     handles = [axes[0].plot([], [], color="0.6", linestyle=(0, (5, 2)), label="chance")[0],
-               *(axes[0].plot([], [], color=look["color"], linestyle=look["linestyle"], label=name)[0]
-                 for name, look in looks.items())]
+               *(axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=name)[0]
+                 for name, style in style_of.items())]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure

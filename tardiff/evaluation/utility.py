@@ -140,6 +140,7 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     if count > len(y):
         raise UserError(f"synthetic set '{name}' has {len(y)} rows, the ratio needs {count}. Generate more series or "
                         "lower ratios.")
+    # scikit-learn's train_test_split(stratify=y) refuses a class of one row and a draw of all rows.
     order = np.random.default_rng(seed).permutation(len(y))
     labels, inverse, counts = np.unique(y[order], return_inverse=True, return_counts=True)
     rank = np.empty(len(y))

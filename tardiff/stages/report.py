@@ -87,7 +87,8 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     for part in frames.keys() & {"fidelity", "privacy"}:
         write_csv(output / f"{part}.csv", summary_table(frames[part]))
     if "utility" in frames:
-        write_tables(output, "utility", utility_rows(frames["utility"]), {"config": dataclasses.asdict(config), **provenance()})
+        context = {"config": dataclasses.asdict(config), **provenance()}
+        write_tables(output, "utility", utility_rows(frames["utility"]), context)
     write_text(output / "settings.yaml", to_yaml(config))
     write_json(output / "results.json", description)
     page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
@@ -101,8 +102,9 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
         return config
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
+    training = dataclasses.replace(config.training, epochs=min(config.training.epochs, 10))
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=min(config.fine_tuned, 50),
+                               training=training, bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0,
                                fidelity_metrics=cheap)
 
 

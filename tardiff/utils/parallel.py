@@ -39,8 +39,9 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                 bar.set_postfix_str(name, refresh=False)
                 bar.update()
         except TerminatedWorkerError:
-            raise UserError(f"{description}: a worker process was killed, most likely for want of memory. What is finished is "
-                            f"kept: give the same command again with fewer than {workers} workers (workers=...).") from None
+            raise UserError(f"{description}: a worker process was killed, most likely for want of memory. What is finished "
+                            f"is kept: give the same command again with fewer than {workers} workers (workers=...)."
+                            ) from None
 
 
 def _run(name: str, job: Callable[[], None], parent: int) -> str:

@@ -103,8 +103,8 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
     assert results["hashes"]["real test"] == real.test.fingerprint()
     assert results["synthetic"]["first"]["folders"] == [str(sets / "first-seed0"), str(sets / "first-seed1")]
     assert results["utility"]["seeds"] == 2 and results["quick"] is False
-    assert pd.read_csv(report / "utility.csv")["arm"].tolist() == ["TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1",
-                    "TSRTR second 0.2"]
+    assert pd.read_csv(report / "utility.csv")["arm"].tolist() == [
+        "TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1", "TSRTR second 0.2"]
     frame = pd.read_csv(report / "results.csv")
     assert frame.columns.tolist() == ["set", "metric", "key", "dataset", "repeat", "value"]
     assert frame[frame["metric"] == "mmd"]["set"].drop_duplicates().tolist() == [REAL, NOISE, "first", "second"]
@@ -113,7 +113,7 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
     assert values["second", "marginal", "ks"].mean() == pytest.approx(values[REAL, "marginal", "ks"].mean())
     means = pd.read_csv(report / "privacy.csv").set_index(["set", "metric", "key"])["mean"]
     assert means["first", "nnaa", "nnaa"] == pytest.approx(values["first", "nnaa", "nnaa"].mean())
-    assert values["second", "influence_distribution", "all/rows"].tolist() == [120]
+    assert values["second", "influence_distribution", "all/rows"] == 120
     # The anchors of privacy.
     assert means[COPY, "train_attack", "auroc"] > 0.99 and means[COPY, "train_attack", "flagged"] == 1
     assert means[COPY, "train_attack", "exact_copies"] == 1 and means[FRESH, "train_attack", "exact_copies"] == 0
@@ -130,16 +130,18 @@ def test_a_killed_evaluation_of_several_workers_resumes_and_ends_like_a_single_o
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("metrics/*.npz")}
     assert len(kept) >= 5
-    finish(start(workplace, sets, tmp_path, "workers=2"))
+    # The settings that a report is written with reproduce it.
+    finish(workplace._start(sys.executable, "scripts/evaluate.py", str(report / "settings.yaml"), f"output={tmp_path}",
+                            "workers=2"))
     assert all(path.stat().st_mtime_ns == kept[path] for path in kept)
-    resumed = (tmp_path / "results.csv").read_text()
-    assert resumed == (report / "results.csv").read_text()
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    refused = start(workplace, sets, tmp_path, "ratios=[9]")
-    assert "the ratio needs" in refused.communicate(timeout=60)[0] and refused.returncode == 2
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before, "a refused run leaves all"
-    finish(workplace._start(sys.executable, "scripts/evaluate.py", str(tmp_path / "settings.yaml")))
-    assert (tmp_path / "results.csv").read_text() == resumed
+    assert (tmp_path / "results.csv").read_text() == (report / "results.csv").read_text()
+
+
+def test_a_refused_run_leaves_a_finished_report_alone(report, workplace, sets, capfd):
+    before = {path: path.read_bytes() for path in report.iterdir() if path.is_file()}
+    code = run_script("scripts/evaluate.py", *arguments_of(workplace, sets, report, "ratios=[9]"))
+    assert_refused(code, capfd.readouterr().err, ("the ratio needs",))
+    assert {path: path.read_bytes() for path in report.iterdir() if path.is_file()} == before
 
 
 def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace, tmp_path):
@@ -190,9 +192,10 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"), (["--real", "{sets}/nowhere"], "no finished dataset"),
-    (["score_on=selection"], "the report is for results on test"), (["ratios=[0.2,0.2]"], "and each once"),
-    (["sections=[influence]", "classifier=null"], "it needs the classifier"), (["ratios=[]"], "give at least one ratio"), (["fidelity_metrics=[]"], "names none"),
+    (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"),
+    (["--real", "{sets}/nowhere"], "no finished dataset"), (["score_on=selection"], "the report is for results on test"),
+    (["ratios=[0.2,0.2]"], "and each once"), (["ratios=[]"], "give at least one ratio"),
+    (["sections=[influence]", "classifier=null"], "it needs the classifier"), (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),

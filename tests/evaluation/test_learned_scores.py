@@ -33,8 +33,8 @@ def test_a_judge_is_tested_on_subjects_that_it_never_met():
     by_rows = discriminative_score(real, other, 0, iterations=300)["score"]
     by_subjects = discriminative_score(real, other, 0, iterations=300, subjects=(of_real, of_other))["score"]
     assert by_rows > 0.4 and by_subjects < 0.25
-    few = np.arange(600) // 300
-    assert np.isnan(discriminative_score(real, other, 0, iterations=2, subjects=(few, of_other))["score"])
+    of_two = np.arange(600) // 300
+    assert np.isnan(discriminative_score(real, other, 0, iterations=2, subjects=(of_two, of_other))["score"])
 
 
 def test_the_cut_is_by_subjects_in_the_order_of_their_first_rows():

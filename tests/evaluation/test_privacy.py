@@ -173,8 +173,8 @@ def test_groups_are_drawn_to_equal_size_and_the_seed_decides():
     members, others, synthetic, control = (series(count, seed) for seed, count in enumerate((90, 30, 50, 40)))
     first, again, other = (attack(members, others, synthetic, control, seed) for seed in (0, 0, 1))
     assert first["rows"] == 30 and first == again and first["auroc"] != other["auroc"]
-    few = membership_attack(split(members), split(others), synthetic, control, 0, 10, max_rows=20)
-    assert few["rows"] == 20
+    fewer = membership_attack(split(members), split(others), synthetic, control, 0, 10, max_rows=20)
+    assert fewer["rows"] == 20
 
 
 def test_a_ratio_to_nothing_is_nan():

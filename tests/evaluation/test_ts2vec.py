@@ -47,8 +47,8 @@ def loop_loss(first, second):
     while True:
         views, size, steps = (first, second), len(first), first.shape[1]
         instance, temporal = [], []
-        for mine in (0, 1):
-            anchors, partners = views[mine], views[1 - mine]
+        for view in (0, 1):
+            anchors, partners = views[view], views[1 - view]
             for i in range(size):
                 for t in range(steps):
                     across = [view[j, t] for view in views for j in range(size) if j != i]

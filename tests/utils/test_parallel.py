@@ -18,7 +18,8 @@ def test_results_do_not_depend_on_the_number_of_processes(tmp_path):
     generator = np.random.default_rng(0)
     real = generator.standard_normal((4000, 12, 6)).astype(np.float32)  # Large enough to be shared rather than copied.
     kept = real.copy()
-    jobs = [Job("judge", ["real", seed], partial(discriminative_score, real, real[::-1] + 0.3, seed, iterations=20), "toy")
+    synthetic = real[::-1] + 0.3
+    jobs = [Job("judge", ["real", seed], partial(discriminative_score, real, synthetic, seed, iterations=20), "toy")
             for seed in range(3)]
     alone, together = (ResultCache(tmp_path / str(count), count).results(jobs, "judge") for count in (1, 2))
     assert alone == together and len({result["accuracy"] for result in alone}) > 1
@@ -52,7 +53,7 @@ def test_what_a_job_raises_is_raised_here(processes):
 
 
 def test_a_process_killed_for_want_of_memory_is_one_message():
-    with pytest.raises(UserError, match="toys: a process was killed.*fewer than 2 processes"):
+    with pytest.raises(UserError, match=r"toys: a process was killed.*fewer than 2 processes"):
         run_jobs([(str(number), lambda: os.kill(os.getpid(), signal.SIGKILL)) for number in range(2)], 2, "toys", "job")
     run_jobs([(str(number), lambda: None) for number in range(2)], 2, "toys", "job")
 

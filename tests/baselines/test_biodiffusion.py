@@ -73,12 +73,12 @@ def plain_unet(weights, x_t, t, labels):
         skips[level] = first, second
         x = convolution(f"down.{level}.resize", second, stride=1 if level == 2 else 2)
     x = block("middle.2", attention("middle.1", block("middle.0", x), linear=False))
-    for place, level in enumerate((2, 1, 0)):
+    for index, level in enumerate((2, 1, 0)):
         first, second = skips[level]
-        x = block(f"up.{place}.first", torch.cat([x, second], dim=1))
-        x = attention(f"up.{place}.attention", block(f"up.{place}.second", torch.cat([x, first], dim=1)), linear=True)
-        x = (convolution(f"up.{place}.resize.1", x.repeat_interleave(2, dim=2)) if level else
-             convolution(f"up.{place}.resize", x))
+        x = block(f"up.{index}.first", torch.cat([x, second], dim=1))
+        x = attention(f"up.{index}.attention", block(f"up.{index}.second", torch.cat([x, first], dim=1)), linear=True)
+        x = (convolution(f"up.{index}.resize.1", x.repeat_interleave(2, dim=2)) if level else
+             convolution(f"up.{index}.resize", x))
     return convolution("head", block("last", torch.cat([x, start], dim=1))).mT
 
 
@@ -153,27 +153,28 @@ def test_a_short_chain_takes_the_steps_of_ddim_with_its_noise(eta):
 def test_training_draws_steps_evenly_and_hides_a_share_of_the_labels(monkeypatch, share):
     torch.manual_seed(0)
     model = build(Config(**TINY, label_dropout=share), 4, 1, 2)
-    x, y, seen = torch.rand(10_000, 4, 1) * 2 - 1, torch.arange(10_000) % 2, []
-    monkeypatch.setattr(model.process, "loss", lambda network, *drawn: seen.extend(drawn) or network.head.bias.sum())
+    x, y, arguments = torch.rand(10_000, 4, 1) * 2 - 1, torch.arange(10_000) % 2, []
+    monkeypatch.setattr(model.process, "loss", lambda network, *drawn: (
+        arguments.extend(drawn) or network.head.bias.sum()))
     model.train_step(Stage("diffusion", 1, 10_000), 0, lambda: (x, y))
-    x_start, labels, t, noise = seen
+    x_start, labels, t, noise = arguments
     for label in (0, 1):
-        shown = labels[y == label]
-        assert set(shown.tolist()) == {label, 2} and (shown == 2).float().mean() == pytest.approx(share, abs=0.02)
+        known = labels[y == label]
+        assert set(known.tolist()) == {label, 2} and (known == 2).float().mean() == pytest.approx(share, abs=0.02)
     assert torch.equal(x_start, x) and len(t.unique()) == 6 and torch.bincount(t).min() > 1500
     assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(1, abs=0.02)
 
 
 def test_every_step_descends_the_l1_distance_to_the_noise():
     torch.manual_seed(0)
-    model, seen = build(Config(**TINY), 4, 1, 2), []
+    model, arguments = build(Config(**TINY), 4, 1, 2), []
     x, y, stage = torch.rand(32, 4, 1) * 2 - 1, torch.arange(32) % 2, Stage("diffusion", 2, 32)
     # A first step leaves gradients that the second must not see.
     model.train_step(stage, 0, lambda: (x, y))
     network = copy.deepcopy(model.network)
-    model.network.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    model.network.register_forward_pre_hook(lambda _, inputs: arguments.extend(inputs))
     loss = model.train_step(stage, 1, lambda: (x, y))["loss"]
-    x_t, t, labels = seen
+    x_t, t, labels = arguments
     remaining = model.process.schedule.alphas_cumprod.float()[t][:, None, None]
     noise = (x_t - remaining.sqrt() * x) / (1 - remaining).sqrt()
     expected = (network(x_t, t, labels) - noise).abs().mean()

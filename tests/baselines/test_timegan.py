@@ -124,10 +124,10 @@ def test_a_network_against_a_loop_over_time(perturbed, name):
                ("discriminator", "discriminator_loss", 2)])])
 def test_every_descent_follows_the_gradient_of_its_published_loss(perturbed, monkeypatch, stage, descents):
     weights = dict(perturbed.named_parameters())
-    names, seen = {weight: name for name, weight in weights.items()}, []
+    names, descended = {weight: name for name, weight in weights.items()}, []
     for known, optimizer in perturbed.optimizers.items():
         # The weights stand still, so that all gradients are those at the same point.
-        monkeypatch.setattr(optimizer, "step", lambda known=known, group=optimizer.param_groups[0]: seen.append(
+        monkeypatch.setattr(optimizer, "step", lambda known=known, group=optimizer.param_groups[0]: descended.append(
             (known, {names[weight]: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
                      for weight in group["params"]})))
     x = torch.rand(3, 8, 10, 3, dtype=torch.float64)
@@ -136,13 +136,13 @@ def test_every_descent_follows_the_gradient_of_its_published_loss(perturbed, mon
     reported = perturbed.train_step(Stage(stage, 1, 8), 0, lambda: (next(batches), None))
     torch.manual_seed(1)
     losses = [published_losses(weights, batch, torch.rand_like(batch)) for batch in x]
-    assert [known for known, _ in seen] == [known for known, *_ in descents]
-    for (_, gradients), (_, loss, batch) in zip(seen, descents, strict=True):
+    assert [known for known, _ in descended] == [known for known, *_ in descents]
+    for (_, gradients), (_, loss, batch) in zip(descended, descents, strict=True):
         expected = torch.autograd.grad(losses[batch][loss], [weights[name] for name in gradients], retain_graph=True,
                                        materialize_grads=True)
         torch.testing.assert_close(gradients, dict(zip(gradients, expected, strict=True)))
-    shown = losses[1] | {"discriminator_loss": losses[2]["discriminator_loss"]} if stage == "joint" else losses[0]
-    torch.testing.assert_close(reported, {name: shown[name] for name in reported})
+    expected = losses[1] | {"discriminator_loss": losses[2]["discriminator_loss"]} if stage == "joint" else losses[0]
+    torch.testing.assert_close(reported, {name: expected[name] for name in reported})
 
 
 def test_each_stage_moves_its_own_networks(model):
@@ -200,10 +200,10 @@ def test_samples_keep_to_the_range_of_the_training_rows(tmp_path):
 
 @torch.no_grad()
 def test_samples_are_recovered_from_what_the_supervisor_makes_of_uniform_noise(model):
-    seen = []
-    model.generator.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+    inputs = []
+    model.generator.register_forward_pre_hook(lambda _, arguments: inputs.extend(arguments))
     series = model.sample(torch.zeros(500, dtype=torch.int64), torch.arange(500), 0)
-    z, weights = seen[0], dict(model.named_parameters())
+    z, weights = inputs[0], dict(model.named_parameters())
     assert z.shape == (500, 10, 3) and z.min() >= 0 and z.max() <= 1
     assert (torch.histc(z, 10, 0, 1) / z.numel() - 0.1).abs().max() < 0.01
     for name in ("generator", "supervisor", "recovery"):

@@ -175,9 +175,9 @@ def test_an_epoch_is_as_many_steps_as_cover_the_rows():
     assert stage.steps == 9 and TimeVAE(Config(**TINY, steps=5), 8, 1).stages()[0].steps == 5
     means = []
     model._end_epoch = lambda loss: means.append(loss) or setattr(model, "epoch_loss", 0.0)
-    seen = [model.train_step(stage, step, lambda: (torch.rand(8, 8, 1), torch.zeros(8)))["loss"].item()
-            for step in range(stage.steps)]
-    assert means == pytest.approx([np.mean(seen[first:first + 3]) for first in (0, 3, 6)])
+    losses = [model.train_step(stage, step, lambda: (torch.rand(8, 8, 1), torch.zeros(8)))["loss"].item()
+              for step in range(stage.steps)]
+    assert means == pytest.approx([np.mean(losses[first:first + 3]) for first in (0, 3, 6)])
 
 
 @pytest.mark.parametrize("seasons", [[[4]], [[4, 0]], [[4, 6, 1]], [[]]])

@@ -40,14 +40,14 @@ def test_the_second_stage_sees_a_frozen_autoencoder():
 
 def test_training_hides_a_fifth_of_the_labels():
     torch.manual_seed(0)
-    model, y, seen = build(Config(**TINY), 3, 1, 2), torch.arange(200) % 2, []
+    model, y, labels_given = build(Config(**TINY), 3, 1, 2), torch.arange(200) % 2, []
     for prior in (model.low_prior, model.high_prior):
-        prior.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+        prior.register_forward_pre_hook(lambda _, inputs: labels_given.append(inputs[1]))
     model.train_step(Stage("prior", 4, 200), 0, lambda: (torch.randn(200, 3, 1), y))
-    for labels in seen:
+    for labels in labels_given:
         hidden = labels == 2
         assert torch.equal(labels[~hidden], y[~hidden]) and 0.1 < hidden.float().mean() < 0.3
-    assert len(seen) == 2
+    assert len(labels_given) == 2
 
 
 def test_samples_fill_low_tokens_at_temperature_10_then_high_ones_given_these_at_0(monkeypatch):

@@ -109,8 +109,8 @@ class BandByHand(ByHand):
     def encode(self, spectrum):
         x = spectrum[:, :, self.rows]
         layers = [self.halving, *(self.halvings - 1) * [self.halving, self.residual, self.residual], self.residual]
-        for place, layer in enumerate(layers):
-            x = layer(f"encoder.{place}", x)
+        for index, layer in enumerate(layers):
+            x = layer(f"encoder.{index}", x)
         return (x / x.norm(dim=1, keepdim=True)).flatten(2).transpose(1, 2)
 
     def tokens(self, features):
@@ -121,11 +121,11 @@ class BandByHand(ByHand):
         features = self.linear("quantiser.project_out", self.weights["quantiser.codes"][tokens])
         x = features.transpose(1, 2).unflatten(2, (len(self.rows), -1))
         layers = [self.residual, *(self.halvings - 1) * [self.residual, self.residual, self.doubling]]
-        for place, layer in enumerate(layers):
-            x = layer(f"decoder.{place}", x)
+        for index, layer in enumerate(layers):
+            x = layer(f"decoder.{index}", x)
         double = {"stride": (1, 2), "padding": (self.reach, 1)}
-        for place, options in enumerate([{**double, "groups": x.shape[1]}, {}, double, {}], start=len(layers)):
-            x = self.convolution(f"decoder.{place}", x, F.conv_transpose2d, **options)
+        for index, options in enumerate([{**double, "groups": x.shape[1]}, {}, double, {}], start=len(layers)):
+            x = self.convolution(f"decoder.{index}", x, F.conv_transpose2d, **options)
         spectrum = x.new_zeros(len(x), x.shape[1], 3, x.shape[3])
         spectrum[:, :, self.rows] = x
         return F.interpolate(overlapped(spectrum), self.length, mode="linear").transpose(1, 2)

@@ -127,33 +127,33 @@ def test_the_loss_sees_hidden_tokens_alone():
 
 @pytest.mark.parametrize("num_tokens", [1, 6, 24])
 def test_masks_are_filled_by_the_cosine_and_what_is_filled_stays(num_tokens):
-    seen = []
+    steps = []
 
     def predict(tokens):
-        seen.append(tokens)
+        steps.append(tokens)
         return torch.zeros(*tokens.shape, 5)
 
     noise = NoiseStream(0, torch.arange(3), (num_tokens, 2))
-    seen.append(fill_masks(predict, torch.full((3, num_tokens), 5), 5, 10, 10.0, noise))
-    assert [(tokens == 5).sum(dim=1).tolist() for tokens in seen] == [
+    steps.append(fill_masks(predict, torch.full((3, num_tokens), 5), 5, 10, 10.0, noise))
+    assert [(tokens == 5).sum(dim=1).tolist() for tokens in steps] == [
         [math.floor(num_tokens * math.cos(math.pi / 2 * step / 10)) if 0 < step < 10 else num_tokens * (step == 0)] * 3
         for step in range(11)]
-    for before, after in itertools.pairwise(seen):
+    for before, after in itertools.pairwise(steps):
         assert torch.equal(after[before != 5], before[before != 5])
-    assert seen[-1].max() < 5
+    assert steps[-1].max() < 5
 
 
 def test_without_temperature_the_surest_tokens_are_kept_first():
     # Place i has i + 1 tokens to choose from, each as likely, so that what is drawn there has probability 1 / (i + 1).
     logits = torch.full((8, 8), -torch.inf).masked_fill(torch.ones(8, 8).tril().bool(), 0.0)
-    seen = []
+    masked = []
 
     def predict(tokens):
-        seen.append(torch.nonzero(tokens[0] == 8)[:, 0].tolist())
+        masked.append(torch.nonzero(tokens[0] == 8)[:, 0].tolist())
         return logits[None]
 
     fill_masks(predict, torch.full((1, 8), 8), 8, 4, 0.0, NoiseStream(0, torch.arange(1), (8, 2)))
-    assert seen == [list(range(8)), list(range(1, 8)), list(range(3, 8)), list(range(5, 8))]
+    assert masked == [list(range(8)), list(range(1, 8)), list(range(3, 8)), list(range(5, 8))]
 
 
 def test_filling_masks_against_a_plain_loop():

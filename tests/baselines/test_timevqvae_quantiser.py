@@ -102,11 +102,11 @@ def test_reviving_codes_does_not_harm_also_where_a_batch_has_fewer_vectors_than_
 
 
 def test_few_codes_of_the_published_size_are_replaced_in_a_step(monkeypatch):
-    placed = []
+    counts = []
     monkeypatch.setattr(Quantiser, "_place", lambda model, which, vectors, place=Quantiser._place: (
-        placed.append(int(which.sum())), place(model, which, vectors)))
+        counts.append(int(which.sum())), place(model, which, vectors)))
     fitted_quantiser(1024, 192, Config().revive_below, steps=100)
-    assert 0 < np.mean(placed[50:]) < 15
+    assert 0 < np.mean(counts[50:]) < 15
 
 
 def test_dead_codes_come_back_to_use():

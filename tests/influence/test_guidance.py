@@ -21,7 +21,8 @@ X, Y = series(9, seed=7)
 def guidance_direction(task, rows=20):
     """The mean loss gradient of a few other series, by the loop."""
     x, y = series(rows, seed=3)
-    gradients = [loop_gradient(task, x[row].to(next(iter(task.parameters.values())).dtype), y[row]) for row in range(rows)]
+    x = x.to(next(iter(task.parameters.values())).dtype)
+    gradients = [loop_gradient(task, x[row], y[row]) for row in range(rows)]
     return {name: sum(gradient[name] for gradient in gradients) / rows for name in gradients[0]}
 
 
@@ -41,8 +42,8 @@ def loop_influence_gradient(task, direction, x, y):
     """J of one float64 sample by double backward at batch size 1."""
     x = x.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(task.model(x[None]), y[None])
-    names = list(direction)
-    gradients = torch.autograd.grad(loss, [dict(task.model.named_parameters())[name] for name in names], create_graph=True)
+    names, weights = list(direction), dict(task.model.named_parameters())
+    gradients = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=True)
     return torch.autograd.grad(sum((gradient * direction[name]).sum() for name, gradient in zip(names, gradients,
                                                                                                 strict=True)), x)[0]
 
@@ -73,7 +74,8 @@ def test_central_difference_in_float32_is_within_a_thousandth(name, scale):
     direction = guidance_direction(exact)
     scaled = {key: (scale * value).float() for key, value in direction.items()}
     influence_gradient, loss_gradient = central_difference_gradients(task, scaled, X, Y)
-    expected = torch.stack([loop_influence_gradient(exact, direction, x, y) for x, y in zip(X.double(), Y, strict=True)])
+    expected = torch.stack([loop_influence_gradient(exact, direction, x, y)
+                            for x, y in zip(X.double(), Y, strict=True)])
     assert (influence_gradient / scale - expected).norm() < 1e-3 * expected.norm()
     assert (loss_gradient - input_gradient(exact, X.double(), Y)).norm() < 1e-3 * loss_gradient.norm()
 
@@ -157,7 +159,7 @@ def test_a_layer_without_second_derivative_is_named():
             return Once.apply(self.head(x.flatten(1)))
 
     task = DownstreamTask(Model())
-    with pytest.raises(UserError, match="no second derivative.*central_difference"):
+    with pytest.raises(UserError, match=r"no second derivative.*central_difference"):
         exact_gradients(task, dict(task.parameters), X, Y)
 
 

@@ -38,7 +38,8 @@ def noise(count=SAMPLES, seed=0):
 
 
 def run(sampler, predict, steps, conditioning=None, **options):
-    return sampler(predict, noise(len(predict.labels)), predict.process.schedule.timesteps(steps), conditioning, **options)
+    timesteps = predict.process.schedule.timesteps(steps)
+    return sampler(predict, noise(len(predict.labels)), timesteps, conditioning, **options)
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [
@@ -67,13 +68,14 @@ def test_bayes_guidance_through_the_denoiser_shifts_the_mean_by_the_posterior_am
     def cond_fn(x_t, x0_pred, t):
         return torch.autograd.grad((x0_pred.flatten(1) @ a).sum(), x_t)[0]
 
-    samples = run(sampler, prediction(), steps, Conditioning(cond_fn, scale, through_denoiser=True), **options).flatten(1)
+    conditioning = Conditioning(cond_fn, scale, through_denoiser=True)
+    samples = run(sampler, prediction(), steps, conditioning, **options).flatten(1)
     assert torch.allclose(samples.mean(dim=0) - MEAN, scale * COVARIANCE @ a, atol=0.05)
     assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.05)
 
 
 def test_a_gradient_as_it_is_moves_series_further_without_noise():
-    """Not pulled back through the denoiser, a constant gradient is too strong in the first steps; noise forgets them."""
+    """Not pulled back through the denoiser, a constant gradient is too strong in early steps; noise forgets them."""
     predict = prediction(200, 0.1, 200)
     factors = []
     for direction in torch.linalg.eigh(COVARIANCE).eigenvectors.T:
@@ -89,7 +91,8 @@ def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
     """Under `constant`, every transition adds w g to the mean; the linear reverse process carries each addition on."""
     predict, scale = prediction(50, 0.3, 4), 0.01
     g = torch.linspace(-1, 1, 6)
-    guided = run(ddpm, predict, None, Conditioning(lambda x_t, x0, t: g.view(1, 3, 2).expand_as(x_t), scale, "constant"))
+    conditioning = Conditioning(lambda x_t, x0, t: g.view(1, 3, 2).expand_as(x_t), scale, "constant")
+    guided = run(ddpm, predict, None, conditioning)
     unguided = run(ddpm, predict, None)
     schedule, shift = predict.process.schedule, torch.zeros(6, dtype=torch.float64)
     for t in range(49, -1, -1):
@@ -147,7 +150,8 @@ def test_bounds_clip_x0_and_keep_the_noise_consistent():
     process = DiffusionProcess(DiffusionConfig(prediction_type="epsilon"))
     x_t = 3 * torch.randn(40, 3, 2)
     bounds = (torch.tensor([-0.5, -0.1]), torch.tensor([0.2, 0.9]))
-    predict = Prediction(lambda x, t, y: torch.zeros_like(x), process, torch.zeros(40, dtype=torch.int64), 1, bounds=bounds)
+    labels = torch.zeros(40, dtype=torch.int64)
+    predict = Prediction(lambda x, t, y: torch.zeros_like(x), process, labels, 1, bounds=bounds)
     x0_pred, eps_pred = predict(x_t, 150)
     assert (x0_pred >= bounds[0]).all() and (x0_pred <= bounds[1]).all() and (x0_pred == bounds[1]).any()
     remaining = process.schedule.alpha_cumprod(150)

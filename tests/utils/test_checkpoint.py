@@ -56,7 +56,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 def test_a_folder_that_cannot_hold_the_file_is_named(tmp_path):
     write_text(tmp_path / "file", "")
-    with pytest.raises(UserError, match="file/inside.txt: cannot be written"):
+    with pytest.raises(UserError, match=r"file/inside\.txt: cannot be written"):
         write_text(tmp_path / "file" / "inside.txt", "text")
 
 

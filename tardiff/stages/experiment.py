@@ -11,6 +11,7 @@ from typing import Any
 from tardiff.cli import COMMANDS
 from tardiff.config import ExperimentConfig, load_config
 from tardiff.utils.errors import UserError
+from tardiff.utils.settings import as_typed
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def stage_of(run: Callable[[Any, bool], None], schema: type, words: list[str], k
     if len(files) > 1:
         raise UserError(f"{key}: give one configuration file, not {len(files)}: {', '.join(files)}.")
     config = load_config(schema, files[0] if files else None, overrides, values)
-    typed = ["tardiff", *words, *files, *overrides, *(f"{name}={value}" for name, value in values.items())]
+    typed = ["tardiff", *words, *files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
     return Stage(run, config, shlex.join(typed))
 
 

@@ -102,7 +102,7 @@ def describe(schema: type) -> list[str]:
     lines = []
     for name, leaf in _leaves(schema).items():
         choices = f" One of {', '.join(map(str, leaf.bounds['choices']))}." if leaf.bounds["choices"] else ""
-        lines.append(f"  {name}={_typed(_resolved(config, name))}\n      {leaf.bounds['text']}{choices}")
+        lines.append(f"  {name}={as_typed(_resolved(config, name))}\n      {leaf.bounds['text']}{choices}")
     return lines
 
 
@@ -309,8 +309,11 @@ def _type_name(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _typed(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def as_typed(value: Any) -> str:
+    """Return a value as it is typed after `key=`."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).removesuffix("...\n").strip()
 
 
 def _quoted(value: Any) -> str:

@@ -23,4 +23,5 @@ def progress(description: str, total: int, unit: str, initial: int = 0, shown: b
     with tqdm(total=total, initial=initial, desc=description, unit=unit, disable=None if shown else True) as bar:
         yield bar
     if shown and bar.disable and initial < total:
-        print(f"{description}: {bar.total - initial:,} {unit}s in {time.perf_counter() - clock:.0f} s", flush=True)
+        done = bar.total - initial
+        print(f"{description}: {done:,} {unit}{'s' * (done != 1)} in {time.perf_counter() - clock:.0f} s", flush=True)

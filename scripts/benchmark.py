@@ -32,7 +32,7 @@ META = Metadata("benchmark", ["channel"] * 7, [""] * 7, ["0", "1"])
 
 
 def components(config: BaseConfig, device: torch.device):
-    """Return an untrained denoiser and GRU guide at their real sizes (cost does not depend on the weights), and data."""
+    """Return an untrained denoiser and GRU guide at their real sizes, for cost does not depend on weights, and data."""
     splits, _ = simulate_cohort(4000, 0)
     normalizer = Normalizer.fit("zscore", splits["train"].x)
     torch.manual_seed(0)

@@ -64,8 +64,8 @@ def _named_by_folder(paths: list[str]) -> dict[str, Any]:
     clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
         len(group) > 1 and not all(re.search(r"-seed\d+(/synthetic)?/?$", path) for path in group))), None)
     if clash:
-        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name them: "
-                        "'synthetic={first: DIR, second: DIR}'.")
+        raise UserError(f"--synthetic: {' and '.join(clash)} would have the same name. Give each folder once, or name "
+                        "them: 'synthetic={first: DIR, second: DIR}'.")
     return {"synthetic": sets}
 
 
@@ -82,8 +82,8 @@ COMMANDS = {
                         "GenerationConfig"),
     "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.utility",
                         "EvaluationConfig", EVALUATION),
-    "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page", "tardiff.stages.report",
-                      "ReportConfig", EVALUATION),
+    "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page",
+                      "tardiff.stages.report", "ReportConfig", EVALUATION),
     "influence": Command("what the guide makes of real and synthetic series", "tardiff.stages.influence",
                          "InfluenceAnalysisConfig", EVALUATION),
     "baseline": Command("train a baseline and sample from it", "tardiff.stages.baseline"),
@@ -131,12 +131,12 @@ class _Parser(argparse.ArgumentParser):
 
 def run_stage(schema: type, run: Callable[[Any, bool], None], description: str, arguments: Sequence[str], program: str,
               flags: Sequence[Flag] = ()) -> None:
-    """Parse `[CONFIG] [key=value ...] [--print-config] [--dry-run]`, build the settings and call `run(config, dry_run)`.
+    """Parse `[CONFIG] [key=value ...] [--print-config] [--dry-run]` and call `run(config, dry_run)` with the settings.
 
     A dry run checks settings and inputs and starts nothing.
     """
-    usage = ["%(prog)s [CONFIG] [key=value ...]", *(f"[{flag.name} {flag.value}{' ...' * flag.many}]" for flag in flags),
-             "[--print-config] [--dry-run]"]
+    flag_usage = [f"[{flag.name} {flag.value}{' ...' * flag.many}]" for flag in flags]
+    usage = ["%(prog)s [CONFIG] [key=value ...]", *flag_usage, "[--print-config] [--dry-run]"]
     parser = _Parser(prog=program, description=description, usage=" ".join(usage), allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
     parser.add_argument("arguments", nargs="*", metavar="CONFIG | key=value", help="a YAML file, then settings over it")

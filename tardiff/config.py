@@ -36,7 +36,7 @@ def load_config(schema: type[T], path: str | Path | None = None, overrides: Sequ
 
 
 def find_config(path: str | Path) -> Path:
-    """Return a configuration path as given or, where it is not found, that of the configuration which comes with TarDiff.
+    """Return a configuration path as given or, where it is not found, that of one which comes with TarDiff.
 
     Raises UserError that lists those beside it if there is none.
     """
@@ -64,8 +64,8 @@ class UNetConfig:
     """The denoiser (paper, appendix 'Model Structure and Implementation Details')."""
 
     base_channels: int = setting(32, "Channels at full resolution; a multiple of num_heads.", low=8)
-    channel_multipliers: list[int] = setting([1, 2, 2], "Channels per level, as multiples of base_channels (paper: 1, 2, "
-                                                        "4, 4, of 64).", low=1)
+    channel_multipliers: list[int] = setting(
+        [1, 2, 2], "Channels per level, as multiples of base_channels (paper: 1, 2, 4, 4, of 64).", low=1)
     num_res_blocks: int = setting(1, "Residual blocks per level (paper text: 3; released code: 2).", low=1)
     attention_downsampling: list[int] = setting([1, 2, 4], "Downsampling factors with self-attention.", low=1)
     num_heads: int = setting(4, "Attention heads.", low=1)
@@ -229,8 +229,8 @@ class GuidanceConfig:
     scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     step_size: str = setting(
         "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
-                              "variance, for DDIM the score form, which at x0_pred and without noise is the stronger one) "
-                              "or constant (the paper: scale times the gradient is added to the mean).",
+                              "variance, for DDIM the score form, which at x0_pred and without noise is the stronger "
+                              "one) or constant (the paper: scale times the gradient is added to the mean).",
         choices=("posterior_variance", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
@@ -240,8 +240,8 @@ class GuidanceConfig:
         "all", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
                "{class: weight}; classes by name or number.")
     divide_by: str = setting(
-        "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of training "
-                   "rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
+        "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of "
+                   "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
         choices=("train_size", "guidance_size", "l2_norm"))
     unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1.")
     method: str = setting("central_difference", "Computation of J: central_difference (two backward passes) or exact "

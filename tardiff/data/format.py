@@ -117,7 +117,7 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     for name in splits:
         try:
             read[name] = read_split(folder / f"{name}.npz", meta)
-        except UserError as error:  # noqa: PERF203 - every split is read, so that all faults are told
+        except UserError as error:  # Every split is read, so that all faults are told.
             faults.append(str(error))
     faults += _faults_between(folder, read)
     if every_class and "train" in read:

@@ -66,8 +66,8 @@ class LabelledSeries:
             other = LabelledSeries.read(real) if isinstance(real, (str, Path)) else real
             split = other.split if isinstance(other, LabelledSeries) else other.train
             if (other.meta.channels, other.meta.classes) != (self.meta.channels, self.meta.classes):
-                raise UserError(f"the real series have channels {other.meta.channels} and classes {other.meta.classes}, "
-                                f"these have {self.meta.channels} and {self.meta.classes}.")
+                raise UserError(f"the real series have channels {other.meta.channels} and classes "
+                                f"{other.meta.classes}, these have {self.meta.channels} and {self.meta.classes}.")
             sets = {"real": (split.x, split.y), **sets}
         return channel_bands(sets, self.meta.channels, self.meta.units, self.meta.classes, examples=3)
 

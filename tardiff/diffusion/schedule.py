@@ -25,8 +25,8 @@ class NoiseSchedule:
         Dhariwal (2021), equation 17, with betas capped at 0.999. Raises UserError if a linear schedule falls."""
         steps = config.num_train_timesteps
         if config.beta_start > config.beta_end:
-            raise UserError(f"diffusion.beta_start={config.beta_start:g} is above beta_end={config.beta_end:g}; noise must "
-                            "grow with the step.")
+            raise UserError(f"diffusion.beta_start={config.beta_start:g} is above beta_end={config.beta_end:g}; noise "
+                            "must grow with the step.")
         if config.noise_schedule == "linear":
             roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64)
             return NoiseSchedule(roots**2)

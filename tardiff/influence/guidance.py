@@ -35,8 +35,8 @@ def exact_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Te
             influence = dot(by_name, direction)
             (influence_gradient,) = torch.autograd.grad(influence, x)
         except RuntimeError as error:
-            raise UserError("guidance.method=exact needs second derivatives, which this classifier lacks on this device "
-                            f"({error}). Use guidance.method=central_difference.") from None
+            raise UserError("guidance.method=exact needs second derivatives, which this classifier lacks on this "
+                            f"device ({error}). Use guidance.method=central_difference.") from None
     return influence_gradient, loss_gradient.detach()
 
 
@@ -58,7 +58,8 @@ def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> fl
     return RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
 
 
-def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None
+                   ) -> Tensor:
     """Return grad_x loss (B, L, C) at `parameters` (default: the fitted ones)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()

@@ -32,9 +32,9 @@ def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | 
                classes: list[str], seed: int) -> np.ndarray:
     """Return the labels (N,) int64 of the series to make, shuffled so that every chunk holds a mixture.
 
-    plan: `train` (the class shares of y_train), `balanced`, a list of counts per class, or a mapping of classes, by name
-    or number, to counts; num_samples: N under the first two, None for the size of train. Raises UserError if the counts
-    do not fit the classes.
+    plan: `train` (the class shares of y_train), `balanced`, a list of counts per class, or a mapping of classes, by
+    name or number, to counts; num_samples: N under the first two, None for the size of train. Raises UserError if the
+    counts do not fit the classes.
     """
     num_classes = len(classes)
     if isinstance(plan, dict):
@@ -90,7 +90,7 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 
 def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
                   condition: Callable[[Tensor], Conditioning | None], bf16: bool = False) -> SampleChunk:
-    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` gives the conditioning of a chunk."""
+    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` is the conditioning of a chunk."""
     def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
         series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
         return fitted.normalizer.inverse(series.cpu().numpy())

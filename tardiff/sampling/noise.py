@@ -1,7 +1,7 @@
 """One counter-based stream of Gaussian noise per sample.
 
-The noise of sample i at step s is a function of (seed, i, s) alone, so a sample does not depend on batch size, chunking,
-resuming or the number of processes.
+The noise of sample i at step s is a function of (seed, i, s) alone, so a sample does not depend on batch size,
+chunking, resuming or the number of processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Baselines, and TarDiff, on one dataset: each is trained and sampled as by its own command, and all go into one report."""
+"""Baselines, and TarDiff, on one dataset: trained and sampled as by their own commands, and all in one report."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def baseline_stages(config: CompareConfig) -> dict[str, dict[str, Stage]]:
         sets[name] = trained
         for variant, (sampled, *changes) in variants.items():
             if sampled == name:
-                sets[variant] = {str(_folder(config, variant, seed)): _stage(config, folder, name, seed, variant, changes)
-                                 for seed in seeds}
+                sets[variant] = {str(_folder(config, variant, seed)):
+                                 _stage(config, folder, name, seed, variant, changes) for seed in seeds}
                 _check_variant(variant, name, next(iter(trained.values())), next(iter(sets[variant].values())))
     return sets
 
@@ -108,7 +108,8 @@ def _stage(config: CompareConfig, folder: Path, name: str, seed: int, variant: s
         "synthetic": None if variant is None else str(_folder(config, variant, seed))}
     arguments = [*([str(preset)] if preset.exists() else []), *changes]
     schema = importlib.import_module(f"tardiff.baselines.{module}").Config
-    return stage_of(partial(baseline.run, module), schema, ["baseline", module], f"variants.{variant}", arguments, values)
+    words, key = ["baseline", module], f"variants.{variant}"
+    return stage_of(partial(baseline.run, module), schema, words, key, arguments, values)
 
 
 def _folder(config: CompareConfig, name: str, seed: int) -> Path:
@@ -142,7 +143,7 @@ def _folder_of_configs(config: CompareConfig) -> Path:
 
 
 def _check_report(config: CompareConfig, report_config: ReportConfig, stages: list[Stage], dry_run: bool) -> None:
-    """Raise UserError, before hours of training, on baselines that cannot be built and on what the report would refuse."""
+    """Raise UserError, before hours of training, on baselines that cannot be built and what the report would refuse."""
     fidelity_metrics(report_config.fidelity_metrics)
     report.check_settings(report_config, synthetic_folders(report_config))
     given = synthetic_folders(config)

@@ -66,5 +66,5 @@ def _check_dataset(config: GenerationConfig, denoiser: FittedDenoiser, dataset: 
     expected = Normalizer.fit(denoiser.normalizer.kind, dataset.train.x).fingerprint()
     if (dataset.shape, dataset.meta.classes) != (denoiser.shape, denoiser.meta.classes) or (
             expected != denoiser.normalizer.fingerprint()):
-        raise UserError(f"{config.data}: not the dataset that {config.base} was trained on ({denoiser.meta.name}, shape "
-                        f"{denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that one as data=...")
+        raise UserError(f"{config.data}: not the dataset that {config.base} was trained on ({denoiser.meta.name}, "
+                        f"shape {denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that one as data=...")

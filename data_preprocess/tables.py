@@ -48,12 +48,12 @@ from data_preprocess.query import (
     reason_case,
     source,
 )
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
+from tardiff.data.format import SPLIT_NAMES, UNIT_SECONDS, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
-UNITS = {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9, "d": 8.64e10}  # in microseconds
+UNITS = {unit: float(UNIT_SECONDS[unit] * 1_000_000) for unit in ("ms", "s", "min", "h", "d")}  # in microseconds
 CLOCK_TIME = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"
 ZONED = CLOCK_TIME + r"(Z| ?UTC|[+-]\d\d(:?\d\d)?)"
 UNZONED = CLOCK_TIME + r"|\d{4}-\d\d-\d\d"
@@ -442,7 +442,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
         parser.add_argument(f"--{column}", type=column_name, metavar="COLUMN",
                             help=f"column of the labels with the {what}")
     parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
-    parser.add_argument("--step", default="1h", help="length of a step, such as 30min (default: 1h)")
+    parser.add_argument("--step", default="1h", help="length of a step, such as 30min or '1/256 s' (default: 1h)")
     parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")
     parser.add_argument("--channels", nargs="+", metavar="VARIABLE", help="variables to keep, in order (default: all)")
     parser.add_argument("--range", action="append", default=[], metavar="VARIABLE=LOW:HIGH",

@@ -2,9 +2,9 @@
 
     python scripts/benchmark_preprocessing.py --rows 50000000 --memory-limit 3GB
 
-The tables are made in a temporary folder (about 100 bytes a row of CSV). The command runs to its end; is killed in the
-scan, which must leave the finished dataset whole; is killed in the writing, after which none must be read; and runs
-again, which must give the first dataset. Ends with an error where this fails, below 1 million rows/s, and above 4 GB.
+The tables are made in a temporary folder (100 bytes a row). The command runs to its end; is killed in the scan, which
+must leave the finished dataset whole; is killed in the writing, after which none must be read; and runs again, which
+must give the first dataset. Ends with an error where this fails, below 1 million rows/s, and above 4 GB.
 """
 
 import argparse
@@ -28,24 +28,22 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def write_tables(folder: Path, rows: int, suffix: str) -> None:
-    """Write the four tables of MIMIC-III with `rows` chart rows, one in eight of them a vital sign, over 4 days a
-    stay."""
+    """Write the four tables of MIMIC-III with `rows` chart rows, one in eight a vital sign, over 4 days a stay."""
     stays = max(rows // ROWS_OF_A_STAY, 100)
-    item = f"list_value{ITEMS}[1 + (i // 8) % {len(ITEMS)}]"
+    of_stays = f"FROM range({stays}) AS t (i)"
     tables = {
         f"CHARTEVENTS{suffix}": f"""
             SELECT i AS ROW_ID, stay AS SUBJECT_ID, stay + 100000 AS HADM_ID, stay + 200000 AS ICUSTAY_ID,
-                   IF(i % 8 = 0, {item}, 224000 + i % 997) AS ITEMID, charttime AS CHARTTIME, charttime AS STORETIME,
-                   14000 + i % 5000 AS CGID, value::VARCHAR AS VALUE, value AS VALUENUM, 'mmHg' AS VALUEUOM,
-                   0 AS WARNING, (i % 5000 = 0)::INT AS ERROR, NULL AS RESULTSTATUS, NULL AS STOPPED
-            FROM (SELECT i, i % {stays} AS stay, 60 + i % 41 + (i % 7) / 10 AS value,
-                         TIMESTAMP '2150-01-01' + INTERVAL 1 MINUTE * (hash(i) % 5760)::INT AS charttime
-                  FROM range({rows}) AS t (i))""",
+                   IF(i % 8 = 0, list_value{ITEMS}[1 + (i // 8) % {len(ITEMS)}], 224000 + i % 997) AS ITEMID,
+                   charttime AS CHARTTIME, charttime AS STORETIME, 14000 + i % 5000 AS CGID, value::VARCHAR AS VALUE,
+                   value AS VALUENUM, 'mmHg' AS VALUEUOM, 0 AS WARNING, (i % 5000 = 0)::INT AS ERROR,
+                   NULL AS RESULTSTATUS, NULL AS STOPPED
+            FROM (SELECT i, i % {stays} AS stay, 60 + i % 41 + (i % 7) / 10 AS value, TIMESTAMP '2150-01-01'
+                  + INTERVAL 1 MINUTE * (hash(i) % 5760)::INT AS charttime FROM range({rows}) AS t (i))""",
         "ICUSTAYS.csv": f"""SELECT i AS SUBJECT_ID, i + 100000 AS HADM_ID, i + 200000 AS ICUSTAY_ID,
-                            TIMESTAMP '2150-01-01' AS INTIME, 2 + i % 4 AS LOS FROM range({stays}) AS t (i)""",
-        "ADMISSIONS.csv": f"""SELECT i + 100000 AS HADM_ID, (i % 10 = 0)::INT AS HOSPITAL_EXPIRE_FLAG
-                              FROM range({stays}) AS t (i)""",
-        "PATIENTS.csv": f"SELECT i AS SUBJECT_ID, TIMESTAMP '2090-01-01' AS DOB FROM range({stays}) AS t (i)",
+                            TIMESTAMP '2150-01-01' AS INTIME, 2 + i % 4 AS LOS {of_stays}""",
+        "ADMISSIONS.csv": f"SELECT i + 100000 AS HADM_ID, (i % 10 = 0)::INT AS HOSPITAL_EXPIRE_FLAG {of_stays}",
+        "PATIENTS.csv": f"SELECT i AS SUBJECT_ID, TIMESTAMP '2090-01-01' AS DOB {of_stays}",
     }
     with duckdb.connect(config={"preserve_insertion_order": "false", "memory_limit": "2GB"}) as connection:
         for name, sql in tables.items():
@@ -92,8 +90,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000_000, help="chart rows (default: 50 million)")
-    parser.add_argument("--suffix", choices=(".csv", ".csv.gz"), default=".csv",
-                        help="form of CHARTEVENTS (default: .csv)")
+    parser.add_argument("--suffix", choices=(".csv", ".csv.gz"), default=".csv", help="of CHARTEVENTS (default: .csv)")
     parser.add_argument("--memory-limit", default="3GB", help="given to the command (default: 3GB)")
     parser.add_argument("--cohort", choices=("clean", "timediff"), default="clean", help="default: clean")
     options = parser.parse_args()
@@ -114,8 +111,7 @@ def main() -> None:
         kill(command, lambda: not (output / "meta.json").exists())
         check(contents(output) is None, "a run killed in the writing left a dataset that is read")
         measure(command, output)
-        check(contents(output) == first and not spill.exists(),
-              "a run after killed ones differs or left its spill folder")
+        check(contents(output) == first and not spill.exists(), "a run after killed ones differs or left its spill")
         print("killed in the scan: the old dataset is whole; killed in the writing: none is read; run again: the same")
     check(options.rows / seconds >= 1_000_000 and peak <= 4, "too slow or too much memory")
 

@@ -1,1 +1,1 @@
-"""Datasets on disk, subject-level splits, normalisation and the simulated cohort."""
+"""Datasets on disk and as frames, subject-level splits, normalisation and the simulated cohort."""

@@ -86,26 +86,24 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
     if (series < 0).any():
         raise UserError(f"column 'id', row {int((series < 0).argmax())}: no id.")
     hours = _hours(frame[time], time, series)
+    classes, y = _classes_and_numbers(_one_a_series(frame["label"], series, ids), classes)
+    subject = None
+    if "subject" in frame:
+        subject = _one_a_series(frame["subject"], series, ids).to_numpy()
+        subject = subject.astype(np.int64 if subject.dtype.kind in "iu" else str)
     if {"variable", "value"} <= set(frame.columns):
         values = _pivoted(frame, series, hours)
-        first_rows = values.index.get_level_values("row").to_numpy()
-        frame, series, hours = frame.iloc[first_rows], series[first_rows], hours[first_rows]
+        series, hours = series[values.index], hours[values.index]
     else:
         values = frame[[column for column in frame.columns if column not in ("id", "subject", time, "label")]]
     order = np.lexsort((hours, series))
     length, interval = _regular(hours[order], series[order], ids)
     x = _numbers(values).take(order, axis=0).reshape(len(ids), length, values.shape[1])
-    labels = _one_a_series(frame["label"], series, ids)
-    classes, y = _classes_and_numbers(labels, classes)
-    subject = None
-    if "subject" in frame:
-        subject = _one_a_series(frame["subject"], series, ids).to_numpy()
-        subject = subject.astype(np.int64 if subject.dtype.kind in "iu" else str)
     observed = ~np.isnan(x)
     split = Split(x, y, subject, None if observed.all() else observed)
-    channels = list(map(str, values.columns))
-    meta = _metadata(frame.attrs, channels, classes, units, None if time == "step" else interval)
-    meta = meta if name is None else replace(meta, name=name)
+    meta = _metadata(frame.attrs, list(map(str, values.columns)), classes, units)
+    meta = replace(meta, name=name or meta.name,
+                   sampling_interval="" if time == "step" else _interval_text(interval, meta.sampling_interval))
     faults = split_faults(split, meta)
     if faults:
         raise UserError("the frame cannot be used:\n" + "\n".join(faults))
@@ -124,7 +122,10 @@ def _require_distinct(meta: Metadata) -> None:
 
 def _require_columns(frame: pd.DataFrame) -> None:
     missing = [column for column in ("id", "label") if column not in frame]
-    if not any(column in frame for column in TIMES):
+    times = [column for column in TIMES if column in frame]
+    if len(times) > 1:
+        raise UserError(f"the frame has the times {' and '.join(times)}; keep one of them.")
+    if not times:
         missing.append(f"one of {', '.join(TIMES)}")
     if missing:
         found = ", ".join(map(str, frame.columns))[:200]
@@ -238,25 +239,24 @@ def _classes_and_numbers(labels: pd.Series, classes: Sequence[str] | None) -> tu
     return list(classes), labels.map(numbers).to_numpy(dtype=np.int64, copy=True)
 
 
-def _metadata(attrs: Mapping, channels: list[str], classes: list[str], units: Mapping[str, str] | None,
-              hours: float | None) -> Metadata:
-    """Return the metadata: what the frame carries, and the interval of its times (None where it is not known)."""
+def _metadata(attrs: Mapping, channels: list[str], classes: list[str], units: Mapping[str, str] | None) -> Metadata:
+    """Return the metadata with what the frame carries."""
     for channel in units or ():
         if channel not in channels:
             raise UserError(f"units: '{channel}' is no channel; the channels are {', '.join(channels)}.")
     units = attrs.get("units", {}) if units is None else units
     carried = {"name": "frame", **{key: attrs[key] for key in CARRIED if key in attrs}}
-    stated = interval_seconds(carried.get("sampling_interval", ""))
-    if hours is None:
-        carried["sampling_interval"] = ""
-    elif stated is None or not np.isclose(float(stated), hours * 3600, rtol=RELATIVE_TOLERANCE, atol=0):
-        carried["sampling_interval"] = _interval_text(hours * 3600)
     units = [units.get(channel, "unknown") for channel in channels]
     return Metadata(channels=channels, units=units, classes=classes, **carried)
 
 
-def _interval_text(seconds: float) -> str:
-    fraction = Fraction(seconds).limit_denominator(10_000)
+def _interval_text(hours: float | None, stated: str) -> str:
+    """Return the interval in words: as it is stated, unless the times say another; None: they say nothing."""
+    seconds = interval_seconds(stated)
+    agrees = seconds is not None and (hours is None or abs(hours * 3600 / seconds - 1) <= RELATIVE_TOLERANCE)
+    if agrees or hours is None:
+        return stated
+    fraction = Fraction(hours * 3600).limit_denominator(10_000)
     whole = [unit for unit in ("d", "h", "min") if (fraction / UNIT_SECONDS[unit]).denominator == 1]
     unit = (*whole, "s")[0]
     return f"{fraction / UNIT_SECONDS[unit]} {unit}"

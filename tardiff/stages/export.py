@@ -27,6 +27,7 @@ from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
 from tardiff.data.frames import FORMS, time_axis, to_frame
 from tardiff.utils.checkpoint import read_json, require_folder, write_json, writing
 from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.progress import progress
 
 FORMATS = ("csv", "parquet")
 VALUES_IN_A_PART = 1_000_000
@@ -110,12 +111,14 @@ def series_ids(name: str, start: int, end: int) -> np.ndarray:
 
 
 def parts_of(splits: dict[str, Split], meta: Metadata, form: str) -> Iterator[pd.DataFrame]:
-    """Yield consecutive frames of some million values, or of one series where that has more."""
-    for name, split in splits.items():
-        rows = max(1, VALUES_IN_A_PART // split.x[0].size)
-        for start in range(0, len(split), rows):
-            part = split[start:start + rows]
-            yield to_frame(part, meta, form, series_ids(name, start, start + len(part)))
+    """Yield consecutive frames of some million values, or of one series where that has more, with a progress bar."""
+    with progress("writing of series", sum(map(len, splits.values())), "row") as bar:
+        for name, split in splits.items():
+            rows = max(1, VALUES_IN_A_PART // split.x[0].size)
+            for start in range(0, len(split), rows):
+                part = split[start:start + rows]
+                yield to_frame(part, meta, form, series_ids(name, start, start + len(part)))
+                bar.update(len(part))
 
 
 def label_table(name: str, split: Split, meta: Metadata) -> pd.DataFrame:
@@ -165,6 +168,3 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
         arguments += ["--split", "split"]
     return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output", f"data/{meta.name}"])
 
-
-if __name__ == "__main__":
-    main()

@@ -48,6 +48,19 @@ def test_a_complete_split_has_no_mask(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_series_of_one_step_keep_their_interval(form):
+    split = Split(drawn().x[:, :1], drawn().y, None, drawn().mask[:, :1])
+    back, meta = from_frame(to_frame(split, META, form))
+    assert_same(back, split)
+    assert meta == META
+
+
+def test_times_overrule_a_stated_interval():
+    frame = to_frame(drawn(), META)
+    assert from_frame(frame.assign(hours=frame["hours"] / 4))[1].sampling_interval == "15 min"
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_order_of_rows_and_the_index_do_not_matter(form):
     split = drawn()
     shuffled = to_frame(split, META, form).sample(frac=1, random_state=1)
@@ -110,6 +123,7 @@ def late(minutes: int) -> pd.Series:
 @pytest.mark.parametrize(("frame", "options", "words"), [
     (OWN.drop(columns="id"), {}, "no column id"),
     (OWN.drop(columns="time"), {}, "one of hours, step, time"),
+    (OWN.assign(hours=0.5), {}, "the times hours and time"),
     (OWN.drop(columns="pulse"), {}, "no column of a channel"),
     (OWN[:0], {}, "no row"),
     (OWN.assign(id=["b", "b", None, "a"]), {}, "column 'id', row 2"),

@@ -196,8 +196,8 @@ def test_random_damage_never_escapes(path):
         content = pickle.dumps((X, np.array(["a", "b"])), protocol)
         for _ in range(60):
             damaged = bytearray(content)
-            for place in generator.integers(len(content), size=generator.integers(1, 4)):
-                damaged[place] = generator.integers(256)
+            for position in generator.integers(len(content), size=generator.integers(1, 4)):
+                damaged[position] = generator.integers(256)
             path.write_bytes(damaged)
             try:
                 arrays = read_arrays(path)

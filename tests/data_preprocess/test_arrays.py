@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_preprocess import arrays
+from data_preprocess import arrays, own_data
 from tardiff.data.format import read_dataset
 
 N, L, C = 40, 6, 3
@@ -355,21 +355,28 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_message_and_no_output(tmp_path, capsys, fault):
+def test_a_fault_is_one_message_and_no_output(tmp_path, refusal, fault):
     damage, options, expected = FAULTS[fault]
     (tmp_path / "in").mkdir()
     damage(tmp_path / "in")
-    with pytest.raises(SystemExit) as end:
-        arrays.main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *options])
-    message = capsys.readouterr().err
-    assert end.value.code == 2
-    assert expected in message and message.count("error: ") == 1 and "Traceback" not in message
-    assert not (tmp_path / "out").exists()
+    assert expected in refusal(arrays.main, "--input", tmp_path / "in", "--output", tmp_path / "out", *options)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "stays.txt"])
-def test_a_file_of_another_form_is_named(tmp_path, capsys, name):
+def test_a_file_of_another_form_is_named(tmp_path, refusal, name):
     Path(tmp_path / name).write_text("")
-    with pytest.raises(SystemExit):
-        arrays.main(["--input", str(tmp_path / name), "--output", str(tmp_path / "out")])
-    assert f"{name}: expected .npz, .pkl, .ts or .tsv" in capsys.readouterr().err
+    message = refusal(arrays.main, "--input", tmp_path / name, "--output", tmp_path / "out")
+    assert f"{name}: expected .npz, .pkl, .ts or .tsv" in message
+
+
+def test_class_names_that_are_the_labels_give_their_order():
+    labels = np.array(["late", "early", "late"])
+    y, classes = own_data.encode_labels(labels, ["late", "early"], "here")
+    assert y.tolist() == [0, 1, 0] and classes == ["late", "early"]
+    y, classes = own_data.encode_labels(labels, ["soon", "then"], "here")
+    assert y.tolist() == [1, 0, 1] and classes == ["soon", "then"]
+
+
+def test_an_interval_that_is_none_is_refused(tmp_path, refusal):
+    message = refusal(arrays.main, "--input", tmp_path, "--output", tmp_path / "out", "--interval", "weekly")
+    assert message.startswith("--interval weekly: expected a time such as 10 ms")

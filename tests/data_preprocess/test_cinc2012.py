@@ -348,48 +348,32 @@ FAULTS = {
     "too few for the ratios": (break_nothing, ["--ratios", "0.98", "0.01", "0.01"], "would be empty"),
 }
 
-@pytest.fixture
-def output_of_fault(tmp_path):
-    """Return a function that makes the faulty input and gives the arguments of the command and the output folder."""
-    def make(fault):
-        damage, options, _ = FAULTS[fault]
-        damage(write_set(tmp_path / "input", *cohort()))
-        output = tmp_path / "output"
-        return ["--input", str(tmp_path / "input"), "--output", str(output), *options], output
-    return make
 
-
-def check_refusal(fault, code, message, output):
-    assert code == 2
-    assert message.startswith("error: ") or "\nerror: " in message
-    assert FAULTS[fault][2] in message and "Traceback" not in message
-    assert not output.exists()
+def faulty(fault, folder):
+    """Make the faulty input below a folder and return the arguments of the command."""
+    damage, options, _ = FAULTS[fault]
+    damage(write_set(folder / "input", *cohort()))
+    return ["--input", str(folder / "input"), "--output", str(folder / "output"), *options]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_input_is_one_message_and_no_output(output_of_fault, capsys, fault):
-    arguments, output = output_of_fault(fault)
-    with pytest.raises(SystemExit) as end:
-        cinc2012.main(arguments)
-    check_refusal(fault, end.value.code, capsys.readouterr().err, output)
+def test_a_fault_of_the_input_is_one_message_and_no_output(tmp_path, refusal, fault):
+    assert FAULTS[fault][2] in refusal(cinc2012.main, *faulty(fault, tmp_path))
 
 
-def test_a_fault_in_the_shell_ends_with_code_2(output_of_fault):
-    arguments, output = output_of_fault("no stay left")
-    run = subprocess.run([sys.executable, "-m", "data_preprocess.cinc2012", *arguments], cwd=REPOSITORY,
-                         capture_output=True, text=True, check=False)
-    check_refusal("no stay left", run.returncode, run.stderr, output)
+def test_a_fault_in_the_shell_ends_with_code_2(tmp_path):
+    command = [sys.executable, "-m", "data_preprocess.cinc2012", *faulty("no stay left", tmp_path)]
+    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and "error: no stay is left" in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize("content", ["absent", "empty"])
-def test_a_missing_or_empty_input_folder(tmp_path, capsys, content):
+def test_a_missing_or_empty_input_folder(tmp_path, refusal, content):
     if content == "empty":
         (tmp_path / "input").mkdir()
-    with pytest.raises(SystemExit) as end:
-        cinc2012.main(["--input", str(tmp_path / "input"), "--output", str(tmp_path / "output")])
-    assert end.value.code == 2
-    assert ("no set found" if content == "empty" else "input folder not found") in capsys.readouterr().err
-    assert not (tmp_path / "output").exists()
+    message = refusal(cinc2012.main, "--input", tmp_path / "input", "--output", tmp_path / "output")
+    assert ("no set found" if content == "empty" else "input folder not found") in message
 
 
 # The oracle: one stay and one parameter at a time in plain pandas, with its own copy of the rules.

@@ -225,13 +225,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_input_is_one_message_and_no_output(tmp_path, capsys, fault):
+def test_a_fault_of_the_input_is_one_message_and_no_output(tmp_path, refusal, fault):
     patients, vitals, options, expected = FAULTS[fault]
     folder = write_tables(tmp_path / "input", (patients, vitals))
-    with pytest.raises(SystemExit) as end:
-        convert(folder, tmp_path / "output", *options)
-    message = capsys.readouterr().err
-    assert end.value.code == 2 and expected in message and "Traceback" not in message
+    assert expected in refusal(eicu.main, "--input", folder, "--output", tmp_path / "output", *options)
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
 
 

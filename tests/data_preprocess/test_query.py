@@ -337,7 +337,7 @@ def test_ctrl_c_ends_a_query_and_leaves_nothing(tmp_path):
 
 def test_the_bar_shows_the_progress_of_the_engine(tmp_path, capsys, monkeypatch):
     """DuckDB's own share, in percent, never backward, and whole at the end."""
-    shown = []
+    positions = []
 
     class Bar(query.tqdm):
         def __init__(self, **options):
@@ -345,7 +345,7 @@ def test_the_bar_shows_the_progress_of_the_engine(tmp_path, capsys, monkeypatch)
 
         def update(self, step=1):
             super().update(step)
-            shown.append(self.n)
+            positions.append(self.n)
 
     class Engine:
         """A query of one row that ends when all its shares were shown."""
@@ -356,7 +356,7 @@ def test_the_bar_shows_the_progress_of_the_engine(tmp_path, capsys, monkeypatch)
             return next(self.shares, 60.0)
 
         def execute(self, sql):
-            while 60 not in shown:
+            while 60 not in positions:
                 time.sleep(0.001)
             return self
 
@@ -366,4 +366,4 @@ def test_the_bar_shows_the_progress_of_the_engine(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(query, "tqdm", Bar)
     monkeypatch.setattr(query, "LOOK_SECONDS", 0.001)
     assert query.fetch(Engine(), "SELECT 1", "CHARTEVENTS", tmp_path)["a"].tolist() == [1]
-    assert [*dict.fromkeys(shown)] == [0, 10, 60, 100] and "CHARTEVENTS" in capsys.readouterr().err
+    assert [*dict.fromkeys(positions)] == [0, 10, 60, 100] and "CHARTEVENTS" in capsys.readouterr().err

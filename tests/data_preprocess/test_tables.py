@@ -390,14 +390,9 @@ def faulty(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_one_message_and_no_output(faulty, tmp_path, capsys, fault):
-    arguments = faulty(fault)
-    with pytest.raises(SystemExit) as end:
-        tables.main(arguments)
-    message = capsys.readouterr().err
-    assert end.value.code == 2
-    assert FAULTS[fault][2] in message and message.count("error: ") == 1 and "Traceback" not in message
-    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.scratch").exists()
+def test_a_fault_is_one_message_and_no_output(faulty, tmp_path, refusal, fault):
+    assert FAULTS[fault][2] in refusal(tables.main, *faulty(fault))
+    assert not (tmp_path / ".out.scratch").exists()
 
 
 @pytest.mark.parametrize(("times", "expected"), [
@@ -414,11 +409,9 @@ def test_a_mix_of_times_with_and_without_an_offset_is_refused(tmp_path, capsys, 
     assert expected in message
 
 
-@pytest.mark.parametrize("text",
-                         ["2150-01-01 02:00:00 PM", "2150-01-01 02:00:00 EST", "2150-01-01 02:00:00 Europe/Berlin",
-                                  "2150-01-01 02:00:00 foo", "2150-01-01 02:00:00+05", "2150-01-01 02:00:00+",
-                                  "01/02/2150",
-                                  "2150-01-01 02:00:00Z"])
+@pytest.mark.parametrize("text", [
+    "2150-01-01 02:00:00 PM", "2150-01-01 02:00:00 EST", "2150-01-01 02:00:00 Europe/Berlin", "2150-01-01 02:00:00 foo",
+    "2150-01-01 02:00:00+05", "2150-01-01 02:00:00+", "01/02/2150", "2150-01-01 02:00:00Z"])
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_text_after_a_time_is_refused(tmp_path, capsys, text, suffix):
     rows = [(f"s{n}", text if n == 7 else "2150-01-01 01:00:00", "HR", 80) for n in range(12)]

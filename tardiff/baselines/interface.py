@@ -97,8 +97,8 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def train_step(self, stage: Stage, step: int, draw: Draw) -> dict[str, Tensor]:
-        """Do iteration `step` (0-based) of a stage and return its losses by name, each a scalar; the first is the one
-        that progress shows. All randomness comes from torch's seeded generators."""
+        """Do iteration `step` (0-based) of a stage and return its losses by name, each a scalar. All randomness comes
+        from torch's seeded generators."""
 
     def finished(self, stage: Stage) -> bool:
         """Tell whether a stage ends before its last step."""

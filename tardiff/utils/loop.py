@@ -25,18 +25,19 @@ class Stateful(Protocol):
 
 
 class TrainingLoop:
-    """Steps, in one stage or several, from the newest state of the run folder on; without a run nothing is written.
+    """Steps, in one stage or several, from the newest state of the run folder on.
 
     `parts` is what a state holds, by name. `stage`, `step` (in the stage), `steps_done` (in all stages) and `seconds`
     tell how far the training is. Metrics are logged every `log_every` steps of a stage, states are saved every
-    `checkpoint_every`, and both at its end.
+    `checkpoint_every`, and both at its end; without a run, and by processes other than the first, nothing is written.
     Raises UserError if the state does not fit the parts, or was made by another number of processes: they draw other
     batches.
     """
 
     def __init__(self, parts: Mapping[str, Stateful], run: Run | None, workers: Processes,
                  log_every: int = 1, checkpoint_every: int = 1) -> None:
-        self.parts, self.run, self.workers = parts, run, workers
+        self.parts, self.workers = parts, workers
+        self.run = run if workers.is_main else None
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.stage = self.step = self.steps_done = 0
         self.seconds = 0.0
@@ -55,9 +56,9 @@ class TrainingLoop:
         if self.step == steps or finished():
             return
         window, clock, is_last = [], time.perf_counter(), False
-        with progress(name, steps, unit, self.step, shown=self.run is not None and self.workers.is_main) as bar:
+        with progress(name, steps, unit, self.step, shown=self.run is not None) as bar:
             while not is_last:
-                window.append(train_step(self.step))
+                window.append(_detached(train_step(self.step)))
                 self.step, self.steps_done = self.step + 1, self.steps_done + 1
                 bar.update()
 
@@ -73,7 +74,7 @@ class TrainingLoop:
                     self.seconds += seconds
                     row["series_per_second"] = len(window) * batch_size / seconds
                     window = []
-                if self.run is not None and self.workers.is_main:
+                if self.run is not None:
                     row |= evaluate(self.step, is_last)
                     if row:
                         self.run.log(self.steps_done, **row)
@@ -94,7 +95,7 @@ class TrainingLoop:
         for name in dict.fromkeys(name for losses in window for name in losses):
             values = [losses[name] for losses in window if name in losses]
             if isinstance(values[-1], Tensor):
-                mean = torch.stack([value.detach() for value in values]).mean()
+                mean = torch.stack(values).mean()
                 row[name] = float(self.workers.sum(mean)) / self.workers.world_size
             else:
                 row[name] = values[-1]
@@ -108,10 +109,10 @@ class TrainingLoop:
     def _restore(self, run: Run) -> None:
         state = run.latest_state()
         if state is not None:
-            if state.get("world_size", self.workers.world_size) != self.workers.world_size:
-                raise UserError(f"{run.folder}: begun with {state['world_size']} processes, now there are "
-                                f"{self.workers.world_size}. Resume with as many, or give another output folder.")
             try:
+                if state["world_size"] != self.workers.world_size:
+                    raise UserError(f"{run.folder}: begun with {state['world_size']} processes, now there are "
+                                    f"{self.workers.world_size}. Resume with as many, or give another output folder.")
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.stage, self.step, self.steps_done = state["stage"], state["step"], state["steps_done"]
@@ -119,8 +120,12 @@ class TrainingLoop:
             except (KeyError, RuntimeError, ValueError) as error:
                 raise UserError(f"{run.folder}: the saved state does not fit this model ({error}). Delete the folder "
                                 "to start again.") from None
-        if self.workers.is_main:
-            run.rewind(self.steps_done)
+        if self.run is not None:
+            self.run.rewind(self.steps_done)
+
+
+def _detached(losses: Mapping[str, Tensor | float]) -> dict[str, Tensor | float]:
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in losses.items()}
 
 
 def _require_finite(losses: dict[str, float], when: str) -> None:

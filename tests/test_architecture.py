@@ -34,8 +34,8 @@ def layer(dotted: str) -> str | None:
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.is_relative_to(ROOT / "tardiff")],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    """utils, config -> data -> models -> diffusion -> influence -> sampling -> evaluation -> stages; of what stands outside,
-    the stages and the face of the package know the classifier."""
+    """utils, config -> data -> models -> diffusion -> influence -> sampling -> evaluation -> stages; of what stands
+    outside, the stages and the face of the package know the classifier."""
     names = imported(path)
     here = path.relative_to(ROOT / "tardiff").with_suffix("").parts[0]
     known = {"classifier"} if here in ("stages", "__init__") else set()

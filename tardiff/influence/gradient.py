@@ -25,8 +25,8 @@ from tardiff.utils.errors import UserError
 class GuidanceGradient:
     """Summed loss gradients of the guidance rows of each class.
 
-    `sums[k]` maps parameter names to float32 tensors, on the CPU; `counts[k]` is the number of guidance rows of class k;
-    `num_train` the number of training rows; `key` the fingerprint of what the gradient was computed from.
+    `sums[k]` maps parameter names to float32 tensors, on the CPU; `counts[k]` is the number of guidance rows of class
+    k; `num_train` the number of training rows; `key` the fingerprint of what the gradient was computed from.
     """
 
     sums: list[dict[str, Tensor]]
@@ -120,7 +120,8 @@ def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, n
 
 def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
                              num_train: int, workers: Processes) -> GuidanceGradient:
-    """Return G, computed once for a classifier and its rows and then read from `folder` (see `compute_guidance_gradient`).
+    """Return G, computed once for a classifier and its rows and then read from `folder` (see
+    `compute_guidance_gradient`).
 
     Raises UserError if the file is damaged.
     """

@@ -31,8 +31,10 @@ from tardiff.utils.logging import provenance, read_run_config
 
 TRAINING, SELECTION, GUIDANCE, ALL = "real training", "real selection", "real guidance", "all"
 TITLES = {
-    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the paper's table)",
-    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % interval)",
+    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the "
+                      "paper's table)",
+    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % "
+                              "interval)",
     "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
 GROUPS = {"gradient_norms": "class", "influence_distribution": "class", "fine_tuning": "learning_rate"}
 """The column of each table that, with the set, names a row."""
@@ -65,8 +67,8 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
 
 
 def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list[Split]]) -> Tables:
-    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return the
-    tables by name.
+    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return
+    the tables by name.
 
     Raises UserError if the classifier was trained on another dataset than `real`.
     """
@@ -76,8 +78,8 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     parts_of = analysed_sets(real, sets)
     series = {name: prepared(parts, normalizer) for name, parts in parts_of.items()}
     subjects = {name: joined_subjects(parts) for name, parts in parts_of.items()}
-    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes, len(real.train),
-                                device)
+    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes,
+                                len(real.train), device)
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
     for row in tables["influence_distribution"]:
         if row["class"] == ALL:
@@ -115,7 +117,8 @@ def influence_frame(tables: Tables) -> pd.DataFrame:
 
 
 def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is None."""
+    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is
+    None."""
     tables = {}
     for name, group in GROUPS.items():
         rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -146,7 +149,8 @@ def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
 
 
 def guide_auroc(task: DownstreamTask, x: Tensor, y: Tensor) -> float | None:
-    """Return the AUROC of the guide on the labels y of x; far below 0.5, labels are wrong. None where a class is absent."""
+    """Return the AUROC of the guide on the labels y of x; far below 0.5, labels are wrong. None where a class is
+    absent."""
     guide = FittedClassifier(copy.deepcopy(task.model), 0, 0.0)  # A copy, for predicting changes the mode of layers.
     auroc = float(metrics.auroc(y.numpy(), guide.predict(x.numpy()))[0])
     return None if math.isnan(auroc) else auroc

@@ -134,7 +134,8 @@ def test_a_wrong_label_turns_the_sign_and_grows_with_the_confidence_of_the_guide
     with torch.no_grad():
         confidence = torch.softmax(opened.task.model(x), 1).gather(1, y[:, None])[:, 0].double().numpy()
     right, wrong = opened.scores(x, y), opened.scores(x, 1 - y)
-    np.testing.assert_allclose(wrong, -confidence / (1 - confidence) * right, rtol=0.02, atol=2e-3 * np.abs(wrong).max())
+    expected = -confidence / (1 - confidence) * right
+    np.testing.assert_allclose(wrong, expected, rtol=0.02, atol=2e-3 * np.abs(wrong).max())
     sure = confidence > 0.7
     assert sure.sum() > 10 and np.abs(wrong[sure]).mean() > 3 * np.abs(right[sure]).mean()
 
@@ -149,7 +150,8 @@ def test_what_is_measured_is_kept_and_never_mistaken(tmp_path, monkeypatch):
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, measured_again)
     again = study(tmp_path)
-    for before, after in zip(kept, (again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms()), strict=True):
+    found = again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms()
+    for before, after in zip(kept, found, strict=True):
         np.testing.assert_array_equal(before, after)
     other_guide = study(tmp_path, fitted_task("gru", steps=21))
     for changed in (lambda: again.scores(x, 1 - y), lambda: again.scores(x + 1, y), lambda: other_guide.scores(x, y),
@@ -247,7 +249,8 @@ def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
     sets = {f"set {number}": series(20, seed=number) for number in range(17)}
     looks = plots.styles(sets)
     assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 16
-    tables = influence_tables(opened, sets, {name: np.arange(len(y)) for name, (_, y) in sets.items()}, ["a", "b"], config)
+    subjects = {name: np.arange(len(y)) for name, (_, y) in sets.items()}
+    tables = influence_tables(opened, sets, subjects, ["a", "b"], config)
     figures = (plots.gradient_norm_bars(tables["gradient_norms"]),
                plots.influence_curves({name: (opened.scores(*rows), rows[1].numpy()) for name, rows in sets.items()},
                                       ["a", "b"]),
@@ -259,7 +262,8 @@ def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all of them flipped."""
+    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all of them
+    flipped."""
     folder = tmp_path_factory.mktemp("finished")
     splits, description = simulate_cohort(200, 0)
     other, _ = simulate_cohort(200, 1)
@@ -267,7 +271,8 @@ def finished(tmp_path_factory):
         patch.chdir(folder)
         write_dataset("data", splits, description)
         write_dataset("other_data", other, description)
-        short = {name: Split(split.x[:, :20], split.y, split.subject, split.mask[:, :20]) for name, split in splits.items()}
+        short = {name: Split(split.x[:, :20], split.y, split.subject, split.mask[:, :20])
+                 for name, split in splits.items()}
         write_dataset("short_data", short, description)
         write_dataset("short", {"train": short["train"]}, description)
         write_dataset("faithful", {"train": other["train"]}, description)
@@ -305,7 +310,8 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
     assert small["series"] == 16 and small["spearman"] > 0.99 and small["slope"] == pytest.approx(1, abs=0.05)
     for table in TABLES:
         assert len(Path(f"out/{table}.csv").read_text().splitlines()) == 1 + len(result[table])
-    assert all(title in printed for title in ("norm of their mean", "Influence: fall", "measured after one gradient step"))
+    titles = "norm of their mean", "Influence: fall", "measured after one gradient step"
+    assert all(title in printed for title in titles)
 
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, None)
@@ -347,7 +353,8 @@ def test_a_set_of_the_minority_alone(folder):
     (("learning_rates=[0]",), None, ("'learning_rates' must be at least",)),
     ((), lambda: Path("classifier/model.safetensors").unlink(), ("classifier/model.safetensors: file not found",)),
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
-    (("real=short_data",), None, ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
+    (("real=short_data",), None,
+     ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
     ((), arrays(lambda a: {"y": a["y"] + 5}), ("data/train.npz: array y",)),
     ((), meta({"classes": ["no", "yes"]}, "faithful/meta.json"), ("faithful: classes ['no', 'yes'], but data has",)),
     (("output=data/train.npz/out",), None, ("is a file; give a folder",)),

@@ -57,7 +57,7 @@ def test_class_weightings_and_normalisations():
 @pytest.mark.parametrize("classes", ["rare", [2], {5: 1.0}, {0: 0.0}, [], {"died": 1.0}, {0: -1.0, 1: 3.0}])
 def test_unknown_classes_are_refused(classes):
     gradient = compute_guidance_gradient(fitted_task("gru", 1), X, Y, 2, 200, ALONE)
-    with pytest.raises(UserError, match="guidance.classes"):
+    with pytest.raises(UserError, match=r"guidance\.classes"):
         gradient.direction(classes)
 
 

@@ -21,7 +21,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Run the command to its end; return its seconds, its CPU seconds and the peak memory in GB of all its processes."""
+    """Run the command to its end; return its seconds, its CPU seconds and the peak memory in GB of all its
+    processes."""
     began, peak, ended = time.monotonic(), 0.0, threading.Event()
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
 
@@ -47,14 +48,17 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 
 def memory(session: int) -> float:
     """Return the memory in GB of all processes of a session, with pages that they share counted once."""
-    total = 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == session:
-                total += int(re.search(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.MULTILINE)[1])
-        except (OSError, TypeError):  # It has ended, or is not ours.
-            continue
-    return total * 1024 / 1e9
+    return sum(memory_of(process, session) for process in Path("/proc").glob("[0-9]*")) * 1024 / 1e9
+
+
+def memory_of(process: Path, session: int) -> int:
+    """Return the memory in KiB of a process, of which /proc has a folder, if it belongs to the session."""
+    try:
+        if os.getsid(int(process.name)) != session:
+            return 0
+        return int(re.search(r"^Pss:\s+(\d+)", (process / "smaps_rollup").read_text(), re.MULTILINE)[1])
+    except (OSError, TypeError):  # It has ended, or is not ours.
+        return 0
 
 
 def main() -> None:
@@ -67,11 +71,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for seed, name in enumerate(("real", "synthetic")):
-            subprocess.run([sys.executable, "scripts/simulate.py", "--output", folder / name, "--seed", str(seed), "--stays",
-                            str(options.series * 2), "--ratios", "0.5", "0.1", "0.4"], cwd=REPOSITORY, check=True)
+            subprocess.run([sys.executable, "scripts/simulate.py", "--output", folder / name, "--seed", str(seed),
+                            "--stays", str(options.series * 2), "--ratios", "0.5", "0.1", "0.4"],
+                           cwd=REPOSITORY, check=True)
         seconds, cpu, peak = measure([
-            sys.executable, "scripts/evaluate.py", "--real", str(folder / "real"), "--synthetic", str(folder / "synthetic"),
-            "--output", str(folder / "report"), "sections=[fidelity, privacy]", "device=cpu",
+            sys.executable, "scripts/evaluate.py", "--real", str(folder / "real"),
+            "--synthetic", str(folder / "synthetic"), "--output", str(folder / "report"),
+            "sections=[fidelity, privacy]", "device=cpu",
             f"workers={options.workers}", f"repeats={options.repeats}"])
     print(f"{seconds:.0f} s, {cpu:.0f} CPU s in {options.workers} workers, peak memory {peak:.2f} GB")
     if seconds >= 600 or peak > 4:

@@ -1,8 +1,9 @@
-"""Fidelity: how near synthetic series come to real ones, and the table of all such metrics that the report iterates over.
+"""Fidelity: how near synthetic series come to real ones, and the table of all such metrics that the report iterates
+over.
 
-All series are (N, L, C) float32 without NaN, z-scored with the scaler of the real training data. `real` is what a set is
-measured against, as a rule held-out rows; the same metric of real training rows and of `matched_noise` in place of the
-synthetic set gives the two anchors, a perfect and a poor generator, that every value is to be read beside.
+All series are (N, L, C) float32 without NaN, z-scored with the scaler of the real training data. `real` is what a set
+is measured against, as a rule held-out rows; the same metric of real training rows and of `matched_noise` in place of
+the synthetic set gives the two anchors, a perfect and a poor generator, that every value is to be read beside.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _BANDWIDTH_ROWS = 1000
 
 
 def matched_noise(real: np.ndarray, seed: int) -> np.ndarray:
-    """Return white Gaussian noise with the shape, and the mean and standard deviation per channel, of real (N, L, C)."""
+    """Return white Gaussian noise with the shape, and the mean and standard deviation per channel, of real (N, L,
+    C)."""
     noise = np.random.default_rng(derive_seed(seed, "matched-noise")).standard_normal(real.shape, dtype=np.float32)
     noise *= real.std(axis=(0, 1), dtype=np.float64).astype(np.float32)
     noise += real.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
@@ -37,9 +39,9 @@ def correlational_score(real: np.ndarray, synthetic: np.ndarray, seed: int, subs
     """Return how far the correlations between channels differ: `score` as published, and its mean per pair of channels.
 
     Published (Liao et al. 2020; Diffusion-TS): a tenth of the summed absolute differences of the lag-0 correlations of
-    all pairs of channels, each set standardised by its own moments, the mean over 5 random subsets, with replacement, of
-    N / 5 windows. The tenth is a constant, so `score` grows with C; `per_pair` does not. N is the smaller of the two.
-    For C = 1 there is no pair: NaN. A channel that is constant is taken as uncorrelated.
+    all pairs of channels, each set standardised by its own moments, the mean over 5 random subsets, with replacement,
+    of N / 5 windows. The tenth is a constant, so `score` grows with C; `per_pair` does not. N is the smaller of the
+    two. For C = 1 there is no pair: NaN. A channel that is constant is taken as uncorrelated.
     """
     rows = max(min(len(real), len(synthetic)) // subsets, 1)
     channels = real.shape[2]
@@ -124,8 +126,8 @@ def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int,
     """Return the unbiased squared maximum mean discrepancy of flattened windows under a Gaussian kernel: `mmd2`, and
     the number of `rows` used of each side, min(N real, N synthetic, max_rows).
 
-    The kernel is exp(-d^2 / (2 m^2)) with m the median distance among 1,000 real rows, so that all sets that are compared
-    with the same real rows share it. Sets of one distribution give 0 on average, with either sign. Needs at
+    The kernel is exp(-d^2 / (2 m^2)) with m the median distance among 1,000 real rows, so that all sets that are
+    compared with the same real rows share it. Sets of one distribution give 0 on average, with either sign. Needs at
     least two rows: else NaN. (Gretton et al. 2012, lemma 6.)
     """
     rows = min(len(real), len(synthetic), max_rows)
@@ -145,8 +147,8 @@ def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int,
 
 @dataclass(frozen=True)
 class FidelityData:
-    """What a metric compares: real and synthetic x (N, L, C), the subjects (N,) of the rows of each (None: each row is its
-    own), and the encoder of context-FID (None: not needed)."""
+    """What a metric compares: real and synthetic x (N, L, C), the subjects (N,) of the rows of each (None: each row is
+    its own), and the encoder of context-FID (None: not needed)."""
 
     real: np.ndarray
     synthetic: np.ndarray
@@ -168,9 +170,9 @@ class Column:
 class FidelityMetric:
     """One entry of FIDELITY. The first column is the headline.
 
-    compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides are
-    subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is False
-    where the seed changes nothing, so that one repeat is enough; `trains` is True where a network is trained.
+    compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides
+    are subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is
+    False where the seed changes nothing, so that one repeat is enough; `trains` is True where a network is trained.
     """
 
     name: str
@@ -224,7 +226,8 @@ FIDELITY = (
         trains=True),
     FidelityMetric(
         "correlational", "Correlational score",
-        "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per pair.",
+        "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per "
+        "pair.",
         (Column("score", "correlational", 0.0), Column("per_pair", "per pair", 0.0)),
         lambda data, seed, device: correlational_score(data.real, data.synthetic, seed)),
     FidelityMetric(

@@ -29,9 +29,9 @@ _CHECK_EVERY, _PATIENCE, _LEAST_FALL = 50, 6, 1e-3
 
 def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, judge: str = "strong",
                          iterations: int = 2000, batch_size: int = 128, max_rows: int = MAX_ROWS,
-                         device: torch.device = CPU, subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
-                         ) -> dict[str, float]:
-    """Return how well a judge tells real from synthetic series: |accuracy - 0.5| on held-out rows, 0 at best, 0.5 at worst.
+                         device: torch.device = CPU,
+                         subjects: tuple[np.ndarray | None, np.ndarray | None] = (None, None)) -> dict[str, float]:
+    """Return how well a judge tells real from synthetic series: |accuracy - 0.5| on held-out rows, 0.5 at worst.
 
     `timegan` is the published judge: one tanh GRU layer of max(C // 2, 1) units, the last state, Adam at 1e-3, all
     iterations, and the data mapped to [0, 1] with the range of the real side. With few channels it has hardly any units
@@ -41,8 +41,8 @@ def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, jud
     Both sides are subsampled to the same number of rows, min(N real, N synthetic, max_rows), and split 80/20 by the
     `subjects` (N,) of each, by rows where None: a judge that met a patient in training would know the patient's other
     rows. A batch is batch_size rows of each side. Returns `score`, `accuracy` (the mean of the recalls), `real_recall`,
-    `synthetic_recall` and `rows` (of each side). With fewer than 10 rows or 3 subjects there is nothing to learn from or to
-    test on: NaN.
+    `synthetic_recall` and `rows` (of each side). With fewer than 10 rows or 3 subjects there is nothing to learn from
+    or to test on: NaN.
     """
     rows = min(len(real), len(synthetic), max_rows)
     drawn = [drawn_rows(x, rows, seed, "judge") for x in (real, synthetic)]
@@ -78,8 +78,8 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
     data scores E|z| = 0.80, and worse values are possible. (The originals z-score each set by its own statistics, which
     forgives wrong levels; here the training scaler of the caller holds.)
 
-    Returns `score` and `rows`, the number of rows trained on, at most max_rows; it is tested on all of `real_test`. Series
-    of one step have no next one: NaN.
+    Returns `score` and `rows`, the number of rows trained on, at most max_rows; it is tested on all of `real_test`.
+    Series of one step have no next one: NaN.
     """
     rows, channels = min(len(train_on), max_rows), train_on.shape[2]
     if train_on.shape[1] < 2 or (form == "timegan" and channels == 1):
@@ -102,8 +102,8 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
 
 
 def _cut(subjects: np.ndarray, validated: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which rows (N,) are for test (a fifth of the subjects, in the order of their first rows), for validation (a
-    tenth, or none), and for training."""
+    """Return which rows (N,) are for test (a fifth of the subjects, in the order of their first rows), for validation
+    (a tenth, or none), and for training."""
     _, first, owner = np.unique(subjects, return_index=True, return_inverse=True)
     turn = np.argsort(np.argsort(first))[owner]
     tested = max(len(first) // 5, 1)

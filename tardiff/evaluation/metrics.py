@@ -34,8 +34,10 @@ def true_positive_rate(y: np.ndarray, p: np.ndarray, false_positive_rate: float,
     Read off the ROC polygon: linear between its corners, which splits ties evenly, and the top where it is vertical.
     For K > 2 the macro mean of one-vs-rest.
     """
-    return _one_vs_rest(lambda actual, score, rows: _binary_true_positive_rate(actual, score, false_positive_rate, rows),
-                        y, p, weights)
+    def binary(actual: np.ndarray, score: np.ndarray, row_weights: np.ndarray) -> np.ndarray:
+        return _binary_true_positive_rate(actual, score, false_positive_rate, row_weights)
+
+    return _one_vs_rest(binary, y, p, weights)
 
 
 def chance_average_precision(y: np.ndarray, num_classes: int) -> float:
@@ -83,9 +85,9 @@ def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int =
     """Return the calibration of the probability of `label`: a row of equal-count bins, from the lowest probability up.
 
     Each array has one value per bin: `predicted`, the mean probability; `observed`, the share of rows of the class;
-    `count`, the number of rows; `low` and `high`, the 95 % Wilson interval of `observed` for as many independent rows as
-    there are `subjects` (N,) in the bin (None: each row is its own), as if the rows of one were all alike. Rows of equal
-    probability share a bin, so that there may be fewer bins, with unequal counts.
+    `count`, the number of rows; `low` and `high`, the 95 % Wilson interval of `observed` for as many independent rows
+    as there are `subjects` (N,) in the bin (None: each row is its own), as if the rows of one were all alike. Rows of
+    equal probability share a bin, so that there may be fewer bins, with unequal counts.
     """
     score = p[:, label]
     _, tie, sizes = np.unique(score, return_inverse=True, return_counts=True)
@@ -109,7 +111,8 @@ def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def best_f1_threshold(y: np.ndarray, p: np.ndarray, minority: int) -> float:
     """Return the threshold on the probability of `minority` with the highest F1 on these rows (the selection half)."""
-    # By scikit-learn's precision_recall_curve: 25 times the time, and in 1 of 100 draws rounding breaks a tie of two F1.
+    # By scikit-learn's precision_recall_curve: 25 times the time, and in 1 of 100 draws rounding breaks a tie of two
+    # F1.
     order = np.argsort(-p[:, minority], kind="stable")
     score, actual = p[order, minority], (y == minority)[order]
     hits = np.cumsum(actual)

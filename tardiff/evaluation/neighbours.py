@@ -1,4 +1,5 @@
-"""Exact nearest neighbours among series, in blocks of matrix products, and draws of rows that their order never changes."""
+"""Exact nearest neighbours among series, in blocks of matrix products, and draws of rows that their order never
+changes."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ _CANDIDATES = 8
 def drawn_rows(x: np.ndarray, count: int, *key: int | str) -> np.ndarray:
     """Return the numbers of `count` random rows of x (N, ...), or of all N in random order where N is smaller.
 
-    The draw is decided by `key` and the content of the rows: they are taken in the order of a keyed hash of their bytes,
-    so that a permutation of x draws the same rows. Equal rows keep their order in x.
+    The draw is decided by `key` and the content of the rows: they are taken in the order of a keyed hash of their
+    bytes, so that a permutation of x draws the same rows. Equal rows keep their order in x.
     """
     secret = derive_seed(*key).to_bytes(8, "big")
     hashes = [hashlib.blake2b(row, digest_size=8, key=secret).digest() for row in np.ascontiguousarray(x)]
@@ -31,9 +32,9 @@ def nearest(a: np.ndarray, b: np.ndarray, exclude_self: bool = False, max_bytes:
             device: torch.device = CPU) -> tuple[np.ndarray, np.ndarray]:
     """Return the Euclidean distance (Na,) float64 of each row of a to its nearest row of b, and the number of that row.
 
-    a (Na, ...) and b (Nb, ...) float32 without NaN, of equal row shape, are flattened. `exclude_self`: a is b, and no row
-    is its own neighbour (the diagonal is masked, so that a duplicate elsewhere still counts); the only row of a set then
-    has the distance infinity. A block of distances takes `max_bytes`, all else a few copies of a and b.
+    a (Na, ...) and b (Nb, ...) float32 without NaN, of equal row shape, are flattened. `exclude_self`: a is b, and no
+    row is its own neighbour (the diagonal is masked, so that a duplicate elsewhere still counts); the only row of a set
+    then has the distance infinity. A block of distances takes `max_bytes`, all else a few copies of a and b.
 
     |a - b|^2 = |a|^2 + |b|^2 - 2 ab cancels where rows are alike, so the 8 rows that come out nearest in float32 are
     compared again by their differences in float64. An exact copy has distance 0. The result is wrong only if the true
@@ -41,7 +42,8 @@ def nearest(a: np.ndarray, b: np.ndarray, exclude_self: bool = False, max_bytes:
     distance (rows taken around the mean of b), and then by no more than that. TF32 must be off on GPUs, as is the
     default of torch.
     """
-    # scikit-learn's NearestNeighbors takes 3.8 s for 20,000 rows of 24 x 7, this 2.9 s, and gives copies a distance of 5e-5.
+    # scikit-learn's NearestNeighbors takes 3.8 s for 20,000 rows of 24 x 7, this 2.9 s, and gives copies a distance of
+    # 5e-5.
     left, right = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32).reshape(len(x), -1)) for x in (a, b))
     centre = right.mean(dim=0)
     queries, points = left - centre, right - centre
@@ -52,7 +54,8 @@ def nearest(a: np.ndarray, b: np.ndarray, exclude_self: bool = False, max_bytes:
     distances, numbers = np.empty(len(left)), np.empty(len(left), dtype=np.int64)
     for start in range(0, len(left), _ROWS):
         block = queries[start:start + _ROWS].to(device)
-        found = _candidates(block, points, norms, width, start if exclude_self else None).cpu().clamp(max=len(right) - 1)
+        found = _candidates(block, points, norms, width, start if exclude_self else None)
+        found = found.cpu().clamp(max=len(right) - 1)
         differences = right[found].double() - left[start:start + _ROWS, None].double()
         squared = (differences**2).sum(dim=2)
         if exclude_self:

@@ -18,9 +18,10 @@ from tardiff.evaluation.results import by_set, utility_rows
 from tardiff.utils.figures import channel_bands
 
 REAL_SERIES = "real"
-INFLUENCE = {"gradient_norms.png": "Norm of the loss gradients per class",
-             "influence_distribution.png": "Distribution of influence, per class and set",
-             "fine_tuning.png": "Influence against the measured fall of the guidance loss after one step on each series"}
+INFLUENCE = {
+    "gradient_norms.png": "Norm of the loss gradients per class",
+    "influence_distribution.png": "Distribution of influence, per class and set",
+    "fine_tuning.png": "Influence against the measured fall of the guidance loss after one step on each series"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Picture:
     text: str
 
 
-def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.ndarray, scaled: dict[str, list[np.ndarray]],
-         frames: dict[str, pd.DataFrame], reliability: dict[str, Any] | None, label: str) -> list[Picture]:
+def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.ndarray,
+         scaled: dict[str, list[np.ndarray]], frames: dict[str, pd.DataFrame], reliability: dict[str, Any],
+         label: str) -> list[Picture]:
     """Draw all pictures into `output` and return them.
 
-    sets: raw datasets by name, of which the first of each is drawn. test, scaled: z-scored (N, L, C). frames: results by
-    part. reliability: curves by arm, for the class `label`.
+    sets: raw datasets by name, of which the first of each is drawn. test, scaled: z-scored (N, L, C). frames: results
+    by part. reliability: for the part on utility, curves by arm for the class `label`.
     """
     pictures = []
 
@@ -49,15 +51,20 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
     if "utility" in frames:
         rows = utility_rows(frames["utility"])
         if any(row["protocol"] == "TSRTR" for row in rows):
-            save("utility", "tsrtr.png", "TSRTR: AUROC and AUPRC over the ratio of synthetic to real series, with 95 % "
-                 "intervals; the grey band is real data alone", plots.ratio_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
-        save("utility", "reliability.png", f"Reliability: observed share of '{label}' over its predicted probability, mean "
-             "prediction of all seeds", plots.reliability_curves(reliability, label))
+            save("utility", "tsrtr.png",
+                 "TSRTR: AUROC and AUPRC over the ratio of synthetic to real series, with 95 % intervals; the grey "
+                 "band is real data alone",
+                 plots.ratio_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
+        save("utility", "reliability.png",
+             f"Reliability: observed share of '{label}' over its predicted probability, mean prediction of all seeds",
+             plots.reliability_curves(reliability, label))
     if "privacy" in frames:
         curves = {name: roc_curve({key: summary["mean"] for key, summary in of_set["train_attack"].items()})
                   for name, of_set in by_set(frames["privacy"]).items()}
-        save("privacy", "attack.png", "ROC of the membership attack on the training series; right: logarithmic axes, where "
-             "the left end shows whether a few records are laid open", plots.attack_curves(curves))
+        save("privacy", "attack.png",
+             "ROC of the membership attack on the training series; right: logarithmic axes, where the left end shows "
+             "whether a few records are laid open",
+             plots.attack_curves(curves))
     if "influence" in frames:
         pictures += [Picture("influence", f"influence/{file}", text) for file, text in INFLUENCE.items()]
     for name, split in first.items():
@@ -68,8 +75,10 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
     save("pictures", "examples.png", "Single series, drawn at random, of each class: real and of each set",
          plots.example_series({REAL_SERIES: real.test, **first}, meta.channels, meta.units, meta.classes))
     if test[0].size > 1 and len(test) > 1:
-        save("pictures", "components.png", "Series of each set on the first two principal components of the real test series",
-             plots.principal_components({REAL_SERIES: test, **{name: parts[0] for name, parts in scaled.items()}}))
+        drawn = {REAL_SERIES: test, **{name: parts[0] for name, parts in scaled.items()}}
+        save("pictures", "components.png",
+             "Series of each set on the first two principal components of the real test series",
+             plots.principal_components(drawn))
     return pictures
 
 

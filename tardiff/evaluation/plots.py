@@ -28,7 +28,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return colour, line style and marker of each name; up to 16 names, two that share a colour differ in the other two."""
+    """Return colour, line style and marker of each name; up to 16 names, two that share a colour differ in the other
+    two."""
     choices = itertools.cycle(itertools.product(range(len(LINES)), COLOURS))
     return {name: {"color": colour, "linestyle": LINES[turn], "marker": MARKERS[turn]}
             for name, (turn, colour) in zip(names, choices, strict=False)}
@@ -42,7 +43,8 @@ def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(1.8 + 1.6 * len(rows), 3.4), layout="constrained")
     axis = figure.subplots()
     positions = np.arange(len(rows))
-    axis.bar(positions - 0.2, [row["norm_of_mean"] for row in rows], 0.38, color=COLOURS[0], label="norm of the mean gradient")
+    axis.bar(positions - 0.2, [row["norm_of_mean"] for row in rows], 0.38, color=COLOURS[0],
+             label="norm of the mean gradient")
     means = np.array([row["mean"] for row in rows])
     whiskers = np.abs(np.array([[row["p10"], row["p90"]] for row in rows]).T - means)
     axis.bar(positions + 0.2, means, 0.38, yerr=whiskers, capsize=4, color=COLOURS[1],
@@ -109,7 +111,8 @@ def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float
 
 
 def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None:
-    """Make axes linear up to the median size of the values and logarithmic beyond, with ticks at 0 and powers of ten."""
+    """Make axes linear up to the median size of the values and logarithmic beyond, with ticks at 0 and powers of
+    ten."""
     sizes = np.abs(values[values != 0])
     middle = float(np.median(sizes)) if len(sizes) else 1.0
     for direction in directions:
@@ -123,7 +126,8 @@ def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None
 
 def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str], count: int = 4,
                    seed: int = 0) -> Figure:
-    """Draw a few randomly chosen series of each set and class: a row per set and class, a column per channel; many wrap."""
+    """Draw a few randomly chosen series of each set and class: a row per set and class, a column per channel; many
+    wrap."""
     rows = [(name, label) for label in range(len(classes)) for name in sets]
     figure, panels = channel_panels([f"{name}\n{classes[label]}" for name, label in rows], channels, units, "time step",
                                     panel_size=(2.1, 1.35), margins=(1.4, 0.5), label_size=8)
@@ -144,7 +148,8 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
     sets: x (N, L, C) z-scored by name; the first is the real one. At most `most_rows` random rows of each are drawn.
     """
     generator = np.random.default_rng(seed)
-    flat = {name: x[np.sort(generator.permutation(len(x))[:most_rows])].reshape(-1, x[0].size) for name, x in sets.items()}
+    flat = {name: x[np.sort(generator.permutation(len(x))[:most_rows])].reshape(-1, x[0].size)
+            for name, x in sets.items()}
     (real_name, real), *others = flat.items()
     components = PCA(2, svd_solver="full").fit(real)
     shares, points = components.explained_variance_ratio_, {name: components.transform(x) for name, x in flat.items()}
@@ -198,7 +203,8 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
 
 
 def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) -> Figure:
-    """Draw the observed share of a class over its predicted probability, with 95 % intervals; the diagonal is calibrated.
+    """Draw the observed share of a class over its predicted probability, with 95 % intervals; the diagonal is
+    calibrated.
 
     curves: by name, as `tardiff.evaluation.metrics.reliability_curve` returns them.
     """
@@ -228,8 +234,8 @@ def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     for axis, scale in zip(axes, ("linear", "log"), strict=True):
         axis.plot([1e-3, 1], [1e-3, 1], color="0.6", linewidth=1, linestyle=(0, (5, 2)))
         for name, (false_positive, true_positive) in curves.items():
-            axis.plot(false_positive, true_positive, color=style_of[name]["color"], linestyle=style_of[name]["linestyle"],
-                      linewidth=1.5)
+            style = style_of[name]
+            axis.plot(false_positive, true_positive, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
         low = 0 if scale == "linear" else 1e-3
         axis.set(xscale=scale, yscale=scale, xlim=(low, 1), ylim=(low, 1.02))
         axis.tick_params(labelsize=8)

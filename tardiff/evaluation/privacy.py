@@ -1,8 +1,8 @@
 """Privacy: what synthetic series give away of the patients that they were made from, and the table of all such figures.
 
 All series are (N, L, C) float32 without NaN, z-scored with the scaler of the real training data, and compared by the
-Euclidean distance of whole windows. Members are the rows that a generator has seen, non-members held-out rows that it has
-not. No figure is a guarantee: each is what one simple attack found, and a stronger one may find more.
+Euclidean distance of whole windows. Members are the rows that a generator has seen, non-members held-out rows that it
+has not. No figure is a guarantee: each is what one simple attack found, and a stronger one may find more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class PrivacyData:
 
 def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray, control: np.ndarray, seed: int,
                       resamples: int = 1000, max_rows: int = MAX_ROWS, device: torch.device = CPU) -> dict[str, float]:
-    """Return how well members are told from non-members by their distance to the nearest synthetic row (nearer: member).
+    """Return how well members are told from non-members by their distance to the nearest synthetic row (nearer:
+    member).
 
     Both groups are drawn to the same number of `rows`, min(N members, N non-members, max_rows); the synthetic set is
     used whole. Results, with 95 % intervals `_low` to `_high` from a bootstrap over the subjects of each group, so that
@@ -51,21 +52,23 @@ def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray,
     - `auroc`: 0.5 is no leakage, 1 is a copy. Below 0.5 members are no nearer than others.
     - `tpr`: the share of members found where 1 % of the non-members are called members; 0.01 is no leakage. It shows
       what the AUROC hides, a few records laid bare (Carlini et al. 2022). Read off by metrics.true_positive_rate.
-    - `dcr_ratio`: median distance of members over that of non-members; 1 is no leakage, 0 a copy. NaN if the latter is 0.
-    - `exact_copies`: the share of members, of all and not of those drawn alone, that stand in the synthetic set to the bit.
-      Rows that some non-member equals, as where a stay has no measurement and is imputed, are no copies.
+    - `dcr_ratio`: median distance of members over that of non-members; 1 is no leakage, 0 a copy. NaN if the latter is
+      0.
+    - `exact_copies`: the share of members, of all and not of those drawn alone, that stand in the synthetic set to the
+      bit. Rows that some non-member equals, as where a stay has no measurement and is imputed, are no copies.
     - `near_copies`, `near_copies_non_members`: the share of each group with a synthetic row within a root mean square
-      difference of 0.05 standard deviations per value. Real rows that are largely imputed lie this near to each other as
-      well, so only the excess of the first over the second tells.
+      difference of 0.05 standard deviations per value. Real rows that are largely imputed lie this near to each other
+      as well, so only the excess of the first over the second tells.
     - `control_auroc`, `control_tpr`: the same attack with `control` (M, L, C), real rows of neither group, in place of
-      the synthetic set. They leak nothing, so what is found with them is a difference between the groups themselves, such
-      as another year or hospital. `excess_auroc`, `excess_tpr`: what is beyond it.
+      the synthetic set. They leak nothing, so what is found with them is a difference between the groups themselves,
+      such as another year or hospital. `excess_auroc`, `excess_tpr`: what is beyond it.
     - `roc_<k>`: the true positive rate at ROC_RATES[k].
-    - `flagged` (1 or 0), the verdict that the set leaks: for the AUROC (`flagged_auroc`), or for the TPR (`flagged_tpr`), the
-      interval lies above its value without leakage and that of the excess lies above 0. The first condition alone would flag groups that differ, the
-      second an accident of the control, and the AUROC alone would miss a few copies among many rows. In simulations a
-      fresh draw was flagged in under 1 of 100 cases from 120 rows a group on, and in 3 to 4 below, where 1 % is less
-      than a row; copies of one record in thirty among 800 rows were found in over 9 of 10.
+    - `flagged` (1 or 0), the verdict that the set leaks: for the AUROC (`flagged_auroc`), or for the TPR
+      (`flagged_tpr`), the interval lies above its value without leakage and that of the excess lies above 0. The first
+      condition alone would flag groups that differ, the second an accident of the control, and the AUROC alone would
+      miss a few copies among many rows. In simulations a fresh draw was flagged in under 1 of 100 cases from 120 rows a
+      group on, and in 3 to 4 below, where 1 % is less than a row; copies of one record in thirty among 800 rows were
+      found in over 9 of 10.
 
     The control should come from where the members come from; if it is much smaller than the synthetic set, it makes up
     for a difference between the groups only in part.
@@ -83,9 +86,11 @@ def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray,
     found = (low > [0.5, FALSE_POSITIVE_RATE]) & (excess_low > 0)
     result = {"flagged": found.any(), "rows": rows, "exact_copies": _share_copied(members.x, non_members.x, synthetic)}
     for number, name in enumerate(("auroc", "tpr")):
-        result |= {f"flagged_{name}": found[number], name: points[0, number], f"{name}_low": low[number], f"{name}_high": high[number],
-                   f"control_{name}": points[1, number], f"excess_{name}": points[0, number] - points[1, number],
-                   f"excess_{name}_low": excess_low[number], f"excess_{name}_high": excess_high[number]}
+        result |= {
+            f"flagged_{name}": found[number], name: points[0, number],
+            f"{name}_low": low[number], f"{name}_high": high[number],
+            f"control_{name}": points[1, number], f"excess_{name}": points[0, number] - points[1, number],
+            f"excess_{name}_low": excess_low[number], f"excess_{name}_high": excess_high[number]}
     near = NEAR_COPY * np.sqrt(records[0].size)
     middle = np.median(others)
     result |= {"dcr_ratio": np.median(own) / middle if middle > 0 else np.nan,
@@ -107,8 +112,8 @@ def adversarial_accuracy(train: np.ndarray, heldout: np.ndarray, synthetic: np.n
     set: 0.5 where A and S cannot be told apart, 1 where they lie apart, below 0.5 where S copies A. `nnaa` is about 0
     without leakage; overfitting makes `aa_train` the smaller. All three sets are drawn to `rows` = min(N, max_rows) of
     the smallest; the mean of `draws` = ceil(N train / rows) draws. The draws are independent, so a copy of a training
-    set of exactly that size has `aa_train` 0, one of a larger set more, since few rows meet their copy. NaN if a set has
-    one row.
+    set of exactly that size has `aa_train` 0, one of a larger set more, since few rows meet their copy. NaN if a set
+    has one row.
     """
     rows = min(len(train), len(heldout), len(synthetic), max_rows)
     draws = -(-len(train) // rows)
@@ -127,12 +132,14 @@ def adversarial_accuracy(train: np.ndarray, heldout: np.ndarray, synthetic: np.n
 
 def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, seed: int, threshold: float = 0.1,
                  runs: int = 10, max_rows: int = 5_000, device: torch.device = CPU) -> dict[str, float]:
-    """Return the membership inference risk as TimeDiff computes it (Tian et al. 2024), for comparison with papers alone.
+    """Return the membership inference risk as TimeDiff computes it (Tian et al. 2024), for comparison with papers
+    alone.
 
     Each set is mapped to [0, 1] by its own extremes per channel and drawn to `rows` = min(N, max_rows) of the smallest.
-    The squared distances to the nearest synthetic row are mapped to [0, 1] among the members and, apart from them, among
-    the held-out rows; a record at `threshold` or below is called a member; `mir` is the F1 of that, the mean of `runs`
-    draws, `mir_sd` their standard deviation. Equal distances (0 / 0) are NaN in the original, and so no member here.
+    The squared distances to the nearest synthetic row are mapped to [0, 1] among the members and, apart from them,
+    among the held-out rows; a record at `threshold` or below is called a member; `mir` is the F1 of that, the mean of
+    `runs` draws, `mir_sd` their standard deviation. Equal distances (0 / 0) are NaN in the original, and so no member
+    here.
 
     Calling all members gives `all_members` = 2/3, whatever the data. Lower is not more private: an exact copy scores
     about 0, since its distances of almost 0 are stretched to [0, 1]. `called_members` and `called_non_members`, the

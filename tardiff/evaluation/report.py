@@ -1,4 +1,5 @@
-"""The report: one HTML file that opens offline. Plain values are prepared here; words and layout stand in report.html."""
+"""The report: one HTML file that opens offline. Plain values are prepared here; words and layout stand in
+report.html."""
 
 from __future__ import annotations
 
@@ -52,20 +53,22 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
                             "assignments": assignments, "zip": zip}
     fidelity, privacy = (by_set(frames[part]) if part in frames else {} for part in ("fidelity", "privacy"))
     measured_fidelity = next(iter(fidelity.values()), {})
-    known = {name: cost for name, cost in description["cost"].items() if any(value is not None for value in cost.values())}
+    costs = {name: cost for name, cost in description["cost"].items()
+             if any(value is not None for value in cost.values())}
     return environment.get_template("report.html").render(
-        **description | {"cost": known}, settings_file=settings_file, figures=figures, parts=[*frames], fidelity=fidelity, privacy=privacy,
+        **description | {"cost": costs}, settings_file=settings_file, figures=figures, parts=[*frames],
+        fidelity=fidelity, privacy=privacy, influence=influence,
         outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,
         fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
-        attacks=ATTACKS, influence=influence, outer_percentiles=OUTER_PERCENTILES)
+        attacks=ATTACKS, outer_percentiles=OUTER_PERCENTILES)
 
 
 def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, Any]:
     """Return what the report says of utility, all of it at the largest ratio, so that many ratios are not many chances.
 
-    `rows` and `trtr`, that of real data alone; `ratio`; `sets`: for each its row `alone` and `added`, or None; `kind`: why
-    there is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or `judged`, with
-    the names of the sets that `gained` and `lost`.
+    `rows` and `trtr`, that of real data alone; `ratio`; `sets`: for each its row `alone` and `added`, or None; `kind`:
+    why there is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or
+    `judged`, with the names of the sets that `gained` and `lost`.
     """
     rows = utility_rows(frame)
     trtr = next(row for row in rows if row["protocol"] == "TRTR")
@@ -116,5 +119,6 @@ def cell(value: Any) -> str:
 
 
 def breakable(text: object) -> Markup:
-    """Return text for HTML that may wrap within a path or a long name, with intervals, which only wrap in print, marked."""
+    """Return text for HTML that may wrap within a path or a long name, with intervals, which only wrap in print,
+    marked."""
     return Markup(re.sub(r"(\[.*?\])", r"<span>\1</span>", re.sub(r"([/_])", r"\1<wbr>", str(escape(text)))))

@@ -2,16 +2,16 @@
 
 A number is one row (set, metric, key, dataset, repeat, value) of the frame:
 
-| part      | set                         | metric                             | key                 | dataset | repeat |
-|-----------|-----------------------------|------------------------------------|---------------------|---------|--------|
-| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO            | see `score_arms`    | yes     | seed   |
-| fidelity  | synthetic set or anchor     | a name in FIDELITY                 | of the metric       | yes     | seed   |
-| privacy   | synthetic set or anchor     | a name in PRIVACY                  | of the metric       | yes     | 0      |
-| influence | rows that were looked at    | a name in tardiff/stages/influence | GROUP/STATISTIC     | -       | -      |
+| part      | set                         | metric                    | key              | dataset | repeat |
+|-----------|-----------------------------|---------------------------|------------------|---------|--------|
+| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO   | see `score_arms` | yes     | seed   |
+| fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
+| privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
+| influence | the rows that were measured | a table of the analysis   | GROUP/STATISTIC  | -       | -      |
 
-`dataset` is the number of the dataset within its set (one for each generation seed), `repeat` the seed of the classifier or
-of the metric. Both are empty where a number is of all together: a variance over subjects, all of influence, and `dataset`
-for TRTR. GROUP is a class or a learning rate.
+`dataset` is the number of the dataset within its set (one for each generation seed), `repeat` the seed of the
+classifier or of the metric. Both are empty where a number is of all together: a variance over subjects, all of
+influence, and `dataset` for TRTR. GROUP is a class or a learning rate.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ SUBJECT_VARIANCE = "_subject_variance"
 SMALL_EFFECT = 0.01
 
 Summary = dict[str, Any]
-"""Of one key: `values` by repeat, `mean`, and `sd` (None for a single value); where its variance over subjects is known also
-`subject_variance`, `low` and `high`, and for differences of AUROC and AUPRC `seeds_for_0.01` and `smallest_visible`."""
+"""Of one key: `values` by repeat, `mean`, and `sd` (None for a single value); where its variance over subjects is known
+also `subject_variance`, `low` and `high`, and for differences of AUROC and AUPRC `seeds_for_0.01` and
+`smallest_visible`."""
 
 
 def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
-    """Return rows (set, metric, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or None."""
+    """Return rows (set, metric, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or
+    None."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.astype({"dataset": "Int64", "repeat": "Int64", "value": "float64"})
 
@@ -44,8 +46,9 @@ def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
 def summaries(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Summary]]:
     """Return the summary of each key by (set, metric), in the order of the frame.
 
-    Intervals are mean +- t x standard error, with both sources of chance in the error: the variance over subjects and that
-    between seeds (see `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases).
+    Intervals are mean +- t x standard error, with both sources of chance in the error: the variance over subjects and
+    that between seeds (see `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of
+    cases).
     """
     found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for (name, metric, key), values in frame.groupby(["set", "metric", "key"], sort=False)["value"]:
@@ -70,8 +73,8 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one row per arm of the utility part: `arm`, its label, `protocol`, `synthetic` (None for TRTR), `ratio` (None
-    but for TSRTR), and the summary of each key."""
+    """Return one row per arm of the utility part: `arm`, its label, `protocol`, `synthetic` (None for TRTR), `ratio`
+    (None but for TSRTR), and the summary of each key."""
     rows = []
     for (name, metric), of_pair in summaries(frame).items():
         protocol, _, ratio = metric.partition(" ")
@@ -89,16 +92,18 @@ def standard_error(seed_variance: float, num_seeds: int, subject_variance: float
     return float(np.sqrt(between + subject_variance)), float(freedom)
 
 
-def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect: float = SMALL_EFFECT, power: float = 0.8
-                 ) -> int | None:
-    """Return the number of paired seeds with which a true mean difference of `effect` is found with probability `power`.
+def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect: float = SMALL_EFFECT,
+                 power: float = 0.8) -> int | None:
+    """Return the number of paired seeds with which a true mean difference of `effect` is found with probability
+    `power`.
 
-    Found: the 95 % interval of `summaries` lies on the right side of 0, the standard deviation between seeds being that of
-    differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
-    noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where the
-    effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
+    Found: the 95 % interval of `summaries` lies on the right side of 0, the standard deviation between seeds being that
+    of differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
+    noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where
+    the effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
     """
-    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or effect <= smallest_visible(subject_variance, power):
+    invisible = effect <= smallest_visible(subject_variance, power)
+    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or invisible:
         return None
     seed_variance = float(np.var(differences, ddof=1))
 
@@ -115,7 +120,8 @@ def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect:
 
 
 def smallest_visible(subject_variance: float, power: float = 0.8) -> float:
-    """Return the smallest true difference that infinitely many seeds find with probability `power` on these subjects."""
+    """Return the smallest true difference that infinitely many seeds find with probability `power` on these
+    subjects."""
     return float(scipy.stats.norm.ppf([0.975, power]).sum() * np.sqrt(subject_variance))
 
 

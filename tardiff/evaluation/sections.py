@@ -43,8 +43,9 @@ def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.nda
                       repeats: int, folder: Path, workers: int, device: torch.device) -> pd.DataFrame:
     """Return the frame of results of the two anchors and all sets, measured against `held_out`.
 
-    All x are (N, L, C) float32, z-scored with the scaler of the real training rows. sets: the datasets of each set; repeat
-    r of a seeded metric has seed r and uses dataset r modulo their number. Finished results are kept in `folder`.
+    All x are (N, L, C) float32, z-scored with the scaler of the real training rows. sets: the datasets of each set;
+    repeat r of a seeded metric has seed r and uses dataset r modulo their number. Finished results are kept in
+    `folder`.
     """
     candidates = {REAL: [train.x], NOISE: [matched_noise(train.x, 0)], **sets}
     hashes = {name: [fingerprint(x) for x in datasets] for name, datasets in candidates.items()}
@@ -65,14 +66,17 @@ def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.nda
     return _results(jobs, folder, workers, "fidelity")
 
 
-def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: Split, sets: dict[str, list[np.ndarray]],
-                     folder: Path, workers: int, device: torch.device) -> pd.DataFrame:
-    """Return the frame of results over the datasets of each set, and of two anchors: the training rows themselves, and real
-    rows that no generator saw (half of the held-out ones, compared with the other half).
+def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: Split,
+                     sets: dict[str, list[np.ndarray]], folder: Path, workers: int, device: torch.device
+                     ) -> pd.DataFrame:
+    """Return the frame of results over the datasets of each set, and of two anchors: the training rows themselves, and
+    real rows that no generator saw (half of the held-out ones, compared with the other half).
 
-    All x are (N, L, C) float32, z-scored with the scaler of the real training rows. Finished results are kept in `folder`.
+    All x are (N, L, C) float32, z-scored with the scaler of the real training rows. Finished results are kept in
+    `folder`.
     """
-    held_out = held_out[drawn_rows(held_out.x, len(held_out), "fresh real rows")]  # The halves do not depend on the order.
+    # So that the halves do not depend on the order of rows.
+    held_out = held_out[drawn_rows(held_out.x, len(held_out), "fresh real rows")]
     rows = split_subjects(held_out.subjects(), held_out.y, {"fresh": 0.5, "non-members": 0.5}, seed=0)
     candidates = {COPY: ([train.x], held_out), FRESH: ([held_out.x[rows["fresh"]]], held_out[rows["non-members"]]),
                   **{name: (datasets, held_out) for name, datasets in sets.items()}}
@@ -83,8 +87,9 @@ def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: 
             data = PrivacyData(train, guidance, selection, non_members, x)
             hashes = [non_members.fingerprint(), fingerprint(x)]
             for metric in PRIVACY:
-                job = Job((metric.name, *base, *hashes), partial(metric.compute, data, 0, device), f"{metric.name}, {name}")
-                jobs.append(((name, metric.name, number, 0), job))
+                compute = partial(metric.compute, data, 0, device)
+                jobs.append(((name, metric.name, number, 0),
+                             Job((metric.name, *base, *hashes), compute, f"{metric.name}, {name}")))
     return _results(jobs, folder, workers, "privacy")
 
 

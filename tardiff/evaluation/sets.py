@@ -52,32 +52,34 @@ def read_matching(path: str, real: Dataset) -> Dataset:
                                   ("channels", synthetic.meta.channels, real.meta.channels),
                                   ("classes", synthetic.meta.classes, real.meta.classes)):
         if found != expected:
-            raise UserError(f"{path}: {what} {found}, but {real.path} has {expected}. Evaluate against the dataset it was "
-                            "generated from.")
+            raise UserError(f"{path}: {what} {found}, but {real.path} has {expected}. Evaluate against the dataset it "
+                            "was generated from.")
     return synthetic
 
 
 def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """Return what each set cost where its run folders tell: the budget, parameters, optimiser steps and seconds of training,
-    and seconds of sampling per series; medians over its datasets, since one may have shared the machine with others."""
+    """Return what each set cost where its run folders tell: the budget, parameters, optimiser steps and seconds of
+    training, and seconds of sampling per series; medians over its datasets, since one may have shared the machine with
+    others."""
     costs = {}
     for name, paths in folders.items():
         found = [_cost(Path(path)) for path in paths]
-        costs[name] = {key: float(np.median(values)) if (values := [cost[key] for cost in found if key in cost]) else None
-                       for key in ("parameters", "optimiser_steps", "training_seconds", "seconds_per_series")}
+        known = {key: [cost[key] for cost in found if key in cost]
+                 for key in ("parameters", "optimiser_steps", "training_seconds", "seconds_per_series")}
+        costs[name] = {key: float(np.median(values)) if values else None for key, values in known.items()}
         costs[name]["budget"] = ", ".join(dict.fromkeys(cost["budget"] for cost in found if "budget" in cost)) or None
     return costs
 
 
 def read_generation(dataset: Path) -> dict[str, Any] | None:
-    """Return seed, command, settings and hashes of the inputs that a synthetic dataset was made with; None where it is not
-    recorded."""
+    """Return seed, command, settings and hashes of the inputs that a synthetic dataset was made with; None where it is
+    not recorded."""
     path = dataset / "provenance.json"
     if not path.exists():
         return None
     record = read_json(path)
-    return {"seed": record.get("seed"), "command": " ".join(record.get("argv", [])), "settings": record.get("config", {}),
-            "inputs": record.get("inputs", {})}
+    return {"seed": record.get("seed"), "command": " ".join(record.get("argv", [])),
+            "settings": record.get("config", {}), "inputs": record.get("inputs", {})}
 
 
 def _cost(dataset: Path) -> dict[str, Any]:
@@ -97,5 +99,6 @@ def _training_cost(run: Path) -> dict[str, float]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     logged = [(line["step"], line["series_per_second"]) for line in lines if "series_per_second" in line]
     steps = np.diff([0, *(step for step, _ in logged)])
-    return {"optimiser_steps": logged[-1][0], "training_seconds": float((steps * batch_size / [rate for _, rate in logged]).sum()),
+    seconds = steps * batch_size / [rate for _, rate in logged]
+    return {"optimiser_steps": logged[-1][0], "training_seconds": float(seconds.sum()),
             "parameters": sum(value.numel() for value in load_tensors(run / "model.safetensors")[0].values())}

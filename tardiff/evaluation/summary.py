@@ -18,8 +18,10 @@ FEWEST_SEEDS = 3
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
-    """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 % intervals."""
-    heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", "", *([f"AUPRC - {reference} [95 %]", ""] if reference else [])]
+    """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 %
+    intervals."""
+    heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", ""]
+    heads += [f"AUPRC - {reference} [95 %]", ""] if reference else []
     lines = [heads]
     for row in rows:
         cells = [row["arm"], *(spread(row[name]) for name in HEADERS)]
@@ -54,7 +56,8 @@ def number(value: float | None) -> str:
 
 
 def spread(summary: Summary) -> str:
-    """Return `mean (sd)`, or the mean alone where there is one value; with three decimals of the mean go three of the other."""
+    """Return `mean (sd)`, or the mean alone where there is one value; with three decimals of the mean go three of the
+    other."""
     mean, sd = summary["mean"], summary["sd"]
     if number(mean) == "-" or sd is None:
         return number(mean)

@@ -1,9 +1,9 @@
 """Context-FID: the Frechet distance between TS2Vec representations of real and synthetic series.
 
-TS2Vec: Yue et al. 2022. Context-FID: Jeha et al. 2022, in the form of Diffusion-TS (Yuan & Qiao 2024): encoder settings,
-600 iterations of 8 series, averaged weights, and one representation per series by the maximum over time. The encoder is
-trained on real normalised data alone; training is a source of variance, so one encoder per dataset and seed is kept
-(its `state_dict()` holds all of it) and shared by all sets that are compared.
+TS2Vec: Yue et al. 2022. Context-FID: Jeha et al. 2022, in the form of Diffusion-TS (Yuan & Qiao 2024): encoder
+settings, 600 iterations of 8 series, averaged weights, and one representation per series by the maximum over time. The
+encoder is trained on real normalised data alone; training is a source of variance, so one encoder per dataset and seed
+is kept (its `state_dict()` holds all of it) and shared by all sets that are compared.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def hierarchical_loss(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _contrast(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cross-entropy with which items of views (G, M, D) find their partner among all others of their group."""
+    """Return the cross-entropy with which items of views (G, M, D) find their partner among all others of their
+    group."""
     groups, items, _ = first.shape
     both = torch.cat([first, second], dim=1)
     similarity = both @ both.transpose(1, 2)
@@ -167,7 +168,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     root_trace = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(min=0)).sum()
-    return float(((means[0] - means[1]) ** 2).sum() + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root_trace)
+    between_means = ((means[0] - means[1]) ** 2).sum()
+    return float(between_means + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * root_trace)
 
 
 def context_fid(encoder: TS2Vec, real: np.ndarray, synthetic: np.ndarray, seed: int, max_rows: int = MAX_ROWS

@@ -55,8 +55,8 @@ class Protocol:
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. fit: trains and predicts; `recipe` is
-    its settings, which with the data decide whether a fit kept in `folder` (None: none is kept) is reused. workers: fits at
-    a time.
+    its settings, which with the data decide whether a fit kept in `folder` (None: none is kept) is reused. workers:
+    fits at a time.
     """
 
     real: Split
@@ -76,7 +76,8 @@ class Protocol:
         dataset s modulo their number.
         """
         fits = [(arm, seed) for arm in arms for seed in range(num_seeds)]
-        jobs = [Job(self._key(arm, seed), partial(self._fit, arm, seed), f"{arm.label}, seed {seed}") for arm, seed in fits]
+        jobs = [Job(self._key(arm, seed), partial(self._fit, arm, seed), f"{arm.label}, seed {seed}")
+                for arm, seed in fits]
         folder = None if self.folder is None else self.folder / "fits"
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
         for (arm, _), found in zip(fits, cached_jobs(folder, jobs, self.workers, "utility", "fit"), strict=True):
@@ -155,9 +156,9 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     """Return the results of all arms as a long frame (see `tardiff.evaluation.results`), by classifier seed.
 
     Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the minority class;
-    `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same protocol
-    on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the variance of its mean over seeds in a
-    bootstrap over the subjects of the scored split, with the same draws for all arms.
+    `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same
+    protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the variance of its mean
+    over seeds in a bootstrap over the subjects of the scored split, with the same draws for all arms.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     minority = minority_class(protocol.real.y)

@@ -98,7 +98,8 @@ def in_float64(task: DownstreamTask, x: Tensor) -> DownstreamTask:
             doubled.losses(x[:1].double(), torch.zeros(1, dtype=torch.int64, device=x.device))
     except RuntimeError as error:
         raise UserError(f"the classifier or its loss cannot compute in float64 ({error}). Let model.custom follow the "
-                        "type of its input: no .float(), and weights of the loss cast to the type of the logits.") from None
+                        "type of its input: no .float(), and weights of the loss cast to the type of the logits."
+                        ) from None
     return doubled
 
 
@@ -135,8 +136,9 @@ def loss_falls(task: DownstreamTask, guidance: Series, x: Tensor, y: Tensor, lea
                ) -> np.ndarray:
     """Fine-tune on each series alone by one plain gradient step, and return how far the mean guidance loss falls.
 
-    x (N, L, C), y (N,) int64. Returns (N, R) float64 for R learning rates, each fall divided by its rate, so that it tends
-    to the influence of the series as the rate goes to 0. Give a float64 task: at small rates the falls drown in float32.
+    x (N, L, C), y (N,) int64. Returns (N, R) float64 for R learning rates, each fall divided by its rate, so that it
+    tends to the influence of the series as the rate goes to 0. Give a float64 task: at small rates the falls drown in
+    float32.
     """
     before = mean_loss(task, *guidance)
     falls = np.empty((len(x), len(learning_rates)))
@@ -176,8 +178,8 @@ def gradient_norm_rows(norms: np.ndarray, gradient: GuidanceGradient, y: np.ndar
                        ) -> list[dict[str, Any]]:
     """Return one row per class that has guidance rows: the norm of its mean gradient, and its rows' own norms.
 
-    norms (N,), y (N,) int64. `mean` and `sd` over rows are the paper's table ('Mean gradient norms'); gradients of a class
-    that point apart cancel in `norm_of_mean`, which is what steers generation.
+    norms (N,), y (N,) int64. `mean` and `sd` over rows are the paper's table ('Mean gradient norms'); gradients of a
+    class that point apart cancel in `norm_of_mean`, which is what steers generation.
     """
     return [{"class": classes[label], "rows": int((y == label).sum()), "norm_of_mean": gradient.norms()[label],
              "mean": float(values.mean()), "sd": float(values.std(ddof=1)) if len(values) > 1 else None,
@@ -185,18 +187,18 @@ def gradient_norm_rows(norms: np.ndarray, gradient: GuidanceGradient, y: np.ndar
             for label, values in enumerate(norms[y == label] for label in range(len(classes))) if len(values)]
 
 
-def influence_rows(name: str, scores: np.ndarray, y: np.ndarray, subjects: np.ndarray, classes: list[str], resamples: int,
-                   seed: int) -> list[dict[str, Any]]:
-    """Return `influence_summary` of a set, over all of its rows and over those of each class; scores (N,), y (N,) int64,
-    subjects (N,)."""
+def influence_rows(name: str, scores: np.ndarray, y: np.ndarray, subjects: np.ndarray, classes: list[str],
+                   resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Return `influence_summary` of a set, over all of its rows and over those of each class; scores (N,), y (N,)
+    int64, subjects (N,)."""
     groups = [("all", slice(None)), *((classes[label], y == label) for label in range(len(classes)))]
     return [{"set": name, "class": group, **influence_summary(scores[rows], subjects[rows], resamples, seed)}
             for group, rows in groups if len(scores[rows])]
 
 
 def influence_summary(scores: np.ndarray, subjects: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
-    """Return mean, its 95 % bootstrap interval over subjects, share of positive rows and percentiles of scores (N,), for
-    the subject (N,) of each.
+    """Return mean, its 95 % bootstrap interval over subjects, share of positive rows and percentiles of scores (N,),
+    for the subject (N,) of each.
 
     The order of rows does not matter.
     """
@@ -230,9 +232,9 @@ def stratified_rows(sets: Mapping[str, Series], count: int, seed: int) -> dict[s
 
 
 def agreement(influence: np.ndarray, falls: np.ndarray) -> dict[str, float | None]:
-    """Compare influence (N,) with measured falls (N,): Spearman and Pearson correlation, the share of equal signs, and the
-    slope of the least-squares line of falls on influence (1 where influence is exact). None for fewer than 3 series or
-    constant values."""
+    """Compare influence (N,) with measured falls (N,): Spearman and Pearson correlation, the share of equal signs, and
+    the slope of the least-squares line of falls on influence (1 where influence is exact). None for fewer than 3 series
+    or constant values."""
     defined = len(influence) > 2 and np.ptp(influence) > 0 and np.ptp(falls) > 0
     measured = {"spearman": scipy.stats.spearmanr(influence, falls).statistic,
                 "pearson": scipy.stats.pearsonr(influence, falls).statistic,

@@ -52,8 +52,8 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     guidance, selection = map(len, halve_validation(real.val))
     alone = 3.0 + 1.5 * len(sets)  # Reading and pictures.
     if "influence" in config.sections and config.classifier is not None:
-        passes = config.fine_tuned * (3 * guidance + 100) + 100 * guidance
-        alone += row_seconds * (passes + len(real.train) + selection + sum(len(part) for parts in sets.values() for part in parts))
+        scored = len(real.train) + selection + sum(len(part) for parts in sets.values() for part in parts)
+        alone += row_seconds * (config.fine_tuned * (3 * guidance + 100) + 100 * guidance + scored)
     return (shared / workers + alone) / 60
 
 
@@ -103,7 +103,8 @@ def _fidelity_seconds(config: ReportConfig, real: Dataset, sets: dict[str, list[
     return total
 
 
-def _privacy_seconds(real: Dataset, sets: dict[str, list[Split]], train: Split, test: Split, device: torch.device) -> float:
+def _privacy_seconds(real: Dataset, sets: dict[str, list[Split]], train: Split, test: Split, device: torch.device
+                     ) -> float:
     attack = _seconds(lambda: membership_attack(train, test, train.x, test.x, 0, resamples=50, device=device))
     pair = _seconds(lambda: nearest(train.x, test.x, device=device)) / (len(train) * len(test))
     members = min(len(real.train), len(real.test), MAX_ROWS)

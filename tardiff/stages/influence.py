@@ -28,8 +28,10 @@ from tardiff.utils.logging import provenance
 
 TRAINING, SELECTION, GUIDANCE, ALL = "real training", "real selection", "real guidance", "all"
 TITLES = {
-    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the paper's table)",
-    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % interval)",
+    "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the "
+                      "paper's table)",
+    "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % "
+                              "interval)",
     "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
 GROUPS = {"gradient_norms": "class", "influence_distribution": "class", "fine_tuning": "learning_rate"}
 """The column of each table that, with the set, names a row."""
@@ -62,8 +64,8 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
 
 
 def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list[Split]]) -> Tables:
-    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return the
-    tables by name.
+    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return
+    the tables by name.
 
     Raises UserError if the classifier was trained on another dataset than `real`.
     """
@@ -74,8 +76,8 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     parts_of = analysed_sets(real, sets)
     series = {name: prepared(parts, normalizer) for name, parts in parts_of.items()}
     subjects = {name: joined_subjects(parts) for name, parts in parts_of.items()}
-    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes, len(real.train),
-                                device)
+    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes,
+                                len(real.train), device)
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
     for row in tables["influence_distribution"]:
         if row["class"] == ALL:
@@ -113,7 +115,8 @@ def influence_frame(tables: Tables) -> pd.DataFrame:
 
 
 def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is None."""
+    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is
+    None."""
     tables = {}
     for name, group in GROUPS.items():
         rows: dict[tuple[str, str], dict[str, Any]] = {}

@@ -67,11 +67,11 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     scaler, kept = Normalizer.fit("zscore", real.train.x), Path(config.output) / "metrics"
     scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
     train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
-    description, frames, label = describe(config, real, sets, folders), {}, ""
+    description, frames, reliability, label = describe(config, real, sets, folders), {}, {}, ""
     if "utility" in config.sections:
-        frames["utility"], description["utility"] = report_utility(config, real, sets)
-        description["utility"]["protocols"] = config.protocols
-        label = real.meta.classes[description["utility"]["reliability_class"]]
+        frames["utility"], utility = report_utility(config, real, sets)
+        description["utility"] = utility
+        reliability, label = utility["reliability"], real.meta.classes[utility["reliability_class"]]
     if "fidelity" in config.sections:
         frames["fidelity"] = evaluate_fidelity(train, test, scaled, metrics, config.repeats, kept, workers, device)
     if "privacy" in config.sections:
@@ -81,7 +81,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
             device=config.device, fine_tuned=config.fine_tuned), real, sets))
-    pictures = draw(output, real, sets, test.x, scaled, frames, description.get("utility", {}).get("reliability"), label)
+    pictures = draw(output, real, sets, test.x, scaled, frames, reliability, label)
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
     for part in frames.keys() & {"fidelity", "privacy"}:
@@ -151,8 +151,8 @@ def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], 
     splits = {name: {"rows": len(split), "subjects": len(np.unique(split.subjects())),
                      "classes": np.bincount(split.y, minlength=real.num_classes).tolist()}
               for name, split in real.splits.items()}
-    return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0], "channels": real.meta.channels,
-                     "classes": real.meta.classes, "splits": splits},
+    return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0],
+                     "channels": real.meta.channels, "classes": real.meta.classes, "splits": splits},
             "synthetic": {name: {"folders": folders[name], "rows": list(map(len, parts)),
                                  "generation": [read_generation(Path(path)) for path in folders[name]]}
                           for name, parts in sets.items()},

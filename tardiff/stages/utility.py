@@ -27,8 +27,8 @@ from tardiff.utils.parallel import worker_count
 
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
-    """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the name
-    of the protocol where it is one alone."""
+    """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
+    name of the protocol where it is one alone."""
     folders = synthetic_folders(config)
     if not inputs_exist(config, folders, dry_run):
         return
@@ -44,7 +44,8 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     rows = utility_rows(score_arms(protocol.predictions(arms, config.seeds), protocol, reference, config.bootstrap))
     write_tables(config.output, name, rows,
                  {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()})
-    print(f"\n{' and '.join(config.protocols).upper()}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
+    title = " and ".join(config.protocols).upper()
+    print(f"\n{title}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
@@ -55,23 +56,23 @@ def evaluate(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConf
              ) -> pd.DataFrame:
     """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each arm and metric.
 
-    real: a dataset with the splits train, val and test. sets: for each name the rows of its datasets, one per generation
-    seed, x (N, L, C) in raw units. Of the settings, `real`, `synthetic` and `output` are not read. folder: where finished
-    fits are kept, so that the same call goes on where it was; None keeps none.
+    real: a dataset with the splits train, val and test. sets: for each name the rows of its datasets, one per
+    generation seed, x (N, L, C) in raw units. Of the settings, `real`, `synthetic` and `output` are not read. folder:
+    where finished fits are kept, so that the same call goes on where it was; None keeps none.
 
     Columns: `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR), `metric`
-    (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the
-    95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
+    (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`,
+    the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
     `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain: it lies
-    above 0, loss: below; of the Brier score, less is better).
-    Raises UserError if a set does not fit the dataset or has too few rows for a ratio.
+    above 0, loss: below; of the Brier score, less is better). Raises UserError if a set does not fit the dataset or has
+    too few rows for a ratio.
     """
     for name, parts in sets.items():
         for part in parts:
             if part.x.shape[1:] != real.shape or not set(part.y) <= set(range(real.num_classes)):
-                raise UserError(f"synthetic set '{name}': series of shape {part.x.shape[1:]} with labels "
-                                f"{sorted(set(part.y.tolist()))}, but the real ones have shape {real.shape} and labels 0 to "
-                                f"{real.num_classes - 1}.")
+                labels = sorted(set(part.y.tolist()))
+                raise UserError(f"synthetic set '{name}': series of shape {part.x.shape[1:]} with labels {labels}, but "
+                                f"the real ones have shape {real.shape} and labels 0 to {real.num_classes - 1}.")
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     lines = []
@@ -88,11 +89,13 @@ def evaluate(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConf
 
 
 def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
-    """Return the lines of the table. A set that lacks a class can only be added to real rows: beside TSRTR it has no TSTR."""
-    sets = {name: all(set(part.y) == set(protocol.real.y) for part in parts) for name, parts in protocol.synthetic.items()}
-    arms = [Arm("TRTR")]
+    """Return the lines of the table. A set that lacks a class can only be added to real rows: beside TSRTR it has no
+    TSTR."""
+    arms, sets = [Arm("TRTR")], protocol.synthetic
     if "tstr" in config.protocols:
-        arms += [Arm("TSTR", name) for name, complete in sets.items() if complete or "tsrtr" not in config.protocols]
+        classes = set(protocol.real.y)
+        complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
+        arms += [Arm("TSTR", name) for name in (complete if "tsrtr" in config.protocols else sets)]
     if "tsrtr" in config.protocols:
         arms += [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios]
     return arms
@@ -100,27 +103,30 @@ def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
 
 def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]
                    ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Run the protocols and print the table; return the frame of results, and what else the report says of utility, such as
-    the reliability of TRTR and TSTR."""
+    """Run the protocols and print the table; return the frame of results, and what else the report says of utility,
+    such as the reliability of TRTR and TSTR."""
     protocol = build_protocol(config, real, sets, Path(config.output))
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     print(format_table(utility_rows(frame), reference))
     minority, scored = minority_class(protocol.real.y), protocol.scored
-    curves = {arm.label: reliability_curve(scored.y, np.mean([p for _, p in fits], axis=0), label=minority,
-                                           subjects=scored.subjects())
-              for arm, fits in results.items() if arm.ratio is None}
+    curves = {}
+    for arm in (arm for arm in results if arm.ratio is None):
+        p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
+        curve = reliability_curve(scored.y, p, label=minority, subjects=scored.subjects())
+        curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
-        "seeds": config.seeds, "reference": reference, "scored_rows": len(scored),
+        "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "reliability_class": minority,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes),
-        "fewest_datasets": min(config.seeds, *map(len, sets.values())),
-        "reliability": {name: {key: values.tolist() for key, values in curve.items()} for name, curve in curves.items()}}
+        "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
 
 
-def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]], folder: Path | None) -> Protocol:
-    """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results computed."""
+def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]], folder: Path | None
+                   ) -> Protocol:
+    """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results
+    computed."""
     _, selection = halve_validation(real.val)
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
     if config.score_on == "test":

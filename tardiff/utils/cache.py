@@ -17,7 +17,8 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.parallel import run_jobs
 
 RECIPE = 1
-"""Raise it with every change of our code that changes a result which is kept: evaluation, guidance gradient, influence."""
+"""Raise it with every change of our code that changes a result which is kept: evaluation, guidance gradient,
+influence."""
 
 Values = dict[str, Any]
 """Arrays and numbers by name; a number comes back as a float, an array with its dtype."""
@@ -45,7 +46,8 @@ class Job:
     label: str
 
 
-def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, description: str, unit: str) -> list[Values]:
+def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, description: str, unit: str
+                ) -> list[Values]:
     """Return the result of each job as `cached` does; those which are missing are computed by several worker processes.
 
     Equal keys are computed once. Without a folder nothing is kept.
@@ -55,7 +57,8 @@ def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, de
             return cached_jobs(temporary, jobs, workers, description, unit)
     paths = [_path(folder, job.key) for job in jobs]
     missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
-    run_jobs([(job.label, partial(_store, path, job.compute)) for path, job in missing.items()], workers, description, unit)
+    run_jobs([(job.label, partial(_store, path, job.compute)) for path, job in missing.items()],
+             workers, description, unit)
     return list(map(_read, paths))
 
 

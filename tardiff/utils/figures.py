@@ -16,12 +16,13 @@ MOST_CHANNELS = 21
 LEAST_WIDTH = 5.2
 
 
-def channel_panels(rows: list[str], channels: list[str], units: list[str], x_label: str, panel_size: tuple[float, float],
-                   margins: tuple[float, float], label_size: int = 9) -> tuple[Figure, np.ndarray]:
+def channel_panels(rows: list[str], channels: list[str], units: list[str], x_label: str,
+                   panel_size: tuple[float, float], margins: tuple[float, float], label_size: int = 9
+                   ) -> tuple[Figure, np.ndarray]:
     """Lay out one panel per row label and channel, with many channels wrapped into blocks of rows.
 
-    panel_size, margins: (width, height) in inches, the height of the margins per block. Returns the figure and its panels
-    (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out.
+    panel_size, margins: (width, height) in inches, the height of the margins per block. Returns the figure and its
+    panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out.
     """
     titles = [f"{channel} [{unit}]" if unit else channel for channel, unit in zip(channels, units, strict=True)]
     drawn = min(len(channels), MOST_CHANNELS)
@@ -48,7 +49,8 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
             # Without a gap, the title of the panel below reads as the label of this axis.
             column[-1].set_xlabel(" ", fontsize=14)
     if drawn < len(channels):
-        left_out = f"channels {drawn + 1} to {len(channels)} are" if drawn + 1 < len(channels) else f"channel {drawn + 1} is"
+        several = drawn + 1 < len(channels)
+        left_out = f"channels {drawn + 1} to {len(channels)} are" if several else f"channel {drawn + 1} is"
         x_label = f"{x_label}\n{left_out} not drawn"
     figure.supxlabel(x_label, fontsize=9)
     return figure, panels

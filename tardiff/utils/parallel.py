@@ -26,8 +26,8 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
 
     Each runs on one thread of torch, so that its result does not depend on the number of worker processes (what NumPy
     computes may differ in the last bits). A job may be any function with its arguments (`functools.partial`, a lambda);
-    large arrays among them are shared by the workers, not copied. What a job raises is raised here. Raises UserError if a
-    worker is killed, as the system does when memory runs out.
+    large arrays among them are shared by the workers, not copied. What a job raises is raised here. Raises UserError if
+    a worker is killed, as the system does when memory runs out.
     """
     if not jobs:
         return
@@ -39,9 +39,9 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                 bar.set_postfix_str(name, refresh=False)
                 bar.update()
         except TerminatedWorkerError:
-            raise UserError(f"{description}: a worker process was killed, most likely for want of memory. What is finished "
-                            f"is kept: give the same command again with fewer than {workers} workers (workers=...)."
-                            ) from None
+            raise UserError(f"{description}: a worker process was killed, most likely for want of memory. What is "
+                            f"finished is kept: give the same command again with fewer than {workers} workers "
+                            "(workers=...).") from None
 
 
 def _run(name: str, job: Callable[[], None], parent: int) -> str:

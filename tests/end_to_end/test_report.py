@@ -104,7 +104,8 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
     assert results["synthetic"]["first"]["folders"] == [str(sets / "first-seed0"), str(sets / "first-seed1")]
     assert results["utility"]["seeds"] == 2 and results["quick"] is False
     assert pd.read_csv(report / "utility.csv")["arm"].tolist() == [
-        "TRTR", "TSTR first", "TSTR second", "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1", "TSRTR second 0.2"]
+        "TRTR", "TSTR first", "TSTR second",
+        "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1", "TSRTR second 0.2"]
     frame = pd.read_csv(report / "results.csv")
     assert frame.columns.tolist() == ["set", "metric", "key", "dataset", "repeat", "value"]
     assert frame[frame["metric"] == "mmd"]["set"].drop_duplicates().tolist() == [REAL, NOISE, "first", "second"]
@@ -160,8 +161,8 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
     write_split(tmp_path / "fast" / "train.npz", draw(270)[2::3])
     finish(workplace._start(
         sys.executable, "scripts/evaluate.py", "--real", str(tmp_path / "real"), "--synthetic", str(tmp_path / "whole"),
-        str(tmp_path / "fast"), "--output", str(tmp_path / "report"), *QUICK, "reference=null", "seeds=3", "training.epochs=15",
-        "training.learning_rate=0.02"))
+        str(tmp_path / "fast"), "--output", str(tmp_path / "report"), *QUICK, "reference=null", "seeds=3",
+        "training.epochs=15", "training.learning_rate=0.02"))
     aurocs = pd.read_csv(tmp_path / "report" / "utility.csv").set_index("arm")["auroc_mean"]
     assert "TSTR whole" in aurocs and "TSTR fast" not in aurocs and "TSRTR fast 0.2" in aurocs
     assert aurocs["TSTR whole"] > 0.9
@@ -175,25 +176,31 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
-    options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-               "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+    options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={tmp_path / 'profile'}",
                "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,2000"]
     address = (report / "report.html").as_uri()
     probe = tmp_path / "probe.html"
-    script = ("<script>addEventListener('load', () => { const images = [...document.images]; document.title = JSON.stringify({"
-              "images: images.length, broken: images.filter(i => !i.complete || i.naturalWidth < 100).length,"
-              "wide: document.documentElement.scrollWidth > innerWidth, text: document.body.innerText.length}); });</script>")
+    script = """<script>addEventListener('load', () => {
+        const images = [...document.images];
+        const broken = images.filter(i => !i.complete || i.naturalWidth < 100).length;
+        const wide = document.documentElement.scrollWidth > innerWidth, text = document.body.innerText.length;
+        document.title = JSON.stringify({images: images.length, broken, wide, text}); });</script>"""
     probe.write_text((report / "report.html").read_text().replace("</body>", script + "</body>"))
-    page = subprocess.run([*options, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    page = subprocess.run([*options, "--dump-dom", probe.as_uri()], capture_output=True, text=True, timeout=120,
+                          check=True)
     seen = json.loads(page.stdout.partition("<title>")[2].partition("</title>")[0].replace("&quot;", '"'))
     assert seen["images"] == 10 and seen["broken"] == 0 and not seen["wide"] and seen["text"] > 3000
-    subprocess.run([*options, f"--print-to-pdf={tmp_path / 'report.pdf'}", address], capture_output=True, timeout=120, check=True)
+    subprocess.run([*options, f"--print-to-pdf={tmp_path / 'report.pdf'}", address], capture_output=True, timeout=120,
+                   check=True)
     assert (tmp_path / "report.pdf").stat().st_size > 50_000
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"),
-    (["--real", "{sets}/nowhere"], "no finished dataset"), (["score_on=selection"], "the report is for results on test"),
+    (["--real", "{sets}/nowhere"], "no finished dataset"),
+    (["score_on=selection"], "the report is for results on test"),
     (["ratios=[0.2,0.2]"], "and each once"), (["ratios=[]"], "give at least one ratio"),
     (["sections=[influence]", "classifier=null"], "it needs the classifier"), (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),

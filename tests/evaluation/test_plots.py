@@ -1,4 +1,5 @@
-"""The pictures with one column per channel: every channel up to the limit has its own panels, however many there are."""
+"""The pictures with one column per channel: every channel up to the limit has its own panels, however many there
+are."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def test_sixteen_sets_are_told_apart():
 def split(channels, seed):
     """Series around 10 * channel + 3 * class, never more than 1 away."""
     y = np.arange(12) % len(CLASSES)
-    x = np.random.default_rng(seed).uniform(-1, 1, (len(y), 6, channels)) + 10 * np.arange(channels) + 3 * y[:, None, None]
+    noise = np.random.default_rng(seed).uniform(-1, 1, (len(y), 6, channels))
+    x = noise + 10 * np.arange(channels) + 3 * y[:, None, None]
     return Split(x.astype(np.float32), y)
 
 
@@ -39,7 +41,8 @@ def titles(channels):
 def draw(kind, channels):
     sets = {name: split(channels, seed) for seed, name in enumerate(SETS)}
     if kind == "bands":
-        return channel_bands({name: (part.x, part.y) for name, part in sets.items()}, *names_and_units(channels), CLASSES)
+        arrays = {name: (part.x, part.y) for name, part in sets.items()}
+        return channel_bands(arrays, *names_and_units(channels), CLASSES)
     return example_series(sets, *names_and_units(channels), CLASSES)
 
 
@@ -60,7 +63,8 @@ def panels(figure, rows):
 def test_channels_wrap_into_blocks_of_panels(channels):
     figure = draw("bands", channels)
     drawn, columns = min(channels, MOST_CHANNELS), panels(figure, len(CLASSES))
-    assert len(cells(figure)) == drawn * len(CLASSES) and 1 + max(column for _, column in cells(figure)) == COLUMNS[channels]
+    assert len(cells(figure)) == drawn * len(CLASSES)
+    assert 1 + max(column for _, column in cells(figure)) == COLUMNS[channels]
     assert [column[0].get_title() for column in columns] == titles(channels)[:drawn]
     assert all(not axis.has_data() for axis in figure.axes if not axis.get_visible())
     assert LEAST_WIDTH <= figure.get_size_inches()[0] <= 2.3 * MOST_COLUMNS + 0.6
@@ -79,10 +83,10 @@ def test_each_panel_shows_its_own_channel_and_class(kind):
             middle = 10 * channel + 3 * (row * len(CLASSES) // len(column))
             values = np.concatenate([line.get_ydata() for line in axis.lines])
             assert len(values) and np.abs(values - middle).max() <= 1
-        (low, high), = {axis.get_ylim() for axis in column}
+        ((low, high),) = {axis.get_ylim() for axis in column}
         assert 10 * channel - 2 < low < 10 * channel and 10 * channel + 3 < high < 10 * channel + 5
         numbered = [axis.xaxis.get_tick_params()["labelbottom"] for axis in column]
-        assert numbered == [False] * (len(column) - 1) + [True], "the last panel of a channel alone numbers the time steps"
+        assert numbered == [False] * (len(column) - 1) + [True], "the last panel of a channel alone numbers the steps"
     first = columns[0][0]
     assert all(first.get_shared_x_axes().joined(first, axis) for column in columns for axis in column)
 

@@ -102,7 +102,8 @@ def test_fresh_draws_are_hardly_ever_flagged_where_the_rows_of_a_subject_are_ali
     by_subject, by_row = [], []
     for seed in range(40):
         members, others, synthetic, control = (clustered(4 * seed + part) for part in range(4))
-        by_subject.append(membership_attack(split(members, 0, 6), split(others, 10**6, 6), synthetic, control, seed, 100))
+        groups = split(members, 0, 6), split(others, 10**6, 6)
+        by_subject.append(membership_attack(*groups, synthetic, control, seed, 100))
         by_row.append(attack(members, others, synthetic, control, seed))
     widths = [np.mean([result["auroc_high"] - result["auroc_low"] for result in results])
               for results in (by_subject, by_row)]

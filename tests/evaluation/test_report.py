@@ -1,4 +1,5 @@
-"""What the page says, on small results made by hand: each sentence once, on a page that holds it and on one that does not."""
+"""What the page says, on small results made by hand: each sentence once, on a page that holds it and on one that does
+not."""
 
 import re
 
@@ -14,17 +15,19 @@ from tardiff.evaluation.utility import METRICS
 
 RECORD = {"seed": 0, "command": "python scripts/generate.py", "inputs": {"denoiser": "fd26"},
           "settings": {"seed": 0, "labels": "train", "num_samples": None, "guidance": {"scale": 2.0}}}
-REAL_DATA = {"name": "simulated", "folder": "data/x", "length": 24, "channels": ["HR", "Temp"], "classes": ["no", "yes"],
-             "splits": {"train": {"rows": 1200, "subjects": 1000, "classes": [1100, 100]}}}
+REAL_DATA = {"name": "simulated", "folder": "data/x", "length": 24, "channels": ["HR", "Temp"],
+             "classes": ["no", "yes"], "splits": {"train": {"rows": 1200, "subjects": 1000, "classes": [1100, 100]}}}
 COSTS = dict.fromkeys(["budget", "parameters", "optimiser_steps", "training_seconds", "seconds_per_series"])
 
 
 def arm(synthetic, metric, auprc_change=None, seeds=3, chance=False, subject_variance=1e-6):
-    """The rows of an arm: AUROC 0.7 or 0.5, all else 0.7, seed by seed, and with a change, differences of about that size."""
+    """The rows of an arm: AUROC 0.7 or 0.5, all else 0.7, seed by seed, and with a change, differences of about that
+    size."""
     keys = {key: [0.5 if chance and key == "auroc" else 0.7] * seeds for key in METRICS}
     if auprc_change is not None:
         keys |= {f"{key}_minus_trtr": auprc_change + 0.001 * np.arange(seeds) for key in ("auroc", "auprc")}
-    return [*((synthetic, metric, key, None, seed, value) for key, values in keys.items() for seed, value in enumerate(values)),
+    return [*((synthetic, metric, key, None, seed, value) for key, values in keys.items()
+              for seed, value in enumerate(values)),
             *((synthetic, metric, f"{key}_subject_variance", None, None, subject_variance) for key in keys)]
 
 
@@ -55,8 +58,9 @@ def privacy(train, guidance, name="guided"):
 
 def page(frames=None, sets=("guided",), influence=None, **description):
     synthetic = {name: {"folders": ["a", "b"], "rows": [1794, 1794], "generation": [RECORD, None]} for name in sets}
-    everything = {"real": REAL_DATA, "synthetic": synthetic, "cost": {name: COSTS for name in sets}, "hashes": {}, "quick": False,
-                  "provenance": dict.fromkeys(["tardiff", "commit", "python", "torch", "numpy"], "1"), "settings": "seeds: 5"}
+    everything = {"real": REAL_DATA, "synthetic": synthetic, "cost": dict.fromkeys(sets, COSTS), "hashes": {},
+                  "quick": False, "settings": "seeds: 5",
+                  "provenance": dict.fromkeys(["tardiff", "commit", "python", "torch", "numpy"], "1")}
     return render(everything | description, frames or {}, influence or {}, {}, "out/settings.yaml")
 
 
@@ -68,7 +72,8 @@ def words(html):
 def rows_of(html, caption=""):
     """The cells of a table, found by its caption."""
     body = html.split(caption)[1].split("<tbody>")[1].split("</tbody>")[0]
-    return [[words(text) for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in re.findall(r"<tr.*?</tr>", body)]
+    return [[words(text) for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)]
+            for row in re.findall(r"<tr.*?</tr>", body)]
 
 
 def utility_words(*arms, sets=("guided",), **settings):
@@ -82,7 +87,8 @@ def utility_words(*arms, sets=("guided",), **settings):
     ({"a": 0.02, "b": 0.0, "c": -0.02, "d": 0.02}, ["a", "d"], ["c"],
      "It helped: adding series of a, d raised AUPRC. Adding series of c lowered AUPRC.")])
 def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(changes, gained, lost, said):
-    arms = [arm(name, f"TSRTR {ratio}", sign * change) for name, change in changes.items() for ratio, sign in ((1.0, 1), (0.2, -1))]
+    arms = [arm(name, f"TSRTR {ratio}", sign * change) for name, change in changes.items()
+            for ratio, sign in ((1.0, 1), (0.2, -1))]
     outcome = utility_outcome(*utility(*arms))
     assert (outcome["kind"], outcome["ratio"], outcome["gained"], outcome["lost"]) == ("judged", 1.0, gained, lost)
     text = utility_words(*arms, sets=tuple(changes))
@@ -91,7 +97,8 @@ def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(ch
 
 
 @pytest.mark.parametrize(("settings", "kind", "said"), [
-    ({"seeds": 2}, "few_seeds", "No verdict: 2 seed(s) are too few."), ({"chance": True}, "chance", "does not beat chance"),
+    ({"seeds": 2}, "few_seeds", "No verdict: 2 seed(s) are too few."),
+    ({"chance": True}, "chance", "does not beat chance"),
     ({"chance": True, "seeds": 2}, "chance", "does not beat chance")])
 def test_there_is_no_verdict_below_3_seeds_or_of_a_classifier_at_chance(settings, kind, said):
     change = arm("guided", "TSRTR 1.0", 0.02, settings.get("seeds", 3))
@@ -107,10 +114,12 @@ def test_without_real_and_synthetic_series_together_nothing_is_judged():
 
 
 def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
-    text = utility_words(arm("guided", "TSTR"), arm("guided", "TSRTR 0.5", 0.0), arm("other", "TSRTR 0.5", 0.0, subject_variance=1e-3))
-    assert re.search(r"guided: trained on it alone, AUROC 0.700 \(0.000\) and AUPRC 0.700 \(0.000\); added at ratio 0.5, AUPRC "
-                     r"changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01, some \d seeds", text)
-    assert "other: it lacks a class, so that nothing can be trained on it alone; added at ratio 0.5, AUPRC changes by" in text
+    text = utility_words(arm("guided", "TSTR"), arm("guided", "TSRTR 0.5", 0.0),
+                         arm("other", "TSRTR 0.5", 0.0, subject_variance=1e-3))
+    assert "guided: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at ratio 0.5" in text
+    assert re.search(r"AUPRC changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01, "
+                     r"some \d seeds", text)
+    assert "other: it lacks a class, so that nothing can be trained on it alone; added at ratio 0.5, AUPRC" in text
     assert "(however many the seeds, a true change below 0.089 would be missed in more than one of five studies" in text
     assert "AUPRC 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
     assert "single dataset" not in text and "single dataset" in utility_words(arm("guided", "TSTR"), fewest=1)
@@ -119,8 +128,8 @@ def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
 def test_an_attack_says_by_what_and_in_how_many_datasets_it_was_flagged_and_warns_of_copies():
     frames = {"privacy": privacy(attack((1, 0, 0), (1, 1, 0), copies=0.25), attack(copies=0.0004))}
     text = words(page(frames))
-    assert "training rows AUROC 0.520 [0.480, 0.560], TPR 0.025 [0.012, 0.050], flagged in 2 of 3 dataset(s) (by AUROC in 1, " in text
-    assert "by TPR in 2), 25.0 % of the training series stand in it verbatim: do not share it; guidance rows" in text
+    assert "training rows AUROC 0.520 [0.480, 0.560], TPR 0.025 [0.012, 0.050], flagged in 2 of 3 dataset(s)" in text
+    assert "(by AUROC in 1, by TPR in 2), 25.0 % of the training series stand in it verbatim: do not share it" in text
     assert "flagged in 0 of 1 dataset(s), under 0.1 % of the guidance series stand in it verbatim" in text
     assert "of several datasets, the mean" in text
     none = words(page({"privacy": privacy(attack(), attack())}))
@@ -132,7 +141,8 @@ def test_an_attack_says_by_what_and_in_how_many_datasets_it_was_flagged_and_warn
 def test_what_is_missing_is_said(reference, sets, said):
     frame, description = utility(arm("guided", "TSTR"), reference=reference)
     text = words(page({"utility": frame}, sets, utility=description))
-    assert "Fidelity was not evaluated" in text and "Privacy was not evaluated" in text and "Utility was not" not in text
+    assert "Fidelity was not evaluated" in text and "Privacy was not evaluated" in text
+    assert "Utility was not" not in text
     assert "Influence was not evaluated: it needs classifier=RUN." in text
     assert ("reference=NAME" in text) == said and "A first look" not in text
     assert "Utility was not evaluated" in words(page()) and "A first look" in words(page(quick=True))
@@ -140,8 +150,10 @@ def test_what_is_missing_is_said(reference, sets, said):
 
 def test_metrics_show_their_anchors_and_channels():
     marginal = next(metric for metric in FIDELITY if metric.name == "marginal")
-    values = {"ks": 0.5, "ks_0": 0.1, "ks_1": 0.2, "wasserstein": 0.6, "wasserstein_0": 0.3, "wasserstein_1": float("nan")}
-    frame = long_frame([(name, "marginal", key, 0, 0, value) for name in (REAL, NOISE, "guided") for key, value in values.items()])
+    values = {"ks": 0.5, "ks_0": 0.1, "ks_1": 0.2,
+              "wasserstein": 0.6, "wasserstein_0": 0.3, "wasserstein_1": float("nan")}
+    frame = long_frame([(name, "marginal", key, 0, 0, value) for name in (REAL, NOISE, "guided")
+                        for key, value in values.items()])
     html = page({"fidelity": frame})
     assert rows_of(html, "KS per channel") == [["HR", *["0.100"] * 3], ["Temp", *["0.200"] * 3]]
     assert rows_of(html, "Wasserstein-1 per channel")[1] == ["Temp", "-", "-", "-"]
@@ -170,8 +182,9 @@ def test_each_dataset_says_how_it_was_made():
 
 
 def test_influence_is_shown_without_the_outer_percentiles():
-    lines = [{"set": "guided", "class": "all", "rows": 1234.0, "mean": 0.5, "p10": 0.1, "p50": 0.2, "guide_auroc": float("nan")},
-             {"set": "guided", "class": "yes", "rows": 34.0, "mean": 0.5, "p10": 0.1, "p50": 0.2}]
+    shared = {"mean": 0.5, "p10": 0.1, "p50": 0.2}
+    lines = [{"set": "guided", "class": "all", "rows": 1234.0, **shared, "guide_auroc": float("nan")},
+             {"set": "guided", "class": "yes", "rows": 34.0, **shared}]
     html = page({"influence": long_frame([])}, influence={"Influence of rows": lines})
     assert rows_of(html, "Influence of rows") == [["guided", "all", "1,234", "0.5", "0.2", "-"],
                                                   ["guided", "yes", "34", "0.5", "0.2", "-"]]
@@ -180,6 +193,7 @@ def test_influence_is_shown_without_the_outer_percentiles():
 
 def test_names_are_escaped():
     frame, description = utility(arm("<guided>", "TSRTR 1.0", 0.02))
-    html = page({"utility": frame, "privacy": privacy(attack(), attack(), "<guided>")}, ["<guided>"], utility=description)
+    frames = {"utility": frame, "privacy": privacy(attack(), attack(), "<guided>")}
+    html = page(frames, ["<guided>"], utility=description)
     assert "It helped: adding series of &lt;guided&gt;" in html and "<guided>" not in html
     assert html.startswith("<!doctype html>") and "mean ± t x standard error" in html

@@ -1,4 +1,5 @@
-"""How results of fidelity are asked for and gathered: which rows go where, which subjects, which repeat sees which dataset."""
+"""How results of fidelity are asked for and gathered: which rows go where, which subjects, which repeat sees which
+dataset."""
 
 import json
 
@@ -20,15 +21,16 @@ def split(level, rows):
 
 def spy(seen):
     def compute(data, seed, device):
-        seen.append((float(data.real.mean()), float(data.synthetic.mean()), [owner is not None for owner in data.subjects],
-                     seed, data.encoder))
+        seen.append((float(data.real.mean()), float(data.synthetic.mean()),
+                     [owner is not None for owner in data.subjects], seed, data.encoder))
         return {"level": float(data.synthetic.mean()) + seed}
     return FidelityMetric("spy", "Spy", "What it was given.", (Column("level", "level", 0.0),), compute)
 
 
 def test_sets_are_measured_against_held_out_rows_and_repeats_take_their_datasets_in_turn(tmp_path):
     seen = []
-    sets = {"two": [np.full((6, 2, 1), level, np.float32) for level in (10, 20)], "one": [np.full((6, 2, 1), 7, np.float32)]}
+    sets = {"two": [np.full((6, 2, 1), level, np.float32) for level in (10, 20)],
+            "one": [np.full((6, 2, 1), 7, np.float32)]}
     arguments = (split(1, 8), split(5, 4), sets, [spy(seen)], 3, tmp_path, 1, CPU)
     results = evaluate_fidelity(*arguments)
     assert {real for real, *_ in seen} == {5}, "always measured against the held-out rows"
@@ -38,7 +40,8 @@ def test_sets_are_measured_against_held_out_rows_and_repeats_take_their_datasets
     assert two["dataset"].tolist() == [0, 1, 0] and two["repeat"].tolist() == [0, 1, 2]
     assert by_set(results)["two"]["spy"]["level"]["mean"] == 43 / 3
     assert {tuple(subjects) for _, level, subjects, *_ in seen if level >= 7} == {(True, False)}
-    assert [subjects for *_, subjects, _, _ in seen].count([True, True]) == 3, "the real anchor has patients on both sides"
+    both = [subjects for *_, subjects, _, _ in seen].count([True, True])
+    assert both == 3, "the real anchor has patients on both sides"
     assert all(encoder is None for *_, encoder in seen)
     calls = len(seen)
     assert evaluate_fidelity(*arguments).equals(results) and len(seen) == calls
@@ -59,7 +62,8 @@ def test_costs_are_medians_and_those_of_a_denoiser_are_read_from_its_run(tmp_pat
     (again / "provenance.json").write_text(json.dumps({"config": {"output": str(tmp_path / "rival-seed0")}}))
     bare = tmp_path / "bare"
     bare.mkdir()
-    costs = read_costs({"rival": [str(tmp_path / f"rival-seed{seed}" / "synthetic") for seed in range(3)], "bare": [str(bare)]})
+    costs = read_costs({"rival": [str(tmp_path / f"rival-seed{seed}" / "synthetic") for seed in range(3)],
+                        "bare": [str(bare)]})
     assert costs["rival"] == {"budget": "reduced", "training_seconds": 120, "optimiser_steps": 7, "parameters": 3,
                               "seconds_per_series": 0.5}
     assert read_costs({"again": [str(again)]})["again"]["training_seconds"] == 100

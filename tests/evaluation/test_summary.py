@@ -20,7 +20,7 @@ def test_small_numbers_keep_two_figures(value, expected):
 
 
 @pytest.mark.parametrize(("mean", "sd", "expected"), [
-    (0.722, 0.0097, "0.722 (0.010)"), (0.0021, 0.00004, "0.0021 (4e-05)"), (0.5, None, "0.500"), (float("nan"), 0.1, "-"),
-    (None, None, "-"), (0.3, 1e-17, "0.300 (0.000)")])
+    (0.722, 0.0097, "0.722 (0.010)"), (0.0021, 0.00004, "0.0021 (4e-05)"), (0.5, None, "0.500"),
+    (float("nan"), 0.1, "-"), (None, None, "-"), (0.3, 1e-17, "0.300 (0.000)")])
 def test_mean_and_deviation_have_decimals_alike(mean, sd, expected):
     assert spread({"mean": mean, "sd": sd}) == expected

@@ -69,7 +69,8 @@ def test_the_loss_is_that_of_a_plain_loop(size, steps):
 
 
 def test_the_encoder_has_the_published_size():
-    """Linear(7 -> 64), ten blocks of two convolutions 64 -> 64 of width 3, a block to 320 with a shortcut of width 1."""
+    """Linear(7 -> 64), ten blocks of two convolutions 64 -> 64 of width 3, a block to 320 with a shortcut of width
+    1."""
     inner = 2 * (64 * 64 * 3 + 64)
     last = (64 * 320 * 3 + 320) + (320 * 320 * 3 + 320) + (64 * 320 + 320)
     encoder = TS2Vec(7)
@@ -179,7 +180,8 @@ def test_the_frechet_distance_of_commuting_covariances_is_the_closed_form():
     axes = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
     deviations = np.array([[1.0, 2.0, 0.5, 3.0], [2.0, 2.0, 0.1, 1.0]])
     means = np.array([[0.0, 0, 0, 0], [1.0, -2, 0, 0]])
-    sets = [with_moments(mean, (axes * s**2) @ axes.T, 30, seed) for seed, (mean, s) in enumerate(zip(means, deviations, strict=True))]
+    sets = [with_moments(mean, (axes * s**2) @ axes.T, 30, seed)
+            for seed, (mean, s) in enumerate(zip(means, deviations, strict=True))]
     assert frechet_distance(*sets) == pytest.approx(5 + ((deviations[0] - deviations[1]) ** 2).sum(), rel=1e-9)
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, main_path, meta
 
-from classifier.train import Guide
+from classifier.train import load_task
 from tardiff.config import InfluenceAnalysisConfig
 from tardiff.data.format import Split, read_dataset, write_dataset
 from tardiff.data.normalize import Normalizer
@@ -150,8 +150,8 @@ def test_what_is_measured_is_kept_and_never_mistaken(tmp_path, monkeypatch):
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, measured_again)
     again = study(tmp_path)
-    repeated = (again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms())
-    for before, after in zip(kept, repeated, strict=True):
+    found = again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms()
+    for before, after in zip(kept, found, strict=True):
         np.testing.assert_array_equal(before, after)
     other_guide = study(tmp_path, fitted_task("gru", steps=21))
     for changed in (lambda: again.scores(x, 1 - y), lambda: again.scores(x + 1, y), lambda: other_guide.scores(x, y),
@@ -247,10 +247,10 @@ def test_a_model_that_insists_on_float32_is_refused(tmp_path):
 def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
     opened, config = study(tmp_path), InfluenceAnalysisConfig(fine_tuned=28, learning_rates=[0.01], bootstrap=20)
     sets = {f"set {number}": series(20, seed=number) for number in range(17)}
-    styles = plots.styles(sets)
-    assert len({(style["color"], style["linestyle"]) for style in styles.values()}) == 16
-    rows = {name: np.arange(len(y)) for name, (_, y) in sets.items()}
-    tables = influence_tables(opened, sets, rows, ["a", "b"], config)
+    looks = plots.styles(sets)
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 16
+    subjects = {name: np.arange(len(y)) for name, (_, y) in sets.items()}
+    tables = influence_tables(opened, sets, subjects, ["a", "b"], config)
     figures = (plots.gradient_norm_bars(tables["gradient_norms"]),
                plots.influence_curves({name: (opened.scores(*rows), rows[1].numpy()) for name, rows in sets.items()},
                                       ["a", "b"]),
@@ -262,7 +262,8 @@ def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all flipped."""
+    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all of them
+    flipped."""
     folder = tmp_path_factory.mktemp("finished")
     splits, description = simulate_cohort(200, 0)
     other, _ = simulate_cohort(200, 1)
@@ -300,7 +301,7 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
     result = json.loads(Path("out/influence.json").read_text())
     rows = {(row["set"], row["class"]): row for row in result["influence_distribution"]}
     assert rows["faithful", "all"]["guide_auroc"] == pytest.approx(1 - rows["flipped", "all"]["guide_auroc"])
-    task, train = Guide.load("classifier", CPU).task, read_dataset("data", ("train",)).train
+    task, train = load_task("classifier", CPU)[0], read_dataset("data", ("train",)).train
     x = torch.from_numpy(Normalizer.load("classifier/normalizer.json").transform(train.x))
     assert rows["real training", "all"]["guide_auroc"] == pytest.approx(
         roc_auc_score(train.y, torch.softmax(task.model(x), 1)[:, 1].detach()))
@@ -309,8 +310,8 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
     assert small["series"] == 16 and small["spearman"] > 0.99 and small["slope"] == pytest.approx(1, abs=0.05)
     for table in TABLES:
         assert len(Path(f"out/{table}.csv").read_text().splitlines()) == 1 + len(result[table])
-    for title in ("norm of their mean", "Influence: fall", "measured after one gradient step"):
-        assert title in printed
+    titles = "norm of their mean", "Influence: fall", "measured after one gradient step"
+    assert all(title in printed for title in titles)
 
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, None)
@@ -352,7 +353,8 @@ def test_a_set_of_the_minority_alone(folder):
     (("learning_rates=[0]",), None, ("'learning_rates' must be at least",)),
     ((), lambda: Path("classifier/model.safetensors").unlink(), ("classifier/model.safetensors: file not found",)),
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
-    (("real=short_data",), None, ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
+    (("real=short_data",), None,
+     ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
     ((), arrays(lambda a: {"y": a["y"] + 5}), ("data/train.npz: array y",)),
     ((), meta({"classes": ["no", "yes"]}, "faithful/meta.json"), ("faithful: classes ['no', 'yes'], but data has",)),
     (("output=data/train.npz/out",), None, ("is a file; give a folder",)),

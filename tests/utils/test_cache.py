@@ -1,4 +1,5 @@
-"""Results that are kept: computed once for what decides them, the same from several workers, and refused when damaged."""
+"""Results that are kept: computed once for what decides them, the same from several workers, and refused when
+damaged."""
 
 from functools import partial
 
@@ -16,7 +17,8 @@ def test_a_result_is_computed_once_for_what_decides_it(tmp_path, monkeypatch):
 
     def compute():
         calls.append(1)
-        return {"rows": np.arange(6, dtype=np.float32).reshape(2, 3), "labels": np.array([3]), "score": 0.1, "none": np.nan}
+        return {"rows": np.arange(6, dtype=np.float32).reshape(2, 3), "labels": np.array([3]), "score": 0.1,
+                "none": np.nan}
 
     first, again = (cached(tmp_path, ("toy", 1, np.ones(3)), compute) for _ in range(2))
     assert len(calls) == 1 and [path.name.partition("-")[0] for path in tmp_path.iterdir()] == ["toy"]

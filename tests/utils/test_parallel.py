@@ -38,7 +38,7 @@ def test_what_a_job_raises_is_raised_here(workers):
 
 
 def test_a_worker_killed_for_want_of_memory_is_one_message():
-    with pytest.raises(UserError, match="toys: a worker process was killed.*fewer than 2 workers"):
+    with pytest.raises(UserError, match=r"toys: a worker process was killed.*fewer than 2 workers"):
         run_jobs([(str(number), lambda: os.kill(os.getpid(), signal.SIGKILL)) for number in range(2)], 2, "toys", "job")
     run_jobs([(str(number), lambda: None) for number in range(2)], 2, "toys", "job")
     run_jobs([], 2, "nothing", "job")

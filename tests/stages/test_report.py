@@ -1,0 +1,39 @@
+"""Quick settings, and the expected duration of a report."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tardiff.config import ReportConfig
+from tardiff.data.format import Dataset
+from tardiff.data.simulator import simulate_cohort
+from tardiff.evaluation.sections import fidelity_metrics
+from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.report import quick_settings
+
+
+def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidelity():
+    config = ReportConfig(ratios=[0.2, 1.0, 0.5])
+    assert quick_settings(config) is config
+    quick = quick_settings(replace(config, quick=True))
+    assert (quick.seeds, quick.ratios, quick.repeats, quick.bootstrap, quick.fine_tuned) == (3, [1.0], 1, 100, 0)
+    assert quick.training.epochs == 10 and quick_settings(quick) == quick
+    assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "mmd"]
+    fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
+    assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]
+
+
+def test_the_expected_duration_grows_with_the_work():
+    splits, meta = simulate_cohort(200, seed=0)
+    real, sets = Dataset(Path("memory"), meta, splits), {"copy": [splits["train"]]}
+    cpu = torch.device("cpu")
+
+    def minutes(**changes):
+        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"]), **changes)
+        return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics), cpu)
+
+    cheap = minutes(fidelity_metrics=["marginal"], seeds=1)
+    assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
+    assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
+    assert minutes(workers=4) < 0.6 * minutes()

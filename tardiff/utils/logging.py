@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
+SETTING_OF_INPUT = {"train": "data", "val": "data", "labels": "data", "guidance data": "data", "denoiser": "base",
+                    "classifier": "classifier"}
+"""The setting that names the folder an input of a run comes from."""
+
 
 class Run:
     """A run folder that is open for writing; made by `open_run`."""
@@ -184,8 +188,9 @@ def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], re
 
 
 def _difference(key: str, before: Any, now: Any, recorded: Any, config: Any) -> str:
-    """Say how a value differs; of the content of a dataset, which dataset the run was made on."""
-    data = getattr(recorded, "data", None)
-    if not key.startswith("content of") or data is None:
+    """Say how a value differs; of an input whose folder a setting names, which folder the run was made on."""
+    origin = SETTING_OF_INPUT.get(key.removeprefix("content of ")) if key.startswith("content of ") else None
+    if None in (before, now) or not hasattr(recorded, str(origin)):
         return f"the run has {before!r}, now {now!r}"
-    return f"the run was made on {data}, now data={config.data}" if data != config.data else f"{data} has changed since"
+    first, second = getattr(recorded, origin), getattr(config, origin)
+    return f"{first} has changed since" if first == second else f"the run was made on {first}, now {origin}={second}"

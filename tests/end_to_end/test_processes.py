@@ -1,8 +1,8 @@
 """Two processes under torchrun (gloo, CPU) give what one gives; this file is also the program that they run."""
 
-import runpy
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.unet1d import UNet1d
+from tardiff.stages import base
 from tardiff.utils.checkpoint import load_state, load_tensors, save_tensors
 from tardiff.utils.distributed import Processes, processes
 from tardiff.utils.logging import read_metrics
 from tardiff.utils.seeding import seed_torch
 
-ROOT = Path(__file__).parents[2]
 STEPS = "training.steps=12"
 
 
@@ -28,25 +28,27 @@ def new_denoiser(config: BaseConfig, dataset) -> UNet1d:
     return UNet1d(dataset.shape[1], dataset.num_classes, config.model)
 
 
-def train_as_part_of_a_group(folder: Path, path: str, settings: list[str]) -> None:
-    """Train for one step, and for ten and then two, and write the weights that each rank ends with."""
-    train = runpy.run_path(str(ROOT / "scripts" / "train.py"))["train"]
+def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
+    """Train `whole` as the command does, `first` for one step, and `parts` for ten and then two; write the weights that
+    each rank ends with."""
     with processes("cpu") as workers:
-        for output, overrides in (("first", ["training.steps=1", "model.dropout=0"]), ("parts", ["training.steps=10"]),
-                                  ("parts", [STEPS])):
-            config = load_config(BaseConfig, ROOT / path, [*settings, *overrides, f"output={folder / output}"])
-            dataset = read_dataset(config.data)
-            denoiser = new_denoiser(config, dataset)
-            train(config, dataset, denoiser, workers)
+        base.processes = lambda device: nullcontext(workers)
+        for output, overrides in (("whole", [STEPS]), ("first", ["training.steps=1", "model.dropout=0"]),
+                                  ("parts", ["training.steps=10"])):
+            base.run(load_config(BaseConfig, None, [*settings, *overrides, f"output={folder / output}"]), dry_run=False)
+        config = load_config(BaseConfig, None, [*settings, STEPS, f"output={folder / 'parts'}"])
+        dataset = read_dataset(config.data)
+        denoiser = new_denoiser(config, dataset)
+        base._train(config, dataset, denoiser, workers)
         save_tensors(folder / f"rank{workers.rank}.safetensors", denoiser.state_dict())
 
 
 @pytest.fixture(scope="module")
 def trained(workplace, tmp_path_factory):
-    """A folder with `whole`, from the command itself, and what `train_as_part_of_a_group` leaves."""
+    """What `train_as_part_of_a_group` leaves."""
     folder = tmp_path_factory.mktemp("processes")
-    workplace.run_two("scripts/train.py", *workplace.arguments("base", folder / "whole", STEPS))
-    workplace.run_two(__file__, str(folder), *workplace.arguments("base", ""))
+    _, *settings = workplace.arguments("base", "")
+    workplace.run_two(__file__, str(folder), *settings)
     return folder
 
 
@@ -107,4 +109,4 @@ def test_a_sum_over_one_process_is_the_value_itself():
 
 
 if __name__ == "__main__":
-    train_as_part_of_a_group(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    train_as_part_of_a_group(Path(sys.argv[1]), sys.argv[2:])

@@ -13,9 +13,9 @@ import user_errors
 from fitted_tasks import fitted_task, loop_gradient, series
 from scipy import stats
 from sklearn.metrics import roc_auc_score
-from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, main_path, meta
+from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, run_tiny, meta
 
-from classifier.train import load_task
+from classifier.train import Guide
 from tardiff.config import InfluenceAnalysisConfig
 from tardiff.data.format import Split, read_dataset, write_dataset
 from tardiff.data.normalize import Normalizer
@@ -150,8 +150,8 @@ def test_what_is_measured_is_kept_and_never_mistaken(tmp_path, monkeypatch):
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, measured_again)
     again = study(tmp_path)
-    found = again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms()
-    for before, after in zip(kept, found, strict=True):
+    repeated = (again.scores(x, y), again.loss_falls(x, y, [0.1]), again.gradient_norms())
+    for before, after in zip(kept, repeated, strict=True):
         np.testing.assert_array_equal(before, after)
     other_guide = study(tmp_path, fitted_task("gru", steps=21))
     for changed in (lambda: again.scores(x, 1 - y), lambda: again.scores(x + 1, y), lambda: other_guide.scores(x, y),
@@ -247,10 +247,10 @@ def test_a_model_that_insists_on_float32_is_refused(tmp_path):
 def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
     opened, config = study(tmp_path), InfluenceAnalysisConfig(fine_tuned=28, learning_rates=[0.01], bootstrap=20)
     sets = {f"set {number}": series(20, seed=number) for number in range(17)}
-    looks = plots.styles(sets)
-    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 16
-    subjects = {name: np.arange(len(y)) for name, (_, y) in sets.items()}
-    tables = influence_tables(opened, sets, subjects, ["a", "b"], config)
+    styles = plots.styles(sets)
+    assert len({(style["color"], style["linestyle"]) for style in styles.values()}) == 16
+    rows = {name: np.arange(len(y)) for name, (_, y) in sets.items()}
+    tables = influence_tables(opened, sets, rows, ["a", "b"], config)
     figures = (plots.gradient_norm_bars(tables["gradient_norms"]),
                plots.influence_curves({name: (opened.scores(*rows), rows[1].numpy()) for name, rows in sets.items()},
                                       ["a", "b"]),
@@ -262,8 +262,7 @@ def test_figures_are_drawn_of_more_sets_than_there_are_styles(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all of them
-    flipped."""
+    """A folder with a tiny cohort, a classifier of it, and a synthetic set with its labels and with all flipped."""
     folder = tmp_path_factory.mktemp("finished")
     splits, description = simulate_cohort(200, 0)
     other, _ = simulate_cohort(200, 1)
@@ -278,7 +277,7 @@ def finished(tmp_path_factory):
         write_dataset("faithful", {"train": other["train"]}, description)
         write_dataset("flipped", {"train": dataclasses.replace(other["train"], y=1 - other["train"].y)}, description)
         Path("user_models.py").write_text(USER_MODELS)
-        assert main_path("classifier", "output=classifier", "training.batch_size=16") == 0
+        assert run_tiny("guide", "output=classifier", "training.batch_size=16") == 0
     return folder
 
 
@@ -287,21 +286,20 @@ def folder(finished, tmp_path, monkeypatch):
     """A copy of the finished folder, made the working folder, and the command under its name."""
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setitem(user_errors.COMMANDS, "influence", ("scripts/analyze_influence.py", None, [
-        "real=data", "classifier=classifier", "synthetic={faithful: faithful, flipped: [flipped]}", "output=out",
-        "device=cpu", "bootstrap=20", "fine_tuned=16"]))
+    monkeypatch.setitem(user_errors.SETTINGS, "influence", [
+        *user_errors.SETTINGS["influence"], "synthetic={faithful: faithful, flipped: [flipped]}"])
     return tmp_path / "work"
 
 
 def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, capsys, monkeypatch):
     given = contents(folder)
-    assert main_path("influence") == 0
+    assert run_tiny("influence") == 0
     printed = capsys.readouterr().out
     assert {path: content for path, content in contents(folder).items() if path in given} == given
     result = json.loads(Path("out/influence.json").read_text())
     rows = {(row["set"], row["class"]): row for row in result["influence_distribution"]}
     assert rows["faithful", "all"]["guide_auroc"] == pytest.approx(1 - rows["flipped", "all"]["guide_auroc"])
-    task, train = load_task("classifier", CPU)[0], read_dataset("data", ("train",)).train
+    task, train = Guide.load("classifier", CPU).task, read_dataset("data", ("train",)).train
     x = torch.from_numpy(Normalizer.load("classifier/normalizer.json").transform(train.x))
     assert rows["real training", "all"]["guide_auroc"] == pytest.approx(
         roc_auc_score(train.y, torch.softmax(task.model(x), 1)[:, 1].detach()))
@@ -310,12 +308,12 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
     assert small["series"] == 16 and small["spearman"] > 0.99 and small["slope"] == pytest.approx(1, abs=0.05)
     for table in TABLES:
         assert len(Path(f"out/{table}.csv").read_text().splitlines()) == 1 + len(result[table])
-    titles = "norm of their mean", "Influence: fall", "measured after one gradient step"
-    assert all(title in printed for title in titles)
+    for title in ("norm of their mean", "Influence: fall", "measured after one gradient step"):
+        assert title in printed
 
     for name in ("influence_scores", "loss_falls", "gradient_norms"):
         monkeypatch.setattr(analysis, name, None)
-    assert main_path("influence") == 0
+    assert run_tiny("influence") == 0
     again = json.loads(Path("out/influence.json").read_text())
     for table in TABLES:
         assert again[table] == result[table]
@@ -324,11 +322,11 @@ def test_the_command_tells_flipped_labels_and_reuses_what_it_measured(folder, ca
 def test_a_killed_analysis_looks_unfinished_and_goes_on(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, "loss_falls", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert main_path("influence") == 130
+        assert run_tiny("influence") == 130
     assert {path.name.partition("-")[0] for path in Path("out").iterdir()} == {"guidance_gradient", "measurements"}
     monkeypatch.setattr(analysis, "gradient_norms", None)
     monkeypatch.setattr(analysis, "influence_scores", None)
-    assert main_path("influence") == 0
+    assert run_tiny("influence") == 0
     assert Path("out/influence.json").exists()
 
 
@@ -336,7 +334,7 @@ def test_a_set_of_the_minority_alone(folder):
     with np.load("faithful/train.npz") as archive:
         content = dict(archive)
     np.savez("faithful/train.npz", **{name: array[content["y"] == 1] for name, array in content.items()})
-    assert main_path("influence", "synthetic={minority: faithful}", "fine_tuned=0") == 0
+    assert run_tiny("influence", "synthetic={minority: faithful}", "fine_tuned=0") == 0
     result = json.loads(Path("out/influence.json").read_text())
     rows = [row for row in result["influence_distribution"] if row["set"] == "minority"]
     assert [row["class"] for row in rows] == ["all", "died"] and rows[0]["guide_auroc"] is None
@@ -349,12 +347,11 @@ def test_a_set_of_the_minority_alone(folder):
     (("synthetic={a: nowhere}",), None, ("nowhere: dataset folder not found",)),
     (("synthetic={a: 3}",), None, ("synthetic.a: expected a folder",)),
     (("synthetic={all: faithful}",), None, ("synthetic.all: this name stands for other rows",)),
-    (("real=other_data",), None, ("classifier: not trained on other_data",)),
+    (("real=other_data",), None, ("classifier: trained on data", "not on other_data")),
     (("learning_rates=[0]",), None, ("'learning_rates' must be at least",)),
     ((), lambda: Path("classifier/model.safetensors").unlink(), ("classifier/model.safetensors: file not found",)),
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
-    (("real=short_data",), None,
-     ("classifier: not trained on short_data", "reads (length, channels, classes) (24, 7, 2)")),
+    (("real=short_data",), None, ("classifier: trained on data", "not on short_data (shape (20, 7))")),
     ((), arrays(lambda a: {"y": a["y"] + 5}), ("data/train.npz: array y",)),
     ((), meta({"classes": ["no", "yes"]}, "faithful/meta.json"), ("faithful: classes ['no', 'yes'], but data has",)),
     (("output=data/train.npz/out",), None, ("is a file; give a folder",)),
@@ -364,26 +361,26 @@ def test_bad_input_is_one_message(folder, capfd, arguments, spoil, expected):
         spoil()
     before = contents(folder)
     capfd.readouterr()
-    code = main_path("influence", *arguments)
+    code = run_tiny("influence", *arguments)
     assert_refused(code, capfd.readouterr().err, expected)
     assert_clean(folder, before)
 
 
 def test_a_damaged_measurement_is_named(folder, capfd):
-    assert main_path("influence", "fine_tuned=0") == 0
+    assert run_tiny("influence", "fine_tuned=0") == 0
     for path in Path("out/measurements").iterdir():
         path.write_bytes(path.read_bytes()[:20])
     Path("out/influence.json").unlink()
     capfd.readouterr()
-    assert_refused(main_path("influence", "fine_tuned=0"), capfd.readouterr().err,
+    assert_refused(run_tiny("influence", "fine_tuned=0"), capfd.readouterr().err,
                    ("out/measurements/", "damaged", "Delete it"))
     assert not Path("out/influence.json").exists()
 
 
 def test_a_classifier_that_couples_the_batch_is_refused(folder, capfd):
-    assert main_path("classifier", "output=coupled", "model.name=custom",
+    assert run_tiny("guide", "output=coupled", "model.name=custom",
                      "model.custom.import_path=user_models:Coupled") == 0
     capfd.readouterr()
-    assert_refused(main_path("influence", "classifier=coupled"), capfd.readouterr().err,
+    assert_refused(run_tiny("influence", "classifier=coupled"), capfd.readouterr().err,
                    ("Guidance needs a model that treats each sample alone",))
     assert not Path("out").exists()

@@ -1,0 +1,114 @@
+"""Write RESULTS.md of the studies in docs/results, each a folder of tables (CSV) and words.md, which says with a line
+{NAME.csv} where each table stands.
+
+    python scripts/results.py
+    python scripts/results.py --report runs/mine/report --name mine
+
+The second command first takes the tables of a finished report into docs/results/mine. Words that are there stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.privacy import PRIVACY
+from tardiff.evaluation.results import summaries, utility_rows
+from tardiff.evaluation.summary import interval, spread, verdict, write_csv
+from tardiff.utils.checkpoint import read_json, write_text
+from tardiff.utils.errors import UserError, exit_on_user_error
+
+PLACE = re.compile(r"^\{(.+\.csv)\}$", flags=re.MULTILINE)
+PROTOCOLS = ("TRTR", "TSTR", "TSRTR")
+
+
+def results_page(studies: Path) -> str:
+    """Return RESULTS.md: the words of `studies`, then those of each study, in order of its folder's name."""
+    folders = [studies, *sorted(path for path in studies.iterdir() if path.is_dir())]
+    return "\n".join(with_tables(folder) for folder in folders)
+
+
+def with_tables(folder: Path) -> str:
+    """Return words.md with the table of each {NAME.csv}. Raises UserError if words or a table are not there."""
+    words, tables = folder / "words.md", {path.name for path in folder.glob("*.csv")}
+    text = words.read_text(encoding="utf-8") if words.is_file() else ""
+    if not text or set(PLACE.findall(text)) != tables:
+        raise UserError(f"{words}: expected words with one line {{NAME.csv}} for each table beside it: "
+                        f"{', '.join(sorted(tables)) or 'none'}.")
+    return PLACE.sub(lambda place: markdown_table(folder / place[1]), text)
+
+
+def markdown_table(path: Path) -> str:
+    """Return a CSV file as a table, its cells as they are."""
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def take_report(report: Path, folder: Path) -> None:
+    """Write utility.csv, quality.csv and settings.yaml of a finished report to the folder of a study, and words.md where
+    there is none.
+
+    Raises UserError if the report is unfinished.
+    """
+    if not (report / "report.html").is_file():
+        raise UserError(f"{report}: no finished report. Give the folder that holds report.html.")
+    frame, description = pd.read_csv(report / "results.csv"), read_json(report / "results.json")
+    is_utility = frame["metric"].str.split().str[0].isin(PROTOCOLS)
+    tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
+    places = []
+    for name, table in tables.items():
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+        if len(table):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_csv(folder / f"{name}.csv", table)
+            places.append(f"{{{name}.csv}}")
+    shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
+    if not (folder / "words.md").exists():
+        title = f"## {folder.name}\n\nBy `tardiff report docs/results/{folder.name}/settings.yaml`, at commit "
+        write_text(folder / "words.md", "\n\n".join([f"{title}{description['provenance']['commit']}.", *places]) + "\n")
+
+
+def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per arm: AUROC and AUPRC as mean (sd over seeds), and the difference of AUPRC to TRTR."""
+    lines = []
+    for row in utility_rows(frame):
+        difference = row.get("auprc_minus_trtr")
+        compared = ["", ""] if difference is None else [interval(difference), verdict(difference)]
+        lines.append([row["arm"], spread(row["auroc"]), spread(row["auprc"]), *compared])
+    return pd.DataFrame(lines, columns=["arm", "AUROC", "AUPRC", "AUPRC minus TRTR [95 %]", "verdict"])
+
+
+def quality_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per set with the first figure of each metric of fidelity and privacy that was measured."""
+    found, cells = summaries(frame), {}
+    for metric in (*FIDELITY, *PRIVACY):
+        figure = metric.columns[0]
+        measured = {name: spread(keys[figure.key]) for (name, metric_name), keys in found.items()
+                    if metric_name == metric.name}
+        if measured:
+            cells[metric.title if metric in PRIVACY else figure.title] = measured
+    return pd.DataFrame(cells).rename_axis("set").reset_index()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page, with a new study in it where a report is given; a user's mistake is one message and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", type=Path, help="folder of a finished report to take in")
+    parser.add_argument("--name", help="folder of its study below --studies (default: the name of its real dataset)")
+    parser.add_argument("--studies", type=Path, default=Path("docs/results"), help="default: docs/results")
+    parser.add_argument("--page", type=Path, default=Path("RESULTS.md"), help="default: RESULTS.md")
+    exit_on_user_error(lambda: _main(parser.parse_args(arguments)))
+
+
+def _main(options: argparse.Namespace) -> None:
+    if options.report is not None:
+        name = options.name or read_json(options.report / "results.json")["real"]["name"]
+        take_report(options.report, options.studies / name)
+    write_text(options.page, results_page(options.studies))

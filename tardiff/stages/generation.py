@@ -67,4 +67,4 @@ def _check_dataset(config: GenerationConfig, denoiser: FittedDenoiser, dataset: 
     if (dataset.shape, dataset.meta.classes) != (denoiser.shape, denoiser.meta.classes) or (
             expected != denoiser.normalizer.fingerprint()):
         raise UserError(f"{config.data}: not the dataset that {config.base} was trained on ({denoiser.meta.name}, "
-                        f"shape {denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that one as data=...")
+                        f"shape {denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that as data=...")

@@ -134,8 +134,8 @@ def load_matching_guide(folder: str, dataset: Dataset, device: torch.device) -> 
     normalizer = Normalizer.fit(guide.normalizer.kind, dataset.train.x)
     if (guide.shape, guide.meta.classes) != (dataset.shape, dataset.meta.classes) or (
             guide.normalizer.fingerprint() != normalizer.fingerprint()):
-        raise UserError(f"{folder}: trained on {guide.data} ({guide.meta.name}, shape {guide.shape}), not on {dataset.path} "
-                        f"(shape {dataset.shape}). Give the dataset that it was trained on as real=...")
+        raise UserError(f"{folder}: trained on {guide.data} ({guide.meta.name}, shape {guide.shape}), not on "
+                        f"{dataset.path} (shape {dataset.shape}). Give the dataset that it was trained on as real=...")
     return guide
 
 

@@ -6,6 +6,7 @@ A set is one or more datasets, one for each generation seed.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def synthetic_folders(config: EvaluationConfig | InfluenceAnalysisConfig) -> dic
     if wrong:
         raise UserError(f"synthetic.{wrong[0]}: expected a folder or a list of folders, got {folders[wrong[0]]!r}.")
     return folders
+
+
+def check_reference(config: EvaluationConfig, names: Iterable[str]) -> None:
+    """Raise UserError if the set that the others are to be compared with is none of them; the default may be absent."""
+    if config.reference not in (None, "unguided", *names):
+        raise UserError(f"reference={config.reference}: not among the sets {', '.join(names)}.")
 
 
 def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:

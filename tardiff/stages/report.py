@@ -20,7 +20,14 @@ from tardiff.evaluation.pictures import REAL_SERIES, draw, file_name
 from tardiff.evaluation.report import write_report
 from tardiff.evaluation.results import NOISE, REAL, summary_table, utility_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
-from tardiff.evaluation.sets import inputs_exist, read_costs, read_generation, read_sets, synthetic_folders
+from tardiff.evaluation.sets import (
+    check_reference,
+    inputs_exist,
+    read_costs,
+    read_generation,
+    read_sets,
+    synthetic_folders,
+)
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.evaluation.utility import stratified_rows
 from tardiff.stages.estimate import estimated_minutes
@@ -127,8 +134,7 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
     files = [file_name(name) for name in folders]
     if len(set(files)) < len(files):
         raise UserError(f"synthetic: the names {', '.join(folders)} are too alike for files; give clearer ones.")
-    if config.reference is not None and config.reference not in folders and config.reference != "unguided":
-        raise UserError(f"reference={config.reference}: not among the sets {', '.join(folders)}.")
+    check_reference(config, folders)
 
 
 def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) -> None:

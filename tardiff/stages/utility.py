@@ -17,7 +17,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.results import utility_rows
-from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
+from tardiff.evaluation.sets import check_reference, inputs_exist, read_sets, synthetic_folders
 from tardiff.evaluation.summary import format_table, verdict, write_tables
 from tardiff.evaluation.utility import METRICS, Arm, Protocol, minority_class, score_arms
 from tardiff.utils.distributed import resolve_device
@@ -30,6 +30,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
     name of the protocol where it is one alone."""
     folders = synthetic_folders(config)
+    check_reference(config, folders)
     if not inputs_exist(config, folders, dry_run):
         return
     real = read_dataset(config.real, ("train", "val", *(["test"] if config.score_on == "test" else [])))

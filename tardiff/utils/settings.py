@@ -298,12 +298,12 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
 
 def _type_name(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
-             dict: "a mapping of names to values"}
+             dict: "a mapping {name: value, ...}"}
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is list:
         return f"a list, each item {_type_name(parts[0])}"
     if typing.get_origin(hint) is dict:
-        return f"a mapping of names to values, each {_type_name(parts[1])}"
+        return f"a mapping {{name: value, ...}} to {_type_name(parts[1])}"
     if parts:
         return " or ".join(_type_name(part) for part in parts)
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -92,7 +92,7 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
             "command line 'inner.speed=3': unknown key 'inner.speed'. Known: inner.rate, inner.kind",
             "command line 'steps=0': 'steps' must be at least 1, got 0",
             "command line: 'noequals'", "command line: 'a..b=3'",
-            "command line 'names=7': 'names' must be a mapping of names to values, got 7",
+            "command line 'names=7': 'names' must be a mapping {name: value, ...}, got 7",
             "command line 'inner.kind=quick': 'inner.kind' must be one of slow, fast, got 'quick'",
             "command line 'share=-1': 'share' must be at least 0"):
         assert expected in message

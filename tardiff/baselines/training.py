@@ -23,7 +23,7 @@ from tardiff.utils.logging import open_run
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
-WITHOUT_EFFECT = ("data", "output", "synthetic", "device", "budget", "log_every", "checkpoint_every")
+WITHOUT_EFFECT = ("data", "name", "output", "synthetic", "device", "budget", "log_every", "checkpoint_every")
 """Settings that change neither the weights nor the series."""
 
 

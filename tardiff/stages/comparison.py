@@ -91,7 +91,7 @@ def baseline_stages(config: CompareConfig) -> dict[str, dict[str, Stage]]:
             if sampled == name:
                 sets[variant] = {str(_folder(config, variant, seed)):
                                  _stage(config, folder, name, seed, variant, changes) for seed in seeds}
-                _check_variant(variant, name, next(iter(trained.values())), next(iter(sets[variant].values())))
+                _check_variant(variant, name, changes, next(iter(trained.values())))
     return sets
 
 
@@ -104,9 +104,9 @@ def _stage(config: CompareConfig, folder: Path, name: str, seed: int, variant: s
         raise UserError(f"configs: {folder} has no {module}.yaml. Write one, or leave {name} out of baselines.")
     values: dict[str, Any] = {
         "data": config.real, "name": config.name, "output": str(_folder(config, name, seed)), "seed": seed,
-        "sample_seed": None, "device": config.device, **({"rule": name} if name in RULES else {}),
+        "device": config.device, **({"rule": name} if name in RULES else {}),
         "synthetic": None if variant is None else str(_folder(config, variant, seed))}
-    arguments = [*([str(preset)] if preset.exists() else []), *changes]
+    arguments = [*([str(preset)] if preset.exists() else []), "sample_seed=null", *changes]
     schema = importlib.import_module(f"tardiff.baselines.{module}").Config
     words, key = ["baseline", module], f"variants.{variant}"
     return stage_of(partial(baseline.run, module), schema, words, key, arguments, values)
@@ -117,11 +117,11 @@ def _folder(config: CompareConfig, name: str, seed: int) -> Path:
     return Path(config.output) / "baselines" / f"{name}-seed{seed}"
 
 
-def _check_variant(variant: str, name: str, trained: Stage, sampled: Stage) -> None:
+def _check_variant(variant: str, name: str, changes: list[str], trained: Stage) -> None:
     """Raise UserError if a variant changes more than the sampling of the baseline that it is sampled from."""
     settings = sampling_settings(trained.config)
-    other = [field.name for field in dataclasses.fields(trained.config) if field.name not in settings
-             and getattr(sampled.config, field.name) != getattr(trained.config, field.name)]
+    keys = [text.partition("=")[0] for text in changes]
+    other = [key for key in keys if key.partition(".")[0] not in settings]
     if other:
         raise UserError(f"variants.{variant}: {other[0]} is not a setting of sampling, and a variant is sampled from "
                         f"{name} as it was trained. Those are: {', '.join(settings)}.")

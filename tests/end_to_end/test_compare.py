@@ -13,10 +13,16 @@ from user_errors import assert_refused, run_command
 
 from tardiff.config import CompareConfig, load_config
 from tardiff.data.format import read_dataset
-from tardiff.stages import comparison
+from tardiff.stages import comparison, report
 from tardiff.utils.checkpoint import load_tensors
 
 ONE_METRIC = ["device=cpu", "fidelity_metrics=[marginal]", "repeats=1", "workers=1"]
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+    """Pictures take most of the time of a small report and are tested with it."""
+    monkeypatch.setattr(report, "draw", lambda *given: [])
 
 
 def compare(workplace, output, *arguments):

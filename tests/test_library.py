@@ -1,0 +1,134 @@
+"""The library: what a notebook loads and samples is what the commands train and write."""
+
+import numpy as np
+import pytest
+import torch
+from user_errors import run_tiny
+
+import tardiff
+from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.simulator import simulate_cohort
+from tardiff.utils.errors import UserError
+
+STEPS = 4
+GUIDED = {"objective": "anchored", "scale": 3.0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a tiny cohort `data`, other ones, and finished runs on it."""
+    folder = tmp_path_factory.mktemp("library")
+    write_dataset(folder / "data", *simulate_cohort(200, 0))
+    write_dataset(folder / "other_data", *simulate_cohort(200, 1))
+    for command, output, data in (("train", "base", "data"), ("guide", "classifier", "data"),
+                                  ("guide", "other_classifier", "other_data")):
+        assert run_tiny(command, f"data={folder / data}", f"output={folder / output}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(runs):
+    return tardiff.load_denoiser(runs / "base", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def guide(runs):
+    return tardiff.load_guide(runs / "classifier", device="cpu")
+
+
+def test_classes_are_given_by_name_or_number(base):
+    series = base.sample({"died": 3, 0: 2}, seed=1, steps=STEPS)
+    assert series.x.shape == (5, 24, 7) and series.x.dtype == np.float32 and np.isfinite(series.x).all()
+    assert series.y.tolist() == [1, 1, 1, 0, 0] and series.labels.tolist() == ["died"] * 3 + ["survived"] * 2
+    assert np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=1, steps=STEPS).x)
+    assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"name": "ddpm"}, {"eta": 1.0, "guidance": GUIDED}])
+def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
+    if "guidance" in settings:
+        settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
+    whole = base.sample({"died": 7}, steps=STEPS, **settings)
+    np.testing.assert_allclose(base.sample({"died": 7}, steps=STEPS, batch_size=3, **settings).x, whole.x, rtol=1e-4,
+                               atol=1e-3)
+    np.testing.assert_allclose(base.sample({"died": 4}, steps=STEPS, **settings).x, whole.x[:4], rtol=1e-4, atol=1e-3)
+
+
+def test_guidance_steers_and_scale_0_is_bit_for_bit_the_unguided_sampler(base, guide):
+    plain = base.sample({"died": 6}, steps=STEPS)
+    for off in ({"scale": 0.0}, {"objective": "none"}, {"objective": "anchored", "scale": 0.0}):
+        assert np.array_equal(base.sample({"died": 6}, steps=STEPS, guidance=tardiff.Guidance(guide, **off)).x, plain.x)
+    steered = base.sample({"died": 6}, steps=STEPS, guidance=tardiff.Guidance(guide, scale=20.0))
+    assert (guide.predict(steered.x)[:, 1] > guide.predict(plain.x)[:, 1]).all()
+
+
+def test_the_callback_sees_every_step_of_every_batch(base, guide):
+    seen = []
+
+    def note(t, x_t, x0_pred, gradient):
+        seen.append((int(t), tuple(x_t.shape), tuple(x0_pred.shape), None if gradient is None else gradient.abs().max()))
+
+    traced = base.sample({"died": 5}, steps=STEPS, batch_size=3, callback=note)
+    assert [shape for _, shape, _, _ in seen] == [(3, 24, 7)] * STEPS + [(2, 24, 7)] * STEPS
+    assert all(shape == predicted and gradient is None for _, shape, predicted, gradient in seen)
+    assert [t for t, *_ in seen[:STEPS]] == sorted({t for t, *_ in seen}, reverse=True)
+    assert np.array_equal(traced.x, base.sample({"died": 5}, steps=STEPS, batch_size=3).x)
+    seen.clear()
+    base.sample({"died": 5}, steps=STEPS, guidance=tardiff.Guidance(guide), callback=note)
+    assert len(seen) == STEPS and all(gradient > 0 for *_, gradient in seen)
+
+
+@pytest.mark.parametrize("settings", [{"objective": "none"}, GUIDED])
+def test_the_command_writes_the_same_series(base, guide, runs, tmp_path, settings):
+    """A plan of one class puts the same label on every sample number."""
+    assert run_tiny("generate", f"data={runs / 'data'}", f"base={runs / 'base'}", f"classifier={runs / 'classifier'}",
+                    f"output={tmp_path}", "labels={died: 9}", "seed=5", f"sampler.num_inference_steps={STEPS}",
+                    *(f"guidance.{name}={value}" for name, value in settings.items())) == 0
+    sampled = base.sample({"died": 9}, seed=5, steps=STEPS, guidance=tardiff.Guidance(guide, **settings))
+    written = read_dataset(tmp_path, ("train",), every_class=False)
+    assert np.array_equal(written.train.x, sampled.x) and np.array_equal(written.train.y, sampled.y)
+    assert written.meta == sampled.meta
+
+
+def test_influence_finds_its_guidance_rows_by_the_record_of_the_guide(guide, runs, monkeypatch):
+    """The folder that the guide was trained on is read by itself; the same dataset given gives the same G."""
+    own, given = tardiff.Guidance(guide, **GUIDED), tardiff.Guidance(guide, read_dataset(runs / "data"), **GUIDED)
+    assert guide.data == str(runs / "data") and own.gradient.counts == given.gradient.counts
+    assert sum(own.gradient.counts) < len(read_dataset(runs / "data").val)
+    directions = own.gradient.direction(), given.gradient.direction()
+    assert all(torch.equal(directions[0][name], directions[1][name]) for name in directions[0])
+    with pytest.raises(UserError, match=r"other_data: not the dataset that .*classifier was trained on"):
+        tardiff.Guidance(guide, runs / "other_data", **GUIDED).gradient
+
+
+def test_a_frame_has_the_channels_in_their_units(base):
+    frame = base.sample({"died": 2}, steps=STEPS).to_frame()
+    channels = base.fitted.meta.channels
+    assert list(frame.columns) == ["id", "hours", *channels, "label"] and len(frame) == 2 * 24
+    assert frame["hours"].tolist() == [*range(24)] * 2 and set(frame["label"]) == {"died"}
+    assert frame.attrs["units"] == dict(zip(channels, base.fitted.meta.units, strict=True))
+
+
+@pytest.mark.parametrize(("counts", "settings", "message"), [
+    ({"dead": 3}, {}, "'dead' is not a class; the classes are survived .0., died .1."),
+    ({2: 3}, {}, "'2' is not a class"), ({}, {}, "not all 0"), ({"died": 0}, {}, "not all 0"),
+    ({"died": -1}, {}, "at least 0"), ({"died": 2.5}, {}, "number of series"), ({"died": 1}, {"steps": 201}, "201"), ({"died": 1}, {"steps": 0}, "at least 1"),
+    ({"died": 1}, {"sampler": "ddim"}, "unknown key 'sampler'"),
+    ({"died": 1}, {"name": "ddpm", "eta": 1.0}, "eta.* no effect")])
+def test_a_fault_of_sampling_is_one_message(base, counts, settings, message):
+    with pytest.raises(UserError, match=message):
+        base.sample(counts, **settings)
+
+
+def test_a_guide_of_other_data_and_unfit_settings_are_refused(base, guide, runs):
+    other = tardiff.load_guide(runs / "other_classifier", device="cpu")
+    with pytest.raises(UserError, match="other_classifier: trained with another normaliser than the denoiser"):
+        base.sample({"died": 1}, steps=STEPS, guidance=tardiff.Guidance(other))
+    for settings, message in (({"scal": 1}, "unknown key 'scal'. Did you mean 'scale'?"),
+                              ({"classes": ["died"]}, "which guidance.objective=classifier does not use"),
+                              ({**GUIDED, "classes": ["dead"]}, "'dead' is not a class")):
+        with pytest.raises(UserError, match=message.replace("?", r"\?")):
+            base.sample({"died": 1}, steps=STEPS, guidance=tardiff.Guidance(guide, **settings))
+    for load in (tardiff.load_denoiser, tardiff.load_guide):
+        with pytest.raises(UserError, match="data: not a run folder"):
+            load(runs / "data", device="cpu")

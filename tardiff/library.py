@@ -157,7 +157,7 @@ class Denoiser:
             guidance.check(self.fitted)
         numbers, sizes = class_numbers(counts, self.classes), list(counts.values())
         if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes) or sum(sizes) == 0:
-            raise UserError(f"counts={dict(counts)}: expected {{class: number of series}}, numbers of at least 0, not all 0.")
+            raise UserError(f"counts={dict(counts)}: expected {{class: number of series}}, of at least 0, not all 0.")
         y = np.repeat(np.array(numbers, dtype=np.int64), sizes)
         device = self.fitted.device
         labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)

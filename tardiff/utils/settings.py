@@ -61,13 +61,16 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
         except GrammarParseError as error:
             faults.append(f"{source}: '{key}' is no valid interpolation ({_reason(error)}).")
         except (OmegaConfBaseException, ValueError):
-            faults.append(f"{source}: '{key}' must be {_type_name(hint)}, got {_quoted(value)}.")
+            expected = (f"'{key}' must be {_type_name(hint)}" if key == name else
+                        f"{_quoted(key)} needs a mapping under '{name}' ({name}={{...}})")
+            faults.append(f"{source}: {expected}, got {_quoted(value)}.")
     for name, leaf in leaves.items():
         try:
             value = _resolved(config, name)
             faults += [f"{sources.get(name, 'default')}: {fault}" for fault in _range_faults(name, value, leaf.bounds)]
         except OmegaConfBaseException as error:
-            faults.append(f"{sources.get(name, 'default')}: '{name}': {_reason(error)}.")
+            if name in sources or not faults:  # A default fails because of what it refers to.
+                faults.append(f"{sources.get(name, 'default')}: '{name}': {_reason(error)}.")
     if not faults:
         instance = OmegaConf.to_object(config)
         faults += [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
@@ -229,7 +232,9 @@ def _converted(value: Any, hint: Any) -> Any:
     with contextlib.suppress(ValueError):
         if float in parts:
             return float(value)
-        guessed = json.loads(value)  # Numbers are decimal, whatever they begin with.
+        if int in parts and value.isdecimal():  # Numbers are decimal, whatever they begin with.
+            return int(value)
+        guessed = json.loads(value)
         is_whole = int in parts and isinstance(guessed, float) and guessed.is_integer()
         return int(guessed) if is_whole else guessed
     return str(value)
@@ -288,7 +293,9 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         return f"'{key}' must hold settings ({key}.KEY=...)."
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
-    inside = [leaf for leaf in leaves if leaf.startswith(prefix)] or list(leaves)
+    if not any(leaf.startswith(prefix) for leaf in leaves):
+        prefix = ""
+    inside = [leaf for leaf in leaves if leaf.startswith(prefix)]
     known = dict.fromkeys(prefix + leaf.removeprefix(prefix).partition(".")[0] for leaf in inside)
     in_sections = [leaf for leaf in leaves if leaf.endswith(f".{key}")]
     close = in_sections or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if prefix else 0.6)

@@ -36,7 +36,7 @@ FEWER = {
 }
 FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, bootstrap=20, **{'training.epochs': 1}"}
 STAND_INS = {
-    "bash scripts/quickstart.sh": [["simulate", "--stays", "200"], ["run", *TINY_RUN]],  # In full below, as a slow test.
+    "bash scripts/quickstart.sh": [["simulate", "--stays", "200"], ["run", *TINY_RUN]],  # In full as a slow test.
     "bash scripts/test.sh": [], "source .venv/bin/activate": [], "tensorboard --logdir runs": [],
     "pip install -e '.[signals]' -c constraints.txt": [],
 }
@@ -74,7 +74,7 @@ def run_in_shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def run_command(command: str) -> None:
-    """Run a line of a bash block, `tardiff ...` in this process and anything else in a shell, with what makes it short."""
+    """Run a line of a bash block, `tardiff ...` in this process and anything else in a shell, made short."""
     words = shlex.split(command, comments=True)
     of_tardiff = words[words.index("tardiff") + 1:]
     added = next((added for name, added in FEWER.items() if of_tardiff[:len(name.split())] == name.split()), [])
@@ -122,10 +122,11 @@ def test_every_command_of_the_readme_runs_in_order(inside):
                     main(arguments)
             elif all(Path(path).exists() for path in re.findall(r"downloads/\S+", command)):
                 run_command(command)
-    for produced in ("mine/report/report.html", "simulated/evaluation/utility.csv", "simulated/influence/influence.json",
-                     "simulated/synthetic/convnet/provenance.json", "simulated/synthetic/anchored-1/meta.json",
-                     "simulated/report-full/report.html", "simulated/tables/guided/series.parquet",
-                     "simulated/baselines/smote/synthetic/meta.json", "simulated/base-torchrun/model.safetensors"):
+    for produced in ("mine/report/report.html", "simulated/evaluation/utility.csv",
+                     "simulated/influence/influence.json", "simulated/synthetic/convnet/provenance.json",
+                     "simulated/synthetic/anchored-1/meta.json", "simulated/report-full/report.html",
+                     "simulated/tables/guided/series.parquet", "simulated/baselines/smote/synthetic/meta.json",
+                     "simulated/base-torchrun/model.safetensors"):
         assert Path("runs", produced).exists(), produced
     assert Path("guided.png").exists() and list(Path().glob("runs/simulated/base/tensorboard/events*"))
 

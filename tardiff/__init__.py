@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tardiff.library import Denoiser, Guidance, evaluate, load_denoiser, load_guide
     from tardiff.utils.errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Denoiser", "Guidance", "LabelledSeries", "UserError", "evaluate", "load_denoiser", "load_guide",
            "read_dataset"]
 _MODULES = {"read_dataset": "data.format", "LabelledSeries": "data.series", "UserError": "utils.errors"}

@@ -52,27 +52,22 @@ def markdown_table(path: Path) -> str:
 
 
 def take_report(report: Path, folder: Path) -> None:
-    """Write utility.csv, quality.csv and settings.yaml of a finished report to the folder of a study, and words.md where
-    there is none.
+    """Write the tables and settings of a finished report to the folder of a study, and words.md where there is none.
 
     Raises UserError if the report is unfinished.
     """
     if not (report / "report.html").is_file():
         raise UserError(f"{report}: no finished report. Give the folder that holds report.html.")
-    frame, description = pd.read_csv(report / "results.csv"), read_json(report / "results.json")
+    frame, commit = pd.read_csv(report / "results.csv"), read_json(report / "results.json")["provenance"]["commit"]
     is_utility = frame["metric"].str.split().str[0].isin(PROTOCOLS)
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
-    places = []
+    folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        (folder / f"{name}.csv").unlink(missing_ok=True)
-        if len(table):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_csv(folder / f"{name}.csv", table)
-            places.append(f"{{{name}.csv}}")
+        write_csv(folder / f"{name}.csv", table)
     shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
     if not (folder / "words.md").exists():
-        title = f"## {folder.name}\n\nBy `tardiff report docs/results/{folder.name}/settings.yaml`, at commit "
-        write_text(folder / "words.md", "\n\n".join([f"{title}{description['provenance']['commit']}.", *places]) + "\n")
+        made_by = f"By `tardiff report {folder / 'settings.yaml'}` at commit {commit}."
+        write_text(folder / "words.md", f"## {folder.name}\n\n{made_by}\n\n{{utility.csv}}\n\n{{quality.csv}}\n")
 
 
 def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -98,16 +93,16 @@ def quality_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page, with a new study in it where a report is given; a user's mistake is one message and exit code 2."""
+    """Run the command line; a user's mistake is one message and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path, help="folder of a finished report to take in")
     parser.add_argument("--name", help="folder of its study below --studies (default: the name of its real dataset)")
     parser.add_argument("--studies", type=Path, default=Path("docs/results"), help="default: docs/results")
     parser.add_argument("--page", type=Path, default=Path("RESULTS.md"), help="default: RESULTS.md")
-    exit_on_user_error(lambda: _main(parser.parse_args(arguments)))
+    exit_on_user_error(lambda: _write(parser.parse_args(arguments)))
 
 
-def _main(options: argparse.Namespace) -> None:
+def _write(options: argparse.Namespace) -> None:
     if options.report is not None:
         name = options.name or read_json(options.report / "results.json")["real"]["name"]
         take_report(options.report, options.studies / name)

@@ -2,6 +2,8 @@
 
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,128 +11,148 @@ from pathlib import Path
 
 import pytest
 
+from tardiff.cli import COMMANDS, main
 from tardiff.config import BaseConfig, load_config
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-TINY = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_res_blocks=1", "model.num_heads=2",
-        "training.steps=2", "training.batch_size=16"]
+PAGES = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/public_data.md"))
+BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", PAGES, flags=re.DOTALL | re.MULTILINE)
 
-# What is added to a command so that it ends soon; the first pattern that is found in the command decides.
-FEWER = [
-    (r"simulate\.py", ["--stays", "200"]),
-    (r"classifier/train\.sh", ["training.epochs=1"]),
-    (r"train\.(sh|py)", TINY),
-    (r"generat(ion\.sh|e\.py)", ["sampler.num_inference_steps=2", "batch_size=64"]),
-    (r"evaluate\.py", ["seeds=1", "bootstrap=20", "training.epochs=1", "repeats=1", "fidelity_metrics=[marginal]",
-                      "ratios=[0.2]"]),
-    (r"analyze_influence", ["fine_tuned=6", "bootstrap=20"]),
-    (r"baseline\.sh rules", []),
-    (r"baseline\.sh timevae", ["epochs=1"]),
-    (r"data_preprocess", []),
-    (r"evaluate_", ["seeds=1", "bootstrap=20", "training.epochs=1"]),
-    (r"compare\.py", ["--dry-run", "methods=[timevae]", "generation_seeds=1"]),
-    (r"run_experiment", ["--dry-run"]),
-    (r"cinc2012", []),
-]
-ELSEWHERE = {
-    "bash scripts/quickstart.sh": "test_quickstart_from_a_fresh_clone (slow) and test_run_experiment",
-    "bash scripts/test.sh": "runs these tests",
-    "source .venv/bin/activate": "needs no test",
-    "pip install -e '.[signals]' -c constraints.txt": "needs no test",
-    "tensorboard --logdir runs": "a server; the event files are read below",
+TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_heads=2", "training.steps=2",
+              "training.batch_size=16", "training.preview_every=0"]
+TINY_SAMPLER = ["sampler.num_inference_steps=2"]
+TINY_EVALUATION = ["seeds=1", "bootstrap=20", "training.epochs=1", "ratios=[0.2]"]
+TINY_RUN = [
+    f"base=[{','.join(repr(text) for text in TINY_MODEL)}]", "classifier=training.epochs=1",
+    "guidance={unguided: [configs/guidance/none.yaml, 'sampler.num_inference_steps=2'], "
+    "guided: ['sampler.num_inference_steps=2']}",
+    f"evaluation=[{','.join(repr(text) for text in ['quick=true', *TINY_EVALUATION])}]"]
+# What is added to a command so that it ends soon.
+FEWER = {
+    "simulate": ["--stays", "200"], "run configs": ["--dry-run"], "run": TINY_RUN, "train": TINY_MODEL,
+    "guide": ["training.epochs=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
+    "influence": ["fine_tuned=6", "bootstrap=20"], "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]"],
+    "baseline timevae": ["epochs=1"],
+    "compare": ["--dry-run", "baselines=[timevae]"],
 }
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, bootstrap=20, **{'training.epochs': 1}"}
+STAND_INS = {
+    "bash scripts/quickstart.sh": [["simulate", "--stays", "200"], ["run", *TINY_RUN]],  # In full as a slow test.
+    "bash scripts/test.sh": [], "source .venv/bin/activate": [], "tensorboard --logdir runs": [],
+    "pip install -e '.[signals]' -c constraints.txt": [],
+}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The files of the repository, as a clone would hold them."""
+    """The files of the repository, as a clone would hold them, and the real files at hand where they are downloaded."""
     folder = tmp_path_factory.mktemp("clone")
     names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True,
                            capture_output=True, check=True).stdout.split()
     for name in names:
-        if (ROOT / name).exists():
+        if os.path.lexists(ROOT / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    shared = Path(os.environ.get("TARDIFF_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    (folder / "downloads").mkdir()
+    for name in ("cinc2012", "mimic-iii-demo", "ucr_uea/ECG200"):
+        if (shared / name).is_dir():
+            (folder / "downloads" / Path(name).name).symlink_to(shared / name)
     return folder
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHON": sys.executable, "HOME": str(folder),
-                   "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+@pytest.fixture
+def inside(clone, monkeypatch) -> Path:
+    monkeypatch.chdir(clone)
+    return clone
+
+
+def run_in_shell(command: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": str(folder)}
     return subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True,
                           check=False)
 
 
-def link_downloads(clone: Path) -> None:
-    """Put the real files that are at hand where the README has them downloaded."""
-    shared = Path(os.environ.get("TARDIFF_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    (clone / "downloads").mkdir()
-    for name in ("cinc2012", "mimic-iii-demo", "ucr_uea/ECG200"):
-        if (shared / name).is_dir():
-            (clone / "downloads" / Path(name).name).symlink_to(shared / name)
+def run_command(command: str) -> None:
+    """Run a line of a bash block, `tardiff ...` in this process and anything else in a shell, made short."""
+    words = shlex.split(command, comments=True)
+    of_tardiff = words[words.index("tardiff") + 1:]
+    added = next((added for name, added in FEWER.items() if of_tardiff[:len(name.split())] == name.split()), [])
+    if {"--dry-run", "--print-config"} & set(words):
+        added = []
+    if words[0] == "tardiff":
+        main([*of_tardiff, *added])
+    else:
+        result = run_in_shell(shlex.join([*words, *added]), Path.cwd())
+        assert result.returncode == 0, result.stderr
 
 
-def write_tables(folder: Path) -> None:
-    """Write the user's own tables that the README names: 40 patients, 3 of 4 hours measured."""
-    rows = [(stay, f"2030-01-01T{hour:02d}:10:00", "HR", 60 + stay % 30 + hour)
-            for stay in range(40) for hour in range(24) if (stay + hour) % 4]
-    (folder / "my_vitals.csv").write_text("id,time,variable,value\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
-    (folder / "my_labels.csv").write_text("id,label,patient\n" + "".join(f"{stay},{stay % 2},P{stay}\n" for stay in range(40)))
+def run_code(code: str) -> None:
+    """Run a block of Python, or write it to the file that its first line names."""
+    named = re.match(r"# (\S+\.\w+)\n", code)
+    if named:
+        Path(named[1]).write_text(code, encoding="utf-8")
+        return
+    for long, short in FEWER_IN_CODE.items():
+        code = code.replace(long, short)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-def without_its_files(command: str, clone: Path) -> bool:
-    """Tell whether a command reads downloads that are not at hand, or what such a command would have written."""
-    needed = re.findall(r"downloads/\S+", command) + (["data/cinc2012_mortality"] if "run_experiment" in command else [])
-    return any(not (clone / path).exists() for path in needed)
+def write_tables() -> None:
+    """Write the user's own tables that the README names: 60 patients, 3 of 4 hours measured."""
+    rows = [f"{stay},2030-01-01T{hour:02d}:10:00,HR,{60 + stay % 30 + hour}\n"
+            for stay in range(60) for hour in range(24) if (stay + hour) % 4]
+    Path("my_vitals.csv").write_text("id,time,variable,value\n" + "".join(rows))
+    labels = [f"{stay},{['healthy', 'ill'][stay % 2]},P{stay}\n" for stay in range(60)]
+    Path("my_labels.csv").write_text("id,label,patient\n" + "".join(labels))
 
 
-def test_every_command_of_the_readme_runs_in_order(clone):
-    link_downloads(clone)
-    write_tables(clone)
-    writer, model = blocks("python")
-    (clone / "my_models.py").write_text(model)
-    subprocess.run([sys.executable, "-c", writer], cwd=clone, check=True)
-    for command in COMMANDS:
-        if command in ELSEWHERE or without_its_files(command, clone):
+def test_every_command_of_the_readme_runs_in_order(inside):
+    write_tables()
+    lines = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines()]
+    run_command(next(line for line in lines if line.endswith("--output data/mine")))
+    for language, block in BLOCKS:
+        if language != "bash":
+            run_code(block)
             continue
-        added = next(arguments for pattern, arguments in FEWER if re.search(pattern, command))
-        result = run(" ".join([command, *(f"'{argument}'" for argument in added)]), clone)
-        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    for produced in ("runs/simulated/evaluation/tstr.json", "runs/simulated/evaluation/tsrtr.csv",
-                     "runs/mine/evaluation/tstr.json", "runs/simulated/synthetic/convnet/provenance.json",
-                     "runs/simulated/synthetic/anchored-1/meta.json", "data/my_tables/meta.json",
-                     "runs/simulated/report/report.html", "runs/simulated/influence/influence.json",
-                     "runs/simulated/baselines/smote/synthetic/meta.json"):
-        assert (clone / produced).exists(), produced
-    assert list(clone.glob("runs/simulated/base/tensorboard/events*"))
+        for command in block.splitlines():
+            print(f"$ {command}", flush=True)
+            if command in STAND_INS:
+                for arguments in STAND_INS[command]:
+                    main(arguments)
+            elif all(Path(path).exists() for path in re.findall(r"downloads/\S+", command)):
+                run_command(command)
+    for produced in ("mine/report/report.html", "simulated/evaluation/utility.csv",
+                     "simulated/influence/influence.json", "simulated/synthetic/convnet/provenance.json",
+                     "simulated/synthetic/anchored-1/meta.json", "simulated/report-full/report.html",
+                     "simulated/tables/guided/series.parquet", "simulated/baselines/smote/synthetic/meta.json",
+                     "simulated/base-torchrun/model.safetensors"):
+        assert Path("runs", produced).exists(), produced
+    assert Path("guided.png").exists() and list(Path().glob("runs/simulated/base/tensorboard/events*"))
 
 
-def test_run_experiment_goes_through_all_stages_and_skips_what_is_done(clone):
-    (clone / "tiny.yaml").write_text("model: {base_channels: 8, channel_multipliers: [1, 1], num_res_blocks: 1, "
-                                     "num_heads: 2}\ntraining: {steps: 2, batch_size: 16}\n")
-    (clone / "tiny_classifier.yaml").write_text("training: {epochs: 1}\n")
-    (clone / "tiny_evaluation.yaml").write_text("training: {epochs: 1}\nseeds: 2\nbootstrap: 20\n")
-    command = ("python scripts/simulate.py --output data/tiny --stays 200 && python scripts/run_experiment.py "
-               "data=data/tiny output=runs/tiny base=tiny.yaml classifier=tiny_classifier.yaml evaluation=tiny_evaluation.yaml "
-               "tsrtr=false generation_seeds=2 'guidance={unguided: [configs/guidance/none.yaml, "
-               "sampler.num_inference_steps=2], guided: [configs/guidance/anchored.yaml, sampler.num_inference_steps=2]}'")
-    first = run(command, clone)
-    assert first.returncode == 0, first.stderr
-    assert re.search(r"TSTR guided .* too few seeds to judge", first.stdout)
-    written = {path: path.stat().st_mtime_ns for path in clone.glob("runs/tiny/**/*.safetensors")}
-    written |= {path: path.stat().st_mtime_ns for path in clone.glob("runs/tiny/synthetic/*/train.npz")}
-    again = run(command, clone)
-    assert again.returncode == 0 and first.stdout.split("TSTR, scored")[1] == again.stdout.split("TSTR, scored")[1]
-    assert len(written) == 7 and all(path.stat().st_mtime_ns == time for path, time in written.items()
-                                     if path.name == "train.npz")
+def test_the_readme_names_what_exists():
+    links = re.findall(r"\]\(([^)#]+)(#[^)]*)?\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert all((ROOT / path).exists() for path, _ in links if not path.startswith("http"))
+    headings = {f"#{title.lower().replace(' ', '-')}" for title in re.findall(r"^#+ (.+)$", PAGES, flags=re.MULTILINE)}
+    assert set(re.findall(r"\]\((#[^)]*)\)", PAGES)) <= headings
+
+
+def test_run_goes_through_all_stages_and_skips_what_is_done(inside, capsys):
+    main(["simulate", "--output", "data/tiny", "--stays", "200"])
+    arguments = ["run", "data=data/tiny", *TINY_RUN, "generation_seeds=2"]
+    capsys.readouterr()
+    main(arguments)
+    first = capsys.readouterr().out
+    assert re.search(r"TSTR guided .* too few seeds to judge", first)
+    models = {path: path.read_bytes() for path in Path("runs/tiny").rglob("model.safetensors")}
+    times = {path: path.stat().st_mtime_ns for path in Path("runs/tiny").rglob("train.npz")}
+    main(arguments)
+    assert len(models) == 2 and all(path.read_bytes() == content for path, content in models.items())
+    assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+    table = re.compile(r"^(?:TRTR|TSTR|TSRTR) .*", flags=re.MULTILINE)
+    assert table.findall(first) == table.findall(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "base").glob("*.yaml")), ids=lambda path: path.stem)
@@ -139,16 +161,25 @@ def test_base_configurations_are_valid_and_name_their_task(path):
     assert config.data.startswith("data/") and config.output.startswith("runs/")
 
 
-@pytest.mark.parametrize("script", ["scripts/train.py", "classifier/train.py", "scripts/generate.py",
-                                    "scripts/evaluate_tstr.py", "scripts/evaluate_tsrtr.py", "scripts/run_experiment.py",
-                                    "scripts/evaluate.py", "scripts/analyze_influence.py"])
-def test_help_lists_the_settings(script, clone):
-    result = run(f"python {script} --help", clone)
-    assert result.returncode == 0 and "settings (key=default)" in result.stdout and "--dry-run" in result.stdout
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.schema])
+def test_help_lists_the_settings(name, capsys):
+    main([name, "--help"])
+    printed = capsys.readouterr().out
+    assert "settings, as key=value" in printed and "--dry-run" in printed
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_scripts_have_help(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    try:
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0
+    assert "usage:" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_quickstart_from_a_fresh_clone(clone):
-    result = run("unset PYTHON; bash scripts/quickstart.sh", clone)
+    result = run_in_shell("bash scripts/quickstart.sh", clone)
     assert result.returncode == 0, result.stderr
     assert re.search(r"TRTR +0\.\d+", result.stdout) and "What next" in result.stdout

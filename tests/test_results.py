@@ -1,0 +1,90 @@
+"""RESULTS.md is what its command makes, and a finished report becomes a study."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tardiff.evaluation.results import REAL, long_frame
+from tardiff.stages.results import main
+from tardiff.utils.checkpoint import write_json
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def studies(tmp_path) -> Path:
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (folder / "words.md").write_text("# All\n")
+    return folder
+
+
+@pytest.fixture
+def report(tmp_path) -> Path:
+    """The files of a finished report, as far as they are read: TRTR and TSTR of one set, two metrics of quality."""
+    folder = tmp_path / "report"
+    folder.mkdir()
+    rows = [(REAL, "TRTR", key, None, seed, value + 0.01 * seed) for key, value in (("auroc", 0.7), ("auprc", 0.3))
+            for seed in range(3)]
+    rows += [("guided", "TSTR", key, 0, seed, value) for key, value in
+             (("auroc", 0.6), ("auprc", 0.2), ("auprc_minus_trtr", -0.1)) for seed in range(3)]
+    rows += [("guided", "TSTR", "auprc_minus_trtr_subject_variance", None, None, 1e-6)]
+    rows += [("guided", "correlational", "score", 0, 0, 0.08), ("guided", "train_attack", "auroc", 0, 0, 0.5)]
+    long_frame(rows).to_csv(folder / "results.csv", index=False)
+    write_json(folder / "results.json", {"real": {"name": "mine"}, "provenance": {"commit": "abc"}})
+    (folder / "settings.yaml").write_text("seeds: 3\n")
+    (folder / "report.html").write_text("page")
+    return folder
+
+
+def command(studies: Path, *arguments: str) -> str:
+    """Run the command on a folder of studies and return the page."""
+    page = studies.parent / "RESULTS.md"
+    main([*arguments, "--studies", str(studies), "--page", str(page)])
+    return page.read_text(encoding="utf-8")
+
+
+def test_the_committed_page_is_what_the_command_makes(tmp_path):
+    main(["--studies", str(ROOT / "docs" / "results"), "--page", str(tmp_path / "RESULTS.md")])
+    assert (tmp_path / "RESULTS.md").read_bytes() == (ROOT / "RESULTS.md").read_bytes()
+
+
+def test_a_report_becomes_a_study_whose_words_stay(studies, report):
+    page = command(studies, "--report", str(report))
+    assert page.startswith("# All\n\n## mine\n") and "at commit abc" in page
+    assert "| TRTR | 0.710 (0.010) | 0.310 (0.010) |  |  |" in page
+    assert "| TSTR guided | 0.600 (0.000) | 0.200 (0.000) | -0.100 [-0.102, -0.098] | loss |" in page
+    assert "| guided | 0.080 | 0.500 |" in page
+    assert (studies / "mine" / "settings.yaml").read_text() == "seeds: 3\n"
+    words = studies / "mine" / "words.md"
+    words.write_text("Mine.\n\n{quality.csv}\n\n{utility.csv}\n")
+    again = command(studies, "--report", str(report), "--name", "mine")
+    assert words.read_text().startswith("Mine.") and again.index("| guided |") < again.index("| TRTR |")
+
+
+def test_cells_stay_as_they_are(studies):
+    (studies / "one").mkdir()
+    (studies / "one" / "words.md").write_text("{table.csv}\n")
+    pd.DataFrame({"a|b": ["0.10", "-0.000"], "c": ["", "NA"]}).to_csv(studies / "one" / "table.csv", index=False)
+    assert "| a\\|b | c |\n| --- | --- |\n| 0.10 |  |\n| -0.000 | NA |" in command(studies)
+
+
+@pytest.mark.parametrize(("words", "table"), [(None, None), ("Words.\n", "table.csv"), ("{other.csv}\n", "table.csv")])
+def test_words_without_their_tables_are_refused(studies, words, table, capsys):
+    (studies / "one").mkdir()
+    if words:
+        (studies / "one" / "words.md").write_text(words)
+    if table:
+        (studies / "one" / table).write_text("a\n1\n")
+    with pytest.raises(SystemExit) as stop:
+        command(studies)
+    assert stop.value.code == 2 and "words.md" in capsys.readouterr().err
+    assert not (studies.parent / "RESULTS.md").exists()
+
+
+def test_an_unfinished_report_is_refused(studies, report, capsys):
+    (report / "report.html").unlink()
+    with pytest.raises(SystemExit):
+        command(studies, "--report", str(report))
+    assert "no finished report" in capsys.readouterr().err and not (studies / "mine").exists()

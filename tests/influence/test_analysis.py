@@ -288,7 +288,7 @@ def folder(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "work")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setitem(user_errors.COMMANDS, "influence", ("scripts/analyze_influence.py", None, [
-        "real=data", "classifier=classifier", "synthetic={faithful: faithful, flipped: [flipped]}", "output=out",
+        "--real", "data", "--synthetic", "faithful", "flipped", "--output", "out", "classifier=classifier",
         "device=cpu", "bootstrap=20", "fine_tuned=16"]))
     return tmp_path / "work"
 

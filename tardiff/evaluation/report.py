@@ -55,12 +55,14 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
     measured_fidelity = next(iter(fidelity.values()), {})
     costs = {name: cost for name, cost in description["cost"].items()
              if any(value is not None for value in cost.values())}
+    several_datasets = any(len(of_set[attack]["flagged"]["values"]) > 1
+                           for of_set in privacy.values() for attack in ATTACKS)
     return environment.get_template("report.html").render(
         **description | {"cost": costs}, settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
         outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,
         fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
-        attacks=ATTACKS, outer_percentiles=OUTER_PERCENTILES)
+        attacks=ATTACKS, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 
 def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -22,7 +21,7 @@ from tardiff.evaluation.metrics import auroc
 from tardiff.evaluation.neighbours import nearest
 from tardiff.evaluation.privacy import membership_attack
 from tardiff.evaluation.ts2vec import train_encoder
-from tardiff.utils.parallel import worker_count
+from tardiff.utils.parallel import one_thread, worker_count
 
 _ROWS = 300  # tried of each split
 _TRIED = 10  # iterations
@@ -40,7 +39,7 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     train, test = (dataclasses.replace(split[:_ROWS], x=scaler.transform(split.x[:_ROWS]))
                    for split in (real.train, real.test))
     workers = worker_count(config.workers, device)
-    with _one_thread():
+    with one_thread():  # As the workers do.
         row_seconds = _seconds_per_row(config, real, train, device)
         shared = 0.0
         if "utility" in config.sections:
@@ -117,14 +116,3 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute as the workers do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

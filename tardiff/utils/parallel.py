@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import joblib
 import torch
@@ -47,13 +48,20 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
 def _run(name: str, job: Callable[[], None], parent: int) -> str:
     if os.getpid() != parent:
         _end_with(parent)
+    with one_thread():
+        job()
+    return name
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of torch inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        job()
+        yield
     finally:
         torch.set_num_threads(threads)
-    return name
 
 
 @functools.cache

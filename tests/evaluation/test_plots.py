@@ -93,7 +93,7 @@ def test_each_panel_shows_its_own_channel_and_class(kind):
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_panels_do_not_overlap_and_the_legend_names_each_set_once(kind, tmp_path):
-    figure = draw(kind, 16)
+    figure = draw(kind, 8)
     save_figure(tmp_path / "picture.png", figure)
     boxes = [axis.get_tightbbox() for axis in cells(figure).values()]
     assert not any(one.overlaps(other) for number, one in enumerate(boxes) for other in boxes[:number])

@@ -94,7 +94,7 @@ def parse_values(values: Sequence[str], where: str) -> np.ndarray:
     for step, value in enumerate(map(str.strip, values)):
         try:
             numbers[step] = np.nan if value in MISSING else float(value)
-        except ValueError:  # noqa: PERF203 - names the value
+        except ValueError:
             raise UserError(f"{where}, value {step + 1} of the series: '{value[:80]}' is not a number. "
                             f"{AGAIN}") from None
     return numbers

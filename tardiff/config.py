@@ -316,8 +316,8 @@ class EvaluationConfig:
         {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}, one folder per generation seed.", semantic=False)
     output: str = setting("runs/${name}/evaluation", "Folder of the tables and the cached fits.", semantic=False)
-    reference: str | None = setting("unguided", "Synthetic set that the others are compared with, where it is among them.",
-                                    semantic=False)
+    reference: str | None = setting(
+        "unguided", "Synthetic set that the others are compared with, where it is among them.", semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
                                   low=0.01, semantic=False)
     seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
@@ -327,11 +327,12 @@ class EvaluationConfig:
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    protocols: list[str] = setting(["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. "
-                                                      "Each beside training on real series alone.",
-                                   choices=("tstr", "tsrtr"), semantic=False)
-    workers: int | None = setting(None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a "
-                                        "single one on a GPU. Results do not depend on it.", low=1, semantic=False)
+    protocols: list[str] = setting(
+        ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training on "
+                           "real series alone.", choices=("tstr", "tsrtr"), semantic=False)
+    workers: int | None = setting(
+        None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a GPU. "
+              "Results do not depend on it.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
@@ -363,21 +364,21 @@ class ReportConfig(EvaluationConfig):
 
     output: str = setting("runs/${name}/report", "Folder of the report, its tables and pictures, and finished results.",
                           semantic=False)
-    sections: list[str] = setting(["utility", "fidelity", "privacy", "influence"], "Parts to evaluate: utility, fidelity, "
-                                  "privacy, influence (where a classifier is given). Pictures are always drawn.",
-                                  choices=("utility", "fidelity", "privacy", "influence"), semantic=False)
+    sections: list[str] = setting(
+        ["utility", "fidelity", "privacy", "influence"], "Parts to evaluate; influence where a classifier is given. "
+        "Pictures are always drawn.", choices=("utility", "fidelity", "privacy", "influence"), semantic=False)
     fidelity_metrics: list[str] | None = setting(
-        None, "Fidelity metrics by name (see tardiff/evaluation/fidelity.py); null: all. The trained ones and context-FID take "
-              "most of the time.", semantic=False)
+        None, "Fidelity metrics by name (see tardiff/evaluation/fidelity.py); null: all. The trained ones and "
+              "context-FID take most of the time.", semantic=False)
     repeats: int = setting(5, "Repeats of each seeded fidelity metric; repeat r uses synthetic folder r modulo their "
                               "number.", low=1, semantic=False)
     classifier: str | None = setting(None, "Run folder of the classifier that guided, for the influence part.",
                                      semantic=False)
-    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.", low=0,
-                              semantic=False)
-    quick: bool = setting(False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the "
-                                 "largest ratio alone, no fine-tuning, and no fidelity metrics that train networks.",
-                          semantic=False)
+    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.",
+                              low=0, semantic=False)
+    quick: bool = setting(
+        False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the largest ratio "
+               "alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
 
 
 @dataclass(frozen=True)
@@ -389,24 +390,25 @@ class CompareConfig(ReportConfig):
     output: str = setting("runs/${name}/comparison", "Folder of the baselines' runs and of the report.", semantic=False)
     baselines: list[str] = setting(["all"], "Baselines to train and sample: trained ones and simple rules by name, or "
                                             "all.", semantic=False)
-    configs: str | None = setting(None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in "
-                                        "configs/baselines with the name of the dataset's folder, where it exists, else "
-                                        "configs/baselines itself, for the simulated cohort.", semantic=False)
+    configs: str | None = setting(
+        None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in configs/baselines with the name "
+              "of the dataset's folder, where it exists, else configs/baselines itself, for the simulated cohort.",
+        semantic=False)
     variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
                              "Further sets, with other settings of sampling, where their baseline is compared: "
                              "{name: [baseline, key=value, ...]}.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
-    experiment: str | None = setting(None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are "
-                                           "compared too: TarDiff itself, trained for each seed. Of the experiment's "
-                                           "settings base, classifier and guidance count.", semantic=False)
+    experiment: str | None = setting(
+        None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff itself, "
+              "trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
 
 
 @dataclass(frozen=True)
 class InfluenceAnalysisConfig:
     """What the guide makes of real and synthetic series: gradient norms, influence, and a check by fine-tuning."""
 
-    real: str = setting("data/simulated", "Dataset that the classifier was trained on: its training rows, guidance half "
-                                          "and selection half are used.", semantic=False)
+    real: str = setting("data/simulated", "Dataset that the classifier was trained on: its training rows, guidance "
+                                          "half and selection half are used.", semantic=False)
     name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
     classifier: str = setting("runs/${name}/classifier", "Run folder of the classifier.", semantic=False)
     synthetic: dict = setting(
@@ -418,9 +420,10 @@ class InfluenceAnalysisConfig:
     seed: int = setting(0, "Seed of the bootstrap and of the series that are fine-tuned on.", low=0, high=2**63 - 1,
                         semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
-    bootstrap: int = setting(1000, "Bootstrap resamples of subjects behind the interval of each mean.", low=20, semantic=False)
-    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, spread evenly over sets and classes; each costs "
-                                   "a pass over the guidance half per learning rate.", low=0, semantic=False)
+    bootstrap: int = setting(1000, "Bootstrap resamples of subjects behind the interval of each mean.", low=20,
+                             semantic=False)
+    fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, spread evenly over sets and classes; each "
+                                   "costs a pass over the guidance half per learning rate.", low=0, semantic=False)
     learning_rates: list[float] = setting(
-        [1e-4, 1e-2, 0.1], "Rates of the single plain gradient step: at a small one the loss must fall as influence says; "
-                           "larger ones show how far that reaches.", low=1e-8, high=10, semantic=False)
+        [1e-4, 1e-2, 0.1], "Rates of the single plain gradient step: at a small one the loss must fall as influence "
+                           "says; larger ones show how far that reaches.", low=1e-8, high=10, semantic=False)

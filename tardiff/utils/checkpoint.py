@@ -123,7 +123,7 @@ def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = dict(file.metadata() or {})
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
@@ -177,8 +177,8 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
 
 
 def source_fingerprint(thing: Any) -> str:
-    """Return a hash of the source file in which a class, function or instance is defined; of its type's name where there
-    is no source."""
+    """Return a hash of the source file in which a class, function or instance is defined; of its type's name where
+    there is no source."""
     defined = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
     try:
         return fingerprint(Path(inspect.getsourcefile(defined)).read_text(encoding="utf-8"))
@@ -187,7 +187,7 @@ def source_fingerprint(thing: Any) -> str:
 
 
 def fingerprint(*values: Any) -> str:
-    """Return a short SHA-256 of arrays, tensors, strings and JSON-like values, in order: equal content, equal result."""
+    """Return a short SHA-256 of arrays, tensors, strings and JSON-like values in order: equal content, equal result."""
     digest = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):

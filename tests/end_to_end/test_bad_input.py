@@ -27,9 +27,9 @@ from user_errors import (
     contents,
     cut,
     flip,
-    run_tiny,
     meta,
     placed,
+    run_tiny,
     text,
     without_metadata,
 )

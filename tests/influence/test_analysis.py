@@ -13,7 +13,7 @@ import user_errors
 from fitted_tasks import fitted_task, loop_gradient, series
 from scipy import stats
 from sklearn.metrics import roc_auc_score
-from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, run_tiny, meta
+from user_errors import USER_MODELS, arrays, assert_clean, assert_refused, contents, meta, run_tiny
 
 from classifier.train import Guide
 from tardiff.config import InfluenceAnalysisConfig

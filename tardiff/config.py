@@ -328,11 +328,11 @@ class EvaluationConfig:
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     protocols: list[str] = setting(
-        ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training on "
-                           "real series alone.", choices=("tstr", "tsrtr"), semantic=False)
+        ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training "
+                           "on real series alone.", choices=("tstr", "tsrtr"), semantic=False)
     workers: int | None = setting(
-        None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a GPU. "
-              "Results do not depend on it.", low=1, semantic=False)
+        None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
+              "GPU. Results do not depend on it.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
@@ -377,8 +377,8 @@ class ReportConfig(EvaluationConfig):
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.",
                               low=0, semantic=False)
     quick: bool = setting(
-        False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the largest ratio "
-               "alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
+        False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the largest "
+               "ratio alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
 
 
 @dataclass(frozen=True)
@@ -391,16 +391,16 @@ class CompareConfig(ReportConfig):
     baselines: list[str] = setting(["all"], "Baselines to train and sample: trained ones and simple rules by name, or "
                                             "all.", semantic=False)
     configs: str | None = setting(
-        None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in configs/baselines with the name "
-              "of the dataset's folder, where it exists, else configs/baselines itself, for the simulated cohort.",
+        None, "Folder with the configuration of each baseline, NAME.yaml; null: the one in configs/baselines with the "
+              "name of the dataset's folder, where it exists, else configs/baselines itself, for the simulated cohort.",
         semantic=False)
     variants: dict = setting({"biodiffusion-scale1": ["biodiffusion", "cfg_scale=1"]},
                              "Further sets, with other settings of sampling, where their baseline is compared: "
                              "{name: [baseline, key=value, ...]}.", semantic=False)
     generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(
-        None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff itself, "
-              "trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
+        None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
+              "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
             metadata = dict(file.metadata() or {})
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None

@@ -87,5 +87,5 @@ def test_inference_steps_span_the_schedule():
     steps = schedule.timesteps(25)
     assert len(steps) == 25 and steps[0] == 199 and steps[-1] == 0
     assert schedule.timesteps(1) == [199]
-    with pytest.raises(UserError, match="999.*200 diffusion steps"):
+    with pytest.raises(UserError, match=r"999.*200 diffusion steps"):
         schedule.timesteps(999)

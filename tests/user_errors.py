@@ -27,8 +27,8 @@ SETTINGS = {
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
         "model.rnn.hidden_size=8", "training.epochs=1", "protocols=[tstr]"],
     "influence": [
-        "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu", "bootstrap=20",
-        "fine_tuned=16"],
+        "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu",
+        "bootstrap=20", "fine_tuned=16"],
     "run": ["data=data", "output=out", "device=cpu"],
 }
 FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json", "influence.json"}

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "train": [
         "data=data", "output=out", "device=cpu", "model.base_channels=8", "model.channel_multipliers=[1,1]",
-        "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2"],
+        "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2",
+        "training.preview_every=0"],
     "guide": ["data=data", "output=out", "device=cpu", "model.rnn.hidden_size=8", "training.epochs=1"],
     "generate": [
         "data=data", "base=base", "classifier=classifier", "output=out", "device=cpu", "batch_size=32",

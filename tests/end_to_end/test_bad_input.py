@@ -358,7 +358,7 @@ def small_disk(folder, monkeypatch):
 def test_full_disk(command, kibibytes, small_disk, folder, capfd):
     disk = small_disk(kibibytes)
     before = contents(folder)
-    code = run_tiny(command, f"output={disk}/out")
+    code = run_tiny(command, f"output={disk}/out", *(["training.preview_every=1"] if command == "train" else []))
     assert_refused(code, capfd.readouterr().err, (str(disk), "cannot be written", "Free some space"))
     assert_clean(folder, before, began=True)
 

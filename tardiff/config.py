@@ -170,8 +170,9 @@ class ClassifierModelConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.name != "custom" and self.custom.import_path is not None:
             yield "custom.import_path", f"has no effect with model.name={self.name}. Give model.name=custom as well."
-        if self.custom.import_path is None and self.custom != CustomModelConfig():
-            yield "custom", "has no effect without model.custom.import_path='package.module:Class'."
+        for name, value in vars(self.custom).items():
+            if self.custom.import_path is None and value != getattr(CustomModelConfig(), name):
+                yield f"custom.{name}", "has no effect without model.custom.import_path='package.module:Class'."
 
 
 @dataclass(frozen=True)

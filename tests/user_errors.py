@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "train": [
         "data=data", "output=out", "device=cpu", "model.base_channels=8", "model.channel_multipliers=[1,1]",
-        "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2"],
+        "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2",
+        "training.preview_every=0"],
     "guide": ["data=data", "output=out", "device=cpu", "model.rnn.hidden_size=8", "training.epochs=1"],
     "generate": [
         "data=data", "base=base", "classifier=classifier", "output=out", "device=cpu", "batch_size=32",
@@ -27,8 +28,8 @@ SETTINGS = {
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
         "model.rnn.hidden_size=8", "training.epochs=1", "protocols=[tstr]"],
     "influence": [
-        "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu", "bootstrap=20",
-        "fine_tuned=16"],
+        "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu",
+        "bootstrap=20", "fine_tuned=16"],
     "run": ["data=data", "output=out", "device=cpu"],
 }
 FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json", "influence.json"}

@@ -19,7 +19,7 @@ COMMANDS = {"base": ("train", "train.sh"), "classifier": ("guide", "classifier/t
 SETTINGS = {
     "base": [
         "configs/base/simulated.yaml", "model.base_channels=8", "model.channel_multipliers=[1,1]",
-        "model.num_res_blocks=1", "model.num_heads=2", "model.dropout=0.1", "training.steps=60",
+        "model.num_res_blocks=1", "model.num_heads=2", "model.dropout=0.1", "training.steps=40",
         "training.batch_size=32", "training.checkpoint_every=10", "training.log_every=4", "training.validate_every=15",
         "training.preview_every=0"],
     "classifier": [

@@ -204,6 +204,9 @@ RUNS = [
     Case("cfg_without_null_label", "generate", ("cfg_scale=2", "label_dropout=0"), ("sampler.cfg_scale=2",),
          spoil=lambda: Path("base/config.yaml").write_text(re.sub(
              "label_dropout: .*", "label_dropout: 0.0", Path("base/config.yaml").read_text()))),
+    Case("too_many_inference_steps", "generate", ("num_inference_steps=201", "200"),
+         ("sampler.num_inference_steps=201",)),
+    Case("reference_unknown", "evaluate", ("reference=unguidd", "guided"), ("reference=unguidd",)),
     Case("tstr_of_one_class", "evaluate", ("synthetic set 'guided' lacks a class", "TSRTR"),
          spoil=lambda: np.savez("synthetic/train.npz", x=np.zeros((9, 24, 7), np.float32), y=np.ones(9, np.int64))),
     Case("setting_changed", "train", ("base: begun with other settings", "seed: the run has 0, now 7",
@@ -211,7 +214,8 @@ RUNS = [
          ("output=base", "seed=7", "model.dropout=0.5")),
     Case("data_changed", "guide", ("classifier: begun with other settings", "content of train"),
          ("output=classifier", "data=other_data")),
-    Case("classifier_of_other_classes", "generate", ("more_classes: reads (length, channels) (24, 7) and classes", "moved"),
+    Case("classifier_of_other_classes", "generate",
+         ("more_classes: reads (length, channels) (24, 7) and classes", "moved"),
          ("classifier=more_classes",), classifier_of_three_classes),
     Case("other_data", "generate", ("other_data: not the dataset that base was trained on",), ("data=other_data",)),
     Case("output_is_file", "train", ("user_models.py: is a file; give a folder",), ("output=user_models.py",)),
@@ -354,7 +358,7 @@ def small_disk(folder, monkeypatch):
 def test_full_disk(command, kibibytes, small_disk, folder, capfd):
     disk = small_disk(kibibytes)
     before = contents(folder)
-    code = run_tiny(command, f"output={disk}/out")
+    code = run_tiny(command, f"output={disk}/out", *(["training.preview_every=1"] if command == "train" else []))
     assert_refused(code, capfd.readouterr().err, (str(disk), "cannot be written", "Free some space"))
     assert_clean(folder, before, began=True)
 

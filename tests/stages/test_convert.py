@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_source_gets_the_other_arguments(tmp_path):
     np.savez(tmp_path / "all.npz", x=np.arange(240).reshape(40, 3, 2), y=np.arange(40) % 2)
-    convert.convert(["arrays", "--input", str(tmp_path / "all.npz"), "--output", str(tmp_path / "out")])
+    convert.main(["arrays", "--input", str(tmp_path / "all.npz"), "--output", str(tmp_path / "out")])
     assert read_dataset(tmp_path / "out").shape == (3, 2)
 
 
 def test_every_source_is_a_module_and_is_listed_with_its_title(capsys):
     modules = {path.stem for path in (ROOT / "data_preprocess").glob("*.py") if "\ndef main(" in path.read_text()}
     assert modules == set(convert.SOURCES)
-    convert.convert(["--help"])
+    convert.main(["--help"])
     listed = capsys.readouterr().out
     assert "usage: tardiff convert SOURCE" in listed
     assert all(f"\n  {source} " in f"\n{listed}" for source in convert.SOURCES) and "MIMIC-III v1.4" in listed
@@ -30,7 +30,7 @@ def test_every_source_is_a_module_and_is_listed_with_its_title(capsys):
 
 def test_an_unknown_source_is_refused_with_the_list(capsys):
     with pytest.raises(SystemExit) as stop:
-        convert.convert(["mimic4"])
+        convert.main(["mimic4"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 'mimic4'") and "mimic3" in error
@@ -39,12 +39,12 @@ def test_an_unknown_source_is_refused_with_the_list(capsys):
 @pytest.mark.parametrize("source", convert.SOURCES)
 def test_usage_names_the_command_that_was_typed(source, capsys):
     with pytest.raises(SystemExit):
-        convert.convert([source, "--help"])
+        convert.main([source, "--help"])
     usage = capsys.readouterr().out
     assert usage.startswith(f"usage: tardiff convert {source}") and "python -m" not in usage
 
 
 def test_nothing_of_a_source_is_imported_before_it_is_asked_for():
-    code = ("import sys; from tardiff.stages.convert import convert; convert(['--help']); "
+    code = ("import sys; from tardiff.stages import convert; convert.main(['--help']); "
             "assert not [name for name in sys.modules if name.startswith('data_preprocess.')]")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tardiff.data.format import Metadata, Split, read_dataset, write_dataset
-from tardiff.stages import export
-from tardiff.stages.convert import convert
+from tardiff.stages import convert, export
 from tardiff.utils.checkpoint import read_json
 
 META = Metadata("ward, east", ["SpO2", "HR (mean)", "a"], ["%", "beats/min", "unknown"], ["survived", "died, late"],
@@ -51,7 +50,7 @@ def test_tables_reads_the_same_arrays_back(tmp_path, monkeypatch, form, file_for
                  "--format", file_format])
     command = shlex.split(read_json(tmp_path / "out" / "export.json")["read_back"])
     assert command[:3] == ["tardiff", "convert", "tables"]
-    convert(["tables", *command[3:command.index("--output")], "--output", str(tmp_path / "back")])
+    convert.main(["tables", *command[3:command.index("--output")], "--output", str(tmp_path / "back")])
     back = read_dataset(tmp_path / "back")
     assert (back.meta.channels, back.meta.units, back.meta.classes) == (META.channels, META.units, META.classes)
     for part, expected in splits.items():

@@ -60,7 +60,8 @@ def test_other_inputs_are_refused_with_the_folder_that_the_run_was_made_on(tmp_p
             (changed(data="data/mine"), {"train": "cccc", "val": "dddd"},
              [f"content of {split}: the run was made on data/simulated, now data=data/mine" for split in INPUTS]),
             (changed(), {"train": "aaaa", "code of the model": "eeee"},
-             ["content of code of the model: the run has None, now 'eeee'", "content of val: the run has 'bbbb', now None"])):
+             ["content of code of the model: the run has None, now 'eeee'",
+              "content of val: the run has 'bbbb', now None"])):
         with pytest.raises(UserError) as error:
             open_run(tmp_path, config, inputs)
         assert [line[4:] for line in str(error.value).splitlines()[1:-1]] == expected

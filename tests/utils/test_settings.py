@@ -1,17 +1,24 @@
 """Settings: what wins over what, and every fault at once with the place it came from."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from user_errors import assert_refused, run_command
 
 from tardiff import config as configs
+from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, EvaluationConfig, GenerationConfig, load_config
 from tardiff.utils.errors import UserError
-from tardiff.utils.settings import describe, load_settings, semantic_values, setting, to_yaml
+from tardiff.utils.settings import as_typed, describe, load_settings, semantic_values, setting, to_yaml
 
+MOST_OF_A_MESSAGE = 1500
 SCHEMAS = [schema for name, schema in vars(configs).items() if name.endswith("Config")]
 
 
@@ -152,6 +159,171 @@ def test_semantic_values_leave_out_what_does_not_alter_the_result():
     base = semantic_values(BaseConfig())
     assert {"seed", "normalizer", "model.dropout", "training.batch_size", "diffusion.loss"} <= base.keys()
     assert not {"data", "output", "device", "training.steps", "training.log_every", "expect.length"} & base.keys()
+
+
+def resolved(key, value, schema=BaseConfig):
+    """The setting `key` that a text on the command line gives."""
+    config = load_config(schema, None, [f"{key}={value}"])
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize(("key", "typed", "expected"), [
+    ("data", "/x/Study #1/data", "/x/Study #1/data"), ("output", "010", "010"), ("data", "2026-13-45", "2026-13-45"),
+    ("data", "!!int x", "!!int x"), ("data", "a: b", "a: b"), ("data", "[a", "[a"), ("data", "yes", "yes"),
+    ("data", "null", "null"), ("name", "1e3", "1e3"), ("data", "'quoted'", "'quoted'"), ("data", "a=b", "a=b"),
+    ("seed", "010", 10), ("seed", "1e3", 1000), ("seed", "+7", 7), ("seed", "7.0", 7),
+    ("training.learning_rate", "1e-4", 1e-4), ("training.learning_rate", "1", 1.0),
+    ("model.channel_multipliers", "[1, 010, 1e1]", [1, 10, 10]), ("expect.length", "null", None)])
+def test_text_is_taken_as_typed_and_numbers_are_decimal(key, typed, expected):
+    value = resolved(key, typed)
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(("content", "key", "expected"), [
+    ("data: /x/Study#1/data", "data", "/x/Study#1/data"), ("data: '/x/Study #1/data'", "data", "/x/Study #1/data"),
+    ("output: 010", "output", "010"), ("data: 2026-13-45", "data", "2026-13-45"), ("data: yes", "data", "yes"),
+    ("seed: 010", "seed", 10), ("seed: 1e3", "seed", 1000)])
+def test_yaml_follows_the_same_rules(tmp_path, content, key, expected):
+    (tmp_path / "config.yaml").write_text(content)
+    value = getattr(load_config(BaseConfig, tmp_path / "config.yaml"), key)
+    assert value == expected and type(value) is type(expected)
+
+
+DIGITS = {400: "9" * 400, 5000: "9" * 5000}
+WHOLE = "'seed' must be a whole number"
+
+
+@pytest.mark.parametrize(("typed", "message"), [
+    ("seed=1:30", WHOLE), ("seed=0x10", WHOLE), ("seed=0o10", WHOLE), ("seed=2026-13-45", WHOLE),
+    ("seed=2026-01-02", WHOLE), ("seed=!!int x", WHOLE), ("seed=", WHOLE), ("seed=1.5", WHOLE), ("seed=1e400", WHOLE),
+    (f"seed={DIGITS[400]}", "'seed' must be at most"), (f"seed={DIGITS[5000]}", WHOLE),
+    (f"training.learning_rate={DIGITS[5000]}", "finite number"), (f"{DIGITS[5000]}=1", "unknown key"),
+    ("data=\udcff", "cannot be read"), ("seed=\udcff", "cannot be read"), ("\udcff=1", "cannot be read"),
+    ("model.channel_multipliers=[&a 1, *a]", "aliases"), ("training={steps: 5, steps: 6}", "a key stands twice"),
+    ("training={[a]: 5}", "a key must be text"), (f"training={'[' * 500}", "nested too deeply"),
+    (f"training={'{a: ' * 500}", "nested too deeply"), ("seed=${name}", "'seed'"),
+    ("output=${nope}", "'nope' not found"),
+    ("output=${", "no valid interpolation"), ("data=${data}", "Recursive interpolation"),
+    ("data=${oc.env:TARDIFF_NOT_SET}", "Environment variable 'TARDIFF_NOT_SET' not found"),
+    ("steps=500", "Did you mean 'training.steps'?"), ("trainig.steps=5", "unknown key"),
+    ("data.x=1", "unknown key 'data.x'. Did you mean 'data'?"), ("model=5", "must hold settings (model.KEY=...)"),
+    ("trianing.yaml", "configuration file not found. A setting is written key=value."),
+    ("configs/base/cinc2012_mortalty.yaml", "Did you mean 'configs/base/cinc2012_mortality.yaml'?"),
+    ("\udcff.yaml", "configuration file not found")])
+def test_a_command_refuses_in_one_short_message(typed, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    code, error = run_command("train", typed), capfd.readouterr().err
+    assert_refused(code, error, (message,))
+    assert ".yaml" in typed or (len(error) < MOST_OF_A_MESSAGE and error.startswith("error: 1 fault in"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("a: &a [x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a]\nc: [*b, *b, *b, *b, *b, *b]", "aliases"),
+    ("seed: 1\nseed: 2", "a key stands twice"), ("training: {steps: 1, steps: 2}", "a key stands twice"),
+    ("? [1, 2]\n: 3", "a key must be text"), ("data: " + "[" * 500, "nested too deeply"),
+    ("data: " + "{a: " * 500 + "1" + "}" * 500, "nested too deeply"), ('data: "\\ud800"', "surrogates not allowed"),
+    (b"data: \xff", "codec can't decode"), ("data: \x00", "special characters"), (f"seed: {DIGITS[400]}", "at most"),
+    (f"seed: {DIGITS[5000]}", WHOLE), ("seed: 2026-13-45", WHOLE), ("seed: !!python/object:os.system x", WHOLE),
+    ("seed: 1:30", WHOLE), ("data: [a, b]", "'data' must be text"), ("training: [1]", "must hold settings"),
+    ("1: 2", "unknown key '1'"), ("<<: {seed: 1}", "unknown key '<<'"), ("seed: 1\n---\nseed: 2", "single document"),
+    ("data: ${oc.env:TARDIFF_NOT_SET}", "'TARDIFF_NOT_SET' not found"), ("name: ${output}", "Recursive interpolation"),
+    (f"? {DIGITS[5000]}\n: 1", "unknown key"), (f"data:\n  ? {DIGITS[5000]}\n  : 1", "'data' must be text")])
+def test_a_file_is_refused_in_one_short_message(content, message, tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, error = run_command("train", str(path)), capfd.readouterr().err
+    assert_refused(code, error, (message, str(path)))
+    assert len(error) < MOST_OF_A_MESSAGE and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_message_quotes_at_most_200_characters_of_a_value():
+    with pytest.raises(UserError) as error:
+        load_config(BaseConfig, None, [f"device={'y' * 99}", f"seed={'x' * 5000}"])
+    assert max(map(len, re.findall("x+", str(error.value)))) == 200
+
+
+def test_interpolation(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA", "/data/of mine")
+    (tmp_path / "config.yaml").write_text(
+        "data: ${oc.env:DATA}\nname: study\noutput: runs/${name}/${seed}\nbase: ${output}/base\nseed: 3\n")
+    config = load_config(GenerationConfig, tmp_path / "config.yaml")
+    assert (config.data, config.output, config.base) == ("/data/of mine", "runs/study/3", "runs/study/3/base")
+    config = load_config(GenerationConfig, tmp_path / "config.yaml", ["name=other"], {"seed": 4})
+    assert (config.output, config.base, config.classifier) == (
+        "runs/other/4", "runs/other/4/base", "runs/other/classifier")
+    assert load_config(GenerationConfig, None, ["data=/x/my cohort/"]).base == "runs/my cohort/base"
+    assert resolved("synthetic", "{one: '${output}/one'}", EvaluationConfig) == {"one": "runs/simulated/evaluation/one"}
+
+
+def test_a_mistyped_preset_lists_those_beside_it():
+    with pytest.raises(UserError) as error:
+        load_config(GenerationConfig, "configs/guidance/papr.yaml")
+    lines = str(error.value).splitlines()
+    assert "Did you mean 'configs/guidance/paper.yaml'? TarDiff comes with:" in lines[0]
+    folder = configs.CONFIGS / "guidance"
+    assert [line.strip() for line in lines[1:]] == sorted(f"configs/guidance/{path.name}" for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("command", "arguments", "message"), [
+    ("guide", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect with model.name=gru"),
+    ("guide", ["model.name=custom", "model.custom.loss_path=a:b"], "has no effect without model.custom.import_path"),
+    ("generate", ["guidance.classes=nonsense"], "which guidance.objective=classifier does not use"),
+    ("generate", ["guidance.through_denoiser=true", "guidance.location=x_t"], "no effect with guidance.location=x_t"),
+    ("generate", ["sampler.name=ddpm", "sampler.eta=0.5"], "'sampler.eta' is the noise of ddim and has no effect"),
+    ("evaluate", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect")])
+def test_a_setting_that_cannot_apply_is_refused(command, arguments, message, capfd):
+    code = run_command(command, *arguments)
+    assert_refused(code, capfd.readouterr().err, ("1 fault", message, "command line"))
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.schema])
+def test_help_shows_what_the_command_would_use_and_a_yaml_of_paths_changes_nothing_else(command, tmp_path, capsys):
+    """One meaning of default: no command has another model without CONFIG than with one that names its paths alone."""
+    assert run_command(command, "--help") == 0
+    shown = dict(re.findall(r"^  ([\w.]+)=(.*)$", capsys.readouterr().out, flags=re.MULTILINE))
+    assert run_command(command, "--print-config") == 0
+    used = yaml.safe_load(capsys.readouterr().out)
+    assert shown == {name: as_typed(resolved_value(used, name)) for name in shown}
+    assert len(shown) == len(describe(COMMANDS[command].settings()))
+    data = "data" if "data" in used else "real"
+    (tmp_path / "mine.yaml").write_text(f"{data}: {used[data]}\noutput: {used['output']}\n")
+    assert run_command(command, str(tmp_path / "mine.yaml"), "--print-config") == 0
+    assert yaml.safe_load(capsys.readouterr().out) == used
+
+
+def resolved_value(values, name):
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+LEAVES = [(schema, line.strip().partition("=")[0]) for schema in SCHEMAS for line in describe(schema)]
+TEXTS = st.one_of(
+    st.text(max_size=30), st.text(st.sampled_from("0123456789eE+-._:xob"), max_size=12),
+    st.text(st.sampled_from("[]{}:,&*!|>'\"#%@`?-~ \n\t$.ab01"), max_size=20),
+    st.recursive(st.sampled_from(["1", "x", "null", "true", "1e3", "${seed}", "''", "a: 1", "*a", "&a 1", "!!int x"]),
+                 lambda inner: st.lists(inner, max_size=4).map(", ".join).flatmap(
+                     lambda items: st.sampled_from([f"[{items}]", f"{{{items}}}"])), max_leaves=8),
+    st.sampled_from([*DIGITS.values(), "[" * 400, "\ud800", "${name}", "${data}", "${oc.env:A}", "\0", "-" * 3000]))
+
+
+@hypothesis_settings(max_examples=120, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(LEAVES), TEXTS, st.none() | TEXTS)
+@example((GenerationConfig, "guidance.classes"), "1", "x" * 5000)
+@example((EvaluationConfig, "synthetic"), "${real}", "a" * 5000)
+def test_any_text_is_a_setting_or_one_bounded_message(leaf, text, below):
+    schema, name = leaf
+    override = f"{name}={text}" if below is None else f"{name}.{below}={text}"
+    try:
+        config = load_config(schema, None, [override])
+    except UserError as error:
+        assert len(str(error)) < MOST_OF_A_MESSAGE and str(error).encode("utf-8", "backslashreplace")
+    else:
+        assert isinstance(config, schema)
+
 
 
 def test_help_names_every_setting_with_default_and_choices():

@@ -16,7 +16,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -80,8 +80,10 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
     try:
         with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch),
                                     "preserve_insertion_order": "false"}) as connection:
-            # DuckDB counts its progress only where a progress bar is on; tqdm shows it.
-            connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+            # DuckDB counts its progress only where a progress bar is on; tqdm shows it. In a notebook without
+            # ipywidgets, DuckDB refuses that, and nothing is counted.
+            with suppress(duckdb.InvalidInputException):
+                connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
             yield connection
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -41,7 +41,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
                   f"{workers.world_size} x {workers.device}")
         if dry_run:
             return
-        inputs = {"denoiser": denoiser.fingerprint(), "labels": dataset.train.fingerprint()}
+        inputs = {"denoiser": denoiser.fingerprint(), "train": dataset.train.fingerprint()}
         if guidance is not None:
             inputs["classifier"] = guidance.guide.task.fingerprint()
             if config.guidance.uses_guidance_gradient:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.utils.tensorboard import SummaryWriter
 
-SETTING_OF_INPUT = {"train": "data", "val": "data", "labels": "data", "guidance data": "data", "denoiser": "base",
-                    "classifier": "classifier"}
+SETTING_OF_INPUT = {"train": "data", "val": "data", "guidance data": "data",
+                    "denoiser": "base", "classifier": "classifier"}
 """The setting that names the folder an input of a run comes from."""
 
 

@@ -92,7 +92,9 @@ def experiment(workplace, tmp_path):
     comparison."""
     settings = {"base": [*workplace.settings("base"), "training.steps=6"],
                 "classifier": [*workplace.settings("classifier"), "training.epochs=1"],
-                "guidance": {"diffusion": workplace.settings("synthetic")}, "device": "cuda"}
+                "guidance": {"diffusion": [*workplace.settings("synthetic"), "num_samples=20", "batch_size=20",
+                                           "sampler.num_inference_steps=4"]},
+                "device": "cuda"}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path / "experiment.yaml"
 

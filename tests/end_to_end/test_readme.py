@@ -146,11 +146,9 @@ def test_run_goes_through_all_stages_and_skips_what_is_done(inside, capsys):
     main(arguments)
     first = capsys.readouterr().out
     assert re.search(r"TSTR guided .* too few seeds to judge", first)
-    models = {path: path.read_bytes() for path in Path("runs/tiny").rglob("model.safetensors")}
-    times = {path: path.stat().st_mtime_ns for path in Path("runs/tiny").rglob("train.npz")}
+    written = {path: path.stat().st_mtime_ns for path in Path("runs/tiny").rglob("train.npz")}
     main(arguments)
-    assert len(models) == 2 and all(path.read_bytes() == content for path, content in models.items())
-    assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert len(written) == 4 and all(path.stat().st_mtime_ns == time for path, time in written.items())
     table = re.compile(r"^(?:TRTR|TSTR|TSRTR) .*", flags=re.MULTILINE)
     assert table.findall(first) == table.findall(capsys.readouterr().out)
 

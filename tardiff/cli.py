@@ -169,6 +169,8 @@ def _read_arguments(options: argparse.Namespace, flags: Sequence[Flag]) -> tuple
         if folders := [text for text in given if text not in after]:
             values |= flag.setting(folders)
     overrides = [text for text in options.arguments if "=" in text]
+    typed = {text.partition("=")[0] for text in overrides}
+    values = {name: value for name, value in values.items() if name not in typed}  # What is typed in full wins.
     files = [text for text in options.arguments if "=" not in text]
     for path in files:
         find_config(path)

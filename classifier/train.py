@@ -22,7 +22,7 @@ from tardiff.diffusion.fitted import DESCRIPTION
 from tardiff.evaluation.metrics import auprc
 from tardiff.influence.task import DownstreamTask
 from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run, read_run_config
 from tardiff.utils.loop import TrainingLoop
@@ -86,7 +86,7 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best = BestEpoch(0, -1.0, copy.deepcopy(model.state_dict()))
-    loop = TrainingLoop({"model": model, "optimizer": optimizer, "best": best}, run, Processes(0, 1, device))
+    loop = TrainingLoop({"model": model, "optimizer": optimizer, "best": best}, run, ProcessGroup(0, 1, device))
 
     def train_epoch(epoch: int) -> dict[str, float]:
         seed_torch(seed, "classifier", epoch)

@@ -25,7 +25,7 @@ from tardiff.influence.task import DownstreamTask, norm
 from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import chunk_sampler, generate_dataset, sample_series
 from tardiff.sampling.samplers import Conditioning
-from tardiff.utils.distributed import Processes, resolve_device
+from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import exit_on_user_error
 
 META = Metadata("benchmark", ["channel"] * 7, [""] * 7, ["0", "1"])
@@ -54,10 +54,10 @@ def seconds(work) -> float:
 def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
     """Streamed G against a loop over single samples, on the same 2,000 series."""
     _, task, x, y = components(config, device)
-    workers, results = Processes(0, 1, device), {}
+    group, results = ProcessGroup(0, 1, device), {}
 
     def streamed(batch_size: int):
-        results[batch_size] = compute_guidance_gradient(task, x[:2000], y[:2000], 2, 2000, workers, batch_size)
+        results[batch_size] = compute_guidance_gradient(task, x[:2000], y[:2000], 2, 2000, group, batch_size)
 
     streamed(512)
     fast, slow = min(seconds(lambda: streamed(512)) for _ in range(3)), seconds(lambda: streamed(1))
@@ -69,7 +69,7 @@ def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[st
 def guided_sampling_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
     """DDIM-50 with each objective of guidance against DDIM-50 without, 512 series."""
     fitted, task, x, y = components(config, device)
-    direction = compute_guidance_gradient(task, x, y, 2, len(x), Processes(0, 1, device)).direction("all", "l2_norm")
+    direction = compute_guidance_gradient(task, x, y, 2, len(x), ProcessGroup(0, 1, device)).direction("all", "l2_norm")
     direction = {name: value.to(device) for name, value in direction.items()}
     labels, samples = (torch.arange(512) % 2).to(device), torch.arange(512, device=device)
 
@@ -92,7 +92,7 @@ def generation_memory(config: BaseConfig, num_samples: int) -> float:
     sample = chunk_sampler(fitted, 0, SamplerConfig(num_inference_steps=2), lambda labels: None)
     with tempfile.TemporaryDirectory() as folder:
         generate_dataset(sample, np.arange(num_samples) % 2, 256, Path(folder) / "synthetic", fitted.shape, META,
-                         Processes(0, 1, device))
+                         ProcessGroup(0, 1, device))
     # Linux's own peak of this process; getrusage would inherit that of the parent.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024

@@ -25,7 +25,7 @@ from tardiff.influence.guidance import guidance_function
 from tardiff.sampling.generate import sample_series
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages import utility
-from tardiff.utils.distributed import Processes, resolve_device
+from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
@@ -56,11 +56,11 @@ class Guidance:
     Raises UserError on unknown or unfit settings, a class without guidance rows, or another dataset.
     """
 
-    def __init__(self, guide: Guide, dataset: Dataset | str | Path | None = None, workers: Processes | None = None,
+    def __init__(self, guide: Guide, dataset: Dataset | str | Path | None = None, group: ProcessGroup | None = None,
                  **settings: Any) -> None:
         self.guide = guide
         self.config = load_config(GuidanceConfig, values=settings)
-        self.workers = workers or Processes(0, 1, guide.task.device)
+        self.group = group or ProcessGroup(0, 1, guide.task.device)
         self.dataset = guide.data if dataset is None else dataset
 
     @property
@@ -97,7 +97,7 @@ class Guidance:
         half = self._guidance_half
         x, y = torch.from_numpy(self.guide.normalizer.transform(half.x)), torch.from_numpy(half.y)
         return cached_guidance_gradient(self.guide.folder, self.guide.task, x, y, self.guide.num_classes,
-                                        len(self._dataset.train), self.workers)
+                                        len(self._dataset.train), self.group)
 
     @cached_property
     def _direction(self) -> dict[str, Tensor] | None:

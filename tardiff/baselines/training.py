@@ -17,7 +17,7 @@ from tardiff.data.format import Dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.sampling.generate import generate_dataset, label_plan
 from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, save_tensors, write_json
-from tardiff.utils.distributed import Processes, resolve_device
+from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run
 from tardiff.utils.loop import TrainingLoop
@@ -75,7 +75,7 @@ class BaselineRun:
         if weights.exists():
             load_weights(self._whole(), load_tensors(weights)[0], weights)
             return
-        loop = TrainingLoop({"baseline": TrainingState(self.model)}, run, Processes(0, 1, self.device),
+        loop = TrainingLoop({"baseline": TrainingState(self.model)}, run, ProcessGroup(0, 1, self.device),
                             self.config.log_every, self.config.checkpoint_every)
         while loop.stage < len(self.stages):
             self._train_stage(self.stages[loop.stage], loop)
@@ -124,7 +124,7 @@ class BaselineRun:
                             "another folder.") from None
         generate_dataset(lambda labels, samples: self.sample(labels, self.sample_seed, samples), self.labels,
                          config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta.of_synthetic(),
-                         Processes(0, 1, self.device))
+                         ProcessGroup(0, 1, self.device))
 
     def _train_stage(self, stage: Stage, loop: TrainingLoop) -> None:
         of_stage = torch.ones_like(self.y, dtype=torch.bool) if stage.label is None else self.y == stage.label

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tardiff.config import BaseTrainingConfig
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.ema import EMA
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run
 from tardiff.utils.loop import TrainingLoop
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 
 def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[Tensor, Tensor],
                    validation: tuple[Tensor, Tensor], config: BaseTrainingConfig, seed: int, run: Run,
-                   workers: Processes, preview: Callable[[nn.Module], Figure] | None = None) -> nn.Module:
+                   group: ProcessGroup, preview: Callable[[nn.Module], Figure] | None = None) -> nn.Module:
     """Train the denoiser up to `config.steps`, resuming from the run folder, and return its moving average.
 
     `train` and `validation` are (x (N, L, C) float32 normalised, y (N,) int64), and stay on the device. The batch of a
     step depends on (seed, step, rank) alone, so a resumed run equals an uninterrupted one. `preview` draws a figure
     from the averaged denoiser. Raises UserError as `TrainingLoop` does, and on a batch that the processes cannot share.
     """
-    device = workers.device
+    device = group.device
     x_train, y_train = (tensor.to(device) for tensor in train)
-    if config.batch_size % workers.world_size:
-        raise UserError(f"training.batch_size={config.batch_size} cannot be shared by {workers.world_size} processes; "
+    if config.batch_size % group.world_size:
+        raise UserError(f"training.batch_size={config.batch_size} cannot be shared by {group.world_size} processes; "
                         "use a multiple.")
-    batch_size = config.batch_size // workers.world_size
+    batch_size = config.batch_size // group.world_size
     denoiser.to(device).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     ema = EMA(denoiser, config.ema_decay)
-    loop = TrainingLoop({"denoiser": denoiser, "ema": ema.module, "optimizer": optimizer}, run, workers,
+    loop = TrainingLoop({"denoiser": denoiser, "ema": ema.module, "optimizer": optimizer}, run, group,
                         config.log_every, config.checkpoint_every)
-    if loop.step < config.steps and workers.is_main:
+    if loop.step < config.steps and group.is_main:
         (run.folder / "model.safetensors").unlink(missing_ok=True)  # A run with weights is a finished one.
-    network = DistributedDataParallel(denoiser) if workers.world_size > 1 else denoiser
+    network = DistributedDataParallel(denoiser) if group.world_size > 1 else denoiser
     if config.compile and device.type == "cuda":
         network = torch.compile(network)
 
     def train_step(step: int) -> dict[str, Tensor | float]:
-        seed_torch(seed, "denoiser", step, workers.rank)
+        seed_torch(seed, "denoiser", step, group.rank)
         learning_rate = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = learning_rate
         batch = training_draws(x_train, y_train, batch_size, process.schedule.num_train_timesteps,
                                config.label_dropout, denoiser.num_classes)
         with autocast(device, config.bf16):
@@ -73,9 +73,9 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
         return {"validation_loss": validation_loss(ema.module, process, *validation, device, seed)} if validates else {}
 
     loop.train("denoiser", config.steps, config.batch_size, train_step, evaluate=evaluate)
-    if workers.is_main:
+    if group.is_main:
         run.close()
-    workers.barrier()
+    group.barrier()
     return ema.module
 
 

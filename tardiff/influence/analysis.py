@@ -22,7 +22,7 @@ from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradien
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, full_precision, norm
 from tardiff.utils.cache import cached
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.parallel import one_thread
 from tardiff.utils.progress import progress
@@ -59,7 +59,7 @@ class InfluenceStudy:
         """
         task.check_independence(x[:8].to(device))
         precise = in_float64(task, x.to(device))
-        gradient = cached_guidance_gradient(folder, task, x, y, num_classes, num_train, Processes(0, 1, device))
+        gradient = cached_guidance_gradient(folder, task, x, y, num_classes, num_train, ProcessGroup(0, 1, device))
         return InfluenceStudy(task, precise, (x, y), gradient, Path(folder), device)
 
     def gradient_norms(self) -> np.ndarray:

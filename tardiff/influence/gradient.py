@@ -16,7 +16,7 @@ from torch import Tensor
 from tardiff.influence.task import DownstreamTask, full_precision, norm
 from tardiff.utils.cache import cached
 from tardiff.utils.checkpoint import fingerprint, source_fingerprint
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
@@ -88,7 +88,7 @@ def class_weights(classes: str | list[int] | dict, counts: list[int]) -> dict[in
 
 
 def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int,
-                              workers: Processes, batch_size: int = 512) -> GuidanceGradient:
+                              group: ProcessGroup, batch_size: int = 512) -> GuidanceGradient:
     """Stream the guidance set x (N, L, C) float32 normalised, y (N,) int64 once and sum its loss gradients per class.
 
     The gradient of a summed loss does not depend on the batch size, and memory does not grow with N. Sums are
@@ -99,17 +99,17 @@ def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_cl
     parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
     batches = [(label, rows) for label in range(num_classes)
                for rows in torch.split(torch.nonzero(y == label)[:, 0], batch_size) if len(rows)]
-    own_batches = batches[workers.rank::workers.world_size]
-    with progress("guidance gradient", len(own_batches), "part", shown=workers.is_main) as bar:
+    own_batches = batches[group.rank::group.world_size]
+    with progress("guidance gradient", len(own_batches), "part", shown=group.is_main) as bar:
         for label, rows in own_batches:
             with full_precision():
-                loss = task.losses(x[rows].to(workers.device), y[rows].to(workers.device), parameters).sum()
+                loss = task.losses(x[rows].to(group.device), y[rows].to(group.device), parameters).sum()
                 gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     sums[label][name] += gradient.double()
             bar.update()
-    reduced = [{name: workers.sum(value).float().cpu() for name, value in total.items()} for total in sums]
+    reduced = [{name: group.sum(value).float().cpu() for name, value in total.items()} for total in sums]
     counts = [int((y == label).sum()) for label in range(num_classes)]
     return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_classes, num_train))
 
@@ -121,7 +121,7 @@ def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, n
 
 
 def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
-                             num_train: int, workers: Processes) -> GuidanceGradient:
+                             num_train: int, group: ProcessGroup) -> GuidanceGradient:
     """Return G, computed once for a classifier and its rows by `compute_guidance_gradient` and then read from `folder`.
 
     Raises UserError if the file is damaged.
@@ -129,7 +129,7 @@ def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor
     key = guidance_key(task, x, y, num_classes, num_train)
 
     def compute() -> dict[str, np.ndarray]:
-        sums = compute_guidance_gradient(task, x, y, num_classes, num_train, workers).sums
+        sums = compute_guidance_gradient(task, x, y, num_classes, num_train, group).sums
         return {f"{label}/{name}": value.numpy() for label, total in enumerate(sums) for name, value in total.items()}
 
     arrays = cached(folder, ("guidance_gradient", key), compute)

@@ -19,7 +19,7 @@ from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import Callback, Conditioning, Prediction, ddim, ddpm
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 from tardiff.utils.seeding import derive_seed
@@ -99,7 +99,7 @@ def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
-                     shape: tuple[int, int], meta: Metadata, workers: Processes) -> None:
+                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup) -> None:
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
@@ -110,30 +110,30 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     starts = range(0, len(labels), batch_size)
     paths = [output / "chunks" / f"{number:06d}.npy" for number in range(len(starts))]
     if (output / "meta.json").exists():
-        _clear_chunks(output, workers)
+        _clear_chunks(output, group)
         return
-    own_chunks = range(workers.rank, len(starts), workers.world_size)
+    own_chunks = range(group.rank, len(starts), group.world_size)
     sampled, clock = 0, time.perf_counter()
     done = sum(path.exists() for path in paths)
-    with progress("generation", len(starts), "chunk", done, shown=workers.is_main) as bar:
+    with progress("generation", len(starts), "chunk", done, shown=group.is_main) as bar:
         for number in own_chunks:
             if not paths[number].exists():
-                part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(workers.device)
-                samples = torch.arange(starts[number], starts[number] + len(part), device=workers.device)
+                part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(group.device)
+                samples = torch.arange(starts[number], starts[number] + len(part), device=group.device)
                 _write_chunk(paths[number], sample(part, samples))
                 sampled += len(part)
-                bar.update(min(workers.world_size, len(starts) - bar.n))
-    workers.barrier()
-    if workers.is_main:
+                bar.update(min(group.world_size, len(starts) - bar.n))
+    group.barrier()
+    if group.is_main:
         if sampled:
             seconds = time.perf_counter() - clock
             write_json(output / "runtime.json", {
                 "series": sampled, "seconds": seconds, "seconds_per_series": seconds / sampled,
-                "processes": workers.world_size, "device": str(workers.device)})
+                "processes": group.world_size, "device": str(group.device)})
         write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
         write_json(output / "meta.json", dataclasses.asdict(meta))
-    _clear_chunks(output, workers)
-    workers.barrier()
+    _clear_chunks(output, group)
+    group.barrier()
 
 
 def _write_chunk(path: Path, series: np.ndarray) -> None:
@@ -141,9 +141,9 @@ def _write_chunk(path: Path, series: np.ndarray) -> None:
         np.save(file, series)
 
 
-def _clear_chunks(output: Path, workers: Processes) -> None:
+def _clear_chunks(output: Path, group: ProcessGroup) -> None:
     """Remove the chunks of a complete dataset, with what a kill left among them."""
-    if workers.is_main:
+    if group.is_main:
         shutil.rmtree(output / "chunks", ignore_errors=True)
 
 

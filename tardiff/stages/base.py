@@ -17,7 +17,7 @@ from tardiff.diffusion.process import DiffusionProcess
 from tardiff.diffusion.trainer import train_denoiser
 from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import sample_series
-from tardiff.utils.distributed import Processes, processes
+from tardiff.utils.distributed import ProcessGroup, process_group
 from tardiff.utils.errors import UserError
 from tardiff.utils.figures import channel_bands
 from tardiff.utils.logging import open_run, saved_step
@@ -31,17 +31,17 @@ def run(config: BaseConfig, dry_run: bool) -> None:
         return
     dataset = read_dataset(config.data, ("train", "val"))
     _check_expectations(config, dataset)
-    with processes(config.device) as workers:
+    with process_group(config.device) as group:
         seed_torch(config.seed, "denoiser", "initialisation")
         denoiser = UNet1d(dataset.shape[1], dataset.num_classes, config.model)
-        if workers.is_main:
+        if group.is_main:
             print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of "
-                  f"shape {dataset.shape}, {dataset.num_classes} classes; on {workers.world_size} x {workers.device}")
+                  f"shape {dataset.shape}, {dataset.num_classes} classes; on {group.world_size} x {group.device}")
         if not dry_run:
-            _train(config, dataset, denoiser, workers)
+            _train(config, dataset, denoiser, group)
 
 
-def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Processes) -> None:
+def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: ProcessGroup) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
@@ -49,7 +49,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Proc
         raise UserError(f"{config.output}: trained for {done} steps already, training.steps={config.training.steps} "
                         "asks for fewer. Give another output folder.")
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()}
-    run_folder = open_run(config.output, config, inputs, workers.is_main)
+    run_folder = open_run(config.output, config, inputs, group.is_main)
     process = DiffusionProcess(config.diffusion)
     parts = [(torch.from_numpy(normalizer.transform(part.x)), torch.from_numpy(part.y))
              for part in (dataset.train, selection)]
@@ -59,16 +59,16 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, workers: Proc
 
     def preview(network: nn.Module) -> Figure:
         """Real beside sampled series, 64 per class."""
-        labels = torch.arange(dataset.num_classes, device=workers.device).repeat_interleave(64)
-        series = sample_series(fitted(network), labels, torch.arange(len(labels), device=workers.device), config.seed,
+        labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(64)
+        series = sample_series(fitted(network), labels, torch.arange(len(labels), device=group.device), config.seed,
                                SamplerConfig(num_inference_steps=min(20, config.diffusion.num_train_timesteps)), None)
         real = (dataset.train.x, dataset.train.y)
         sampled = (normalizer.inverse(series.cpu().numpy()), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes)
 
-    average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, workers, preview)
-    if workers.is_main:
+    average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
+    if group.is_main:
         fitted(average).save(run_folder.folder)
         what = "already trained" if done == config.training.steps else "trained"
         print(f"{what} for {config.training.steps:,} steps; written to {config.output}")

@@ -10,7 +10,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.library import Guidance, Guide, check_sampler
 from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
-from tardiff.utils.distributed import processes, resolve_device
+from tardiff.utils.distributed import process_group, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run
 
@@ -25,20 +25,20 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         print(f"settings are valid. Missing input: {', '.join(missing)}.")
         return
     dataset = read_dataset(config.data, ("train", "val"))
-    with processes(config.device) as workers:
-        denoiser = FittedDenoiser.load(config.base, workers.device)
+    with process_group(config.device) as group:
+        denoiser = FittedDenoiser.load(config.base, group.device)
         _check_dataset(config, denoiser, dataset)
         check_sampler(config.sampler, denoiser, config.base)
         guidance = None
         if is_guided:
-            guide = Guide.load(config.classifier, workers.device)
-            guidance = Guidance(guide, dataset, workers, **vars(config.guidance))
+            guide = Guide.load(config.classifier, group.device)
+            guidance = Guidance(guide, dataset, group, **vars(config.guidance))
             guidance.check(denoiser)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
-        if workers.is_main:
+        if group.is_main:
             strength = f" x {config.guidance.scale:g}" if is_guided else ""
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
-                  f"{workers.world_size} x {workers.device}")
+                  f"{group.world_size} x {group.device}")
         if dry_run:
             return
         inputs = {"denoiser": denoiser.fingerprint(), "train": dataset.train.fingerprint()}
@@ -46,18 +46,18 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             inputs["classifier"] = guidance.guide.task.fingerprint()
             if config.guidance.uses_guidance_gradient:
                 inputs["guidance data"] = dataset.val.fingerprint()
-        open_run(config.output, config, inputs, workers.is_main, record="provenance.json")
+        open_run(config.output, config, inputs, group.is_main, record="provenance.json")
         if guidance is not None and config.guidance.uses_guidance_gradient:
             norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))
-            if workers.is_main:
+            if group.is_main:
                 print("norm of the mean guidance gradient:", norms)
-        if config.compile and workers.device.type == "cuda":
+        if config.compile and group.device.type == "cuda":
             denoiser.denoiser.compile()
         condition = guidance.conditioning if guidance is not None else lambda labels: None
         sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
-                         denoiser.meta.of_synthetic(), workers)
-        if workers.is_main:
+                         denoiser.meta.of_synthetic(), group)
+        if group.is_main:
             print(f"written to {config.output}")
 
 

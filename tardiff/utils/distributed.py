@@ -1,4 +1,4 @@
-"""Processes started by `torchrun`; a plain run is the same code with world size 1."""
+"""ProcessGroup started by `torchrun`; a plain run is the same code with world size 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tardiff.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Processes:
+class ProcessGroup:
     """This process's rank, the world size and its device."""
 
     rank: int
@@ -41,7 +41,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def processes(device: str) -> Iterator[Processes]:
+def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the process group that `torchrun` describes, if any, and resolve the device name.
 
     `auto` is cuda, then cpu. Raises UserError on an unknown or absent device.
@@ -49,14 +49,14 @@ def processes(device: str) -> Iterator[Processes]:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     resolved = resolve_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
-        yield Processes(0, 1, resolved)
+        yield ProcessGroup(0, 1, resolved)
         return
     if resolved.type == "cuda":
         torch.cuda.set_device(resolved)
     # One process may wait for hours where another has more chunks left or writes the dataset.
     torch.distributed.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
-        yield Processes(torch.distributed.get_rank(), world_size, resolved)
+        yield ProcessGroup(torch.distributed.get_rank(), world_size, resolved)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run
 from tardiff.utils.progress import progress
@@ -34,10 +34,10 @@ class TrainingLoop:
     batches.
     """
 
-    def __init__(self, parts: Mapping[str, Stateful], run: Run | None, workers: Processes,
+    def __init__(self, parts: Mapping[str, Stateful], run: Run | None, group: ProcessGroup,
                  log_every: int = 1, checkpoint_every: int = 1) -> None:
-        self.parts, self.workers = parts, workers
-        self.run = run if workers.is_main else None
+        self.parts, self.group = parts, group
+        self.run = run if group.is_main else None
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
         self.stage = self.step = self.steps_done = 0
         self.seconds = 0.0
@@ -96,7 +96,7 @@ class TrainingLoop:
             values = [losses[name] for losses in window if name in losses]
             if isinstance(values[-1], Tensor):
                 mean = torch.stack(values).mean()
-                row[name] = float(self.workers.sum(mean)) / self.workers.world_size
+                row[name] = float(self.group.sum(mean)) / self.group.world_size
             else:
                 row[name] = values[-1]
         return row
@@ -104,15 +104,15 @@ class TrainingLoop:
     def _save(self, run: Run) -> None:
         run.save_state(self.steps_done, {
             "stage": self.stage, "step": self.step, "steps_done": self.steps_done, "seconds": self.seconds,
-            "world_size": self.workers.world_size, **{name: part.state_dict() for name, part in self.parts.items()}})
+            "world_size": self.group.world_size, **{name: part.state_dict() for name, part in self.parts.items()}})
 
     def _restore(self, run: Run) -> None:
         state = run.latest_state()
         if state is not None:
             try:
-                if state["world_size"] != self.workers.world_size:
+                if state["world_size"] != self.group.world_size:
                     raise UserError(f"{run.folder}: begun with {state['world_size']} processes, now there are "
-                                    f"{self.workers.world_size}. Resume with as many, or give another output folder.")
+                                    f"{self.group.world_size}. Resume with as many, or give another output folder.")
                 for name, part in self.parts.items():
                     part.load_state_dict(state[name])
                 self.stage, self.step, self.steps_done = state["stage"], state["step"], state["steps_done"]

@@ -16,7 +16,7 @@ from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.unet1d import UNet1d
 from tardiff.stages import base
 from tardiff.utils.checkpoint import load_state, load_tensors, save_tensors
-from tardiff.utils.distributed import Processes, processes
+from tardiff.utils.distributed import ProcessGroup, process_group
 from tardiff.utils.logging import read_metrics
 from tardiff.utils.seeding import seed_torch
 
@@ -31,16 +31,16 @@ def new_denoiser(config: BaseConfig, dataset) -> UNet1d:
 def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
     """Train `whole` as the command does, `first` for one step, and `parts` for ten and then two; write the weights that
     each rank ends with."""
-    with processes("cpu") as workers:
-        base.processes = lambda device: nullcontext(workers)
+    with process_group("cpu") as group:
+        base.process_group = lambda device: nullcontext(group)
         for output, overrides in (("whole", [STEPS]), ("first", ["training.steps=1", "model.dropout=0"]),
                                   ("parts", ["training.steps=10"])):
             base.run(load_config(BaseConfig, None, [*settings, *overrides, f"output={folder / output}"]), dry_run=False)
         config = load_config(BaseConfig, None, [*settings, STEPS, f"output={folder / 'parts'}"])
         dataset = read_dataset(config.data)
         denoiser = new_denoiser(config, dataset)
-        base._train(config, dataset, denoiser, workers)
-        save_tensors(folder / f"rank{workers.rank}.safetensors", denoiser.state_dict())
+        base._train(config, dataset, denoiser, group)
+        save_tensors(folder / f"rank{group.rank}.safetensors", denoiser.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_guided_generation_by_two_processes_equals_that_by_one(workplace, tmp_pa
 
 
 def test_a_sum_over_one_process_is_the_value_itself():
-    alone, value = Processes(0, 1, torch.device("cpu")), torch.arange(3.0)
+    alone, value = ProcessGroup(0, 1, torch.device("cpu")), torch.arange(3.0)
     assert torch.equal(alone.sum(value), value) and alone.is_main
     alone.barrier()
 

@@ -8,10 +8,10 @@ from fitted_tasks import NAMES, fitted_task, loop_gradient, series
 
 from tardiff.influence.gradient import cached_guidance_gradient, compute_guidance_gradient
 from tardiff.influence.task import dot, norm
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 X, Y = series(61, seed=5)
 
 

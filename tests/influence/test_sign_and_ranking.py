@@ -9,10 +9,10 @@ from tardiff.influence.analysis import agreement, in_float64, loss_falls
 from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import guidance_function
 from tardiff.influence.scores import influence_scores
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 
 GUIDANCE = series(120, seed=21)
-ALONE = Processes(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
 def measured_falls(task, x, y):

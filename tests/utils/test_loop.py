@@ -5,16 +5,16 @@ import torch
 from baseline_checks import Killed
 
 from tardiff.config import BaseConfig
-from tardiff.utils.distributed import Processes
+from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run, read_metrics
 from tardiff.utils.loop import TrainingLoop
 
 CPU = torch.device("cpu")
-ALONE = Processes(0, 1, CPU)
+ALONE = ProcessGroup(0, 1, CPU)
 
 
-class OneOfTwo(Processes):
+class OneOfTwo(ProcessGroup):
     """One of two processes that have the same values."""
 
     def sum(self, tensor):
@@ -40,11 +40,11 @@ class Counter:
         return {"loss": torch.tensor(float(self.count)), "rate": 0.5 / self.count}
 
 
-def train(folder, workers=ALONE, steps_to_live=100, train_step=None, stages=(("first", 5), ("second", 7)), **options):
+def train(folder, group=ALONE, steps_to_live=100, train_step=None, stages=(("first", 5), ("second", 7)), **options):
     """Train a counter through the stages and return it with its loop; states every 4 steps, logs every 3."""
     counter = Counter(steps_to_live)
-    run = None if folder is None else open_run(folder, BaseConfig(), {}, workers.is_main)
-    loop = TrainingLoop({"counter": counter}, run, workers, log_every=3, checkpoint_every=4)
+    run = None if folder is None else open_run(folder, BaseConfig(), {}, group.is_main)
+    loop = TrainingLoop({"counter": counter}, run, group, log_every=3, checkpoint_every=4)
     for name, steps in stages[loop.stage:]:
         loop.train(name, steps, 2, train_step or counter.step, **options)
         loop.next_stage()
@@ -58,9 +58,9 @@ def logged(folder):
             for row in read_metrics(folder / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("workers", [ALONE, OneOfTwo(0, 2, CPU)], ids=["alone", "two"])
-def test_means_are_logged_between_states_and_numbers_as_they_are(tmp_path, workers):
-    counter, loop = train(tmp_path, workers)
+@pytest.mark.parametrize("group", [ALONE, OneOfTwo(0, 2, CPU)], ids=["alone", "two"])
+def test_means_are_logged_between_states_and_numbers_as_they_are(tmp_path, group):
+    counter, loop = train(tmp_path, group)
     assert (counter.count, loop.steps_done) == (12, 12) and loop.seconds > 0
     assert logged(tmp_path) == [{"step": step, "loss": loss, "rate": 0.5 / step} for step, loss in (
         (3, 2), (4, 4), (5, 5), (8, 7), (9, 9), (11, 10.5), (12, 12))]

@@ -29,10 +29,10 @@ TINY_RUN = [
     f"evaluation=[{','.join(repr(text) for text in ['quick=true', *TINY_EVALUATION])}]"]
 # What is added to a command so that it ends soon.
 FEWER = {
-    "simulate": ["--stays", "200"], "run configs": ["--dry-run"], "run": TINY_RUN, "train": TINY_MODEL,
-    "guide": ["training.epochs=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
-    "influence": ["fine_tuned=6", "bootstrap=20"], "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]"],
-    "baseline timevae": ["epochs=1"],
+    "run configs/experiment/cinc2012_mortality.yaml": ["--dry-run"], "run": TINY_RUN, "simulate": ["--stays", "200"],
+    "train": TINY_MODEL, "guide": ["training.epochs=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
+    "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]", "sections=[utility, fidelity]"],
+    "influence": ["fine_tuned=6", "bootstrap=20"], "baseline timevae": ["epochs=1"],
     "compare": ["--dry-run", "baselines=[timevae]"],
 }
 FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, bootstrap=20, **{'training.epochs': 1}"}

@@ -37,7 +37,7 @@ def folder_flag(name: str, text: str) -> Flag:
 class Command:
     """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
 
-    The module has `run(config, dry_run)`; without a schema it has `main(arguments)` and reads its own arguments.
+    The module has `run(config, dry_run)`; without a schema it has `main(arguments, program)` and reads its own.
     """
 
     text: str
@@ -111,7 +111,7 @@ def _main(arguments: list[str], name: str | None) -> None:
         raise UserError(f"'{name}' is no command.\n{_usage()}")
     command, program = COMMANDS[name], f"tardiff {name}"
     if command.schema is None:
-        importlib.import_module(command.module).main(arguments)
+        importlib.import_module(command.module).main(arguments, program)
     else:
         run_stage(command.settings(), command.run, f"{program}: {command.text}.", arguments, program,
                   command.flags)

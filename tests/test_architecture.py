@@ -1,6 +1,8 @@
 """The shape of the house (DESIGN.md, section 2): imports run one way, and scripts are thin."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,10 @@ def test_the_reader_of_imports_sees_every_form(tmp_path):
     assert {"tardiff.a.b", "tardiff.c.d", "tardiff.sampling", "tardiff.sampling.generate", "tardiff.data.format",
             "classifier.train"} <= imported(path, tmp_path)
     assert {layer(name) for name in imported(path, tmp_path)} == {"a", "c", "sampling", "data", None}
+
+
+def test_ruff_is_clean():
+    """The rules stand in pyproject.toml."""
+    checked = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, text=True,
+                             capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stdout

@@ -19,9 +19,9 @@ from tardiff.utils.figures import channel_bands
 
 REAL_SERIES = "real"
 INFLUENCE = {
-    "gradient_norms.png": "Norm of the loss gradients per class",
-    "influence_distribution.png": "Distribution of influence, per class and set",
-    "fine_tuning.png": "Influence against the measured fall of the guidance loss after one step on each series"}
+    "gradient_norms": "Norm of the loss gradients per class",
+    "influence_distribution": "Distribution of influence, per class and set",
+    "fine_tuning": "Influence against the measured fall of the guidance loss after one step on each series"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
              "whether a few records are laid open",
              plots.attack_curves(curves))
     if "influence" in frames:
-        pictures += [Picture("influence", f"influence/{file}", text) for file, text in INFLUENCE.items()]
+        tables = set(frames["influence"]["metric"])
+        pictures += [Picture("influence", f"influence/{name}.png", text) for name, text in INFLUENCE.items()
+                     if name in tables]
     for name, split in first.items():
         bands = channel_bands({REAL_SERIES: (real.test.x, real.test.y), name: (split.x, split.y)},
                               meta.channels, meta.units, meta.classes)

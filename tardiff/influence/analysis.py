@@ -158,7 +158,8 @@ def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], subjects
     """Return the tables of the analysis by name, each a list of rows, for named sets of series and their subjects (N,).
 
     gradient_norms: `gradient_norm_rows`. influence_distribution: `influence_rows` of each set. fine_tuned_series: the
-    series fine-tuned on, {set, row, class, influence, fall_at_RATE ...}. fine_tuning: `agreement_rows` of these.
+    series fine-tuned on, {set, row, class, influence, fall_at_RATE ...}. fine_tuning: `agreement_rows` of these. The
+    last two are left out where no series is to be fine-tuned on.
     """
     norms = gradient_norm_rows(study.gradient_norms(), study.gradient, study.guidance[1].numpy(), classes)
     scores = {name: study.scores(*rows) for name, rows in sets.items()}
@@ -172,8 +173,8 @@ def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], subjects
         series += [{"set": name, "row": int(row), "class": classes[label], "influence": float(scores[name][row]),
                     **dict(zip(map(fall_name, config.learning_rates), falls.tolist(), strict=True))}
                    for row, label, falls in zip(chosen, y, measured, strict=True)]
-    return {"gradient_norms": norms, "influence_distribution": distribution, "fine_tuned_series": series,
-            "fine_tuning": agreement_rows(series, config.learning_rates)}
+    checked = {"fine_tuned_series": series, "fine_tuning": agreement_rows(series, config.learning_rates)}
+    return {"gradient_norms": norms, "influence_distribution": distribution, **(checked if series else {})}
 
 
 def gradient_norm_rows(norms: np.ndarray, gradient: GuidanceGradient, y: np.ndarray, classes: list[str]

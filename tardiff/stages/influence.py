@@ -89,14 +89,15 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     figures = {
         "gradient_norms": plots.gradient_norm_bars(tables["gradient_norms"]),
         "influence_distribution": plots.influence_curves(
-            {name: (study.scores(*rows), rows[1].numpy()) for name, rows in series.items()}, real.meta.classes),
-        "fine_tuning": plots.fine_tuning_scatter(tables["fine_tuned_series"], config.learning_rates)}
+            {name: (study.scores(*rows), rows[1].numpy()) for name, rows in series.items()}, real.meta.classes)}
+    if "fine_tuning" in tables:
+        figures["fine_tuning"] = plots.fine_tuning_scatter(tables["fine_tuned_series"], config.learning_rates)
     for name, figure in figures.items():
         plots.save_figure(folder / f"{name}.png", figure)
     write_json(folder / "influence.json", {**tables, "config": dataclasses.asdict(config), **provenance()})
-    for name, title in TITLES.items():
+    for name in (name for name in TITLES if name in tables):
         printed = pd.DataFrame(tables[name]).drop(columns=["p01", "p25", "p75", "p99"], errors="ignore")
-        print(f"\n{title}\n{printed.to_string(index=False, float_format='{:.3g}'.format, na_rep='-')}")
+        print(f"\n{TITLES[name]}\n{printed.to_string(index=False, float_format='{:.3g}'.format, na_rep='-')}")
     print(f"\nwritten to {folder}: influence.json, {', '.join(f'{name}.csv' for name in tables)} and "
           f"{', '.join(f'{name}.png' for name in figures)}")
     return tables
@@ -110,7 +111,7 @@ def analysed_sets(real: Dataset, sets: dict[str, list[Split]]) -> dict[str, list
 def influence_frame(tables: Tables) -> pd.DataFrame:
     """Return the tables as a long frame (see `tardiff.evaluation.results`): one row for each number."""
     return long_frame((row.get("set", GUIDANCE), name, f"{row[group]}/{statistic}", None, None, value)
-                      for name, group in GROUPS.items() for row in tables[name]
+                      for name, group in GROUPS.items() for row in tables.get(name, [])
                       for statistic, value in row.items() if statistic not in ("set", group))
 
 
@@ -124,7 +125,8 @@ def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
             member, _, statistic = line.key.rpartition("/")
             named = {"set": line.set, group: member} if line.set != GUIDANCE else {group: member}
             rows.setdefault((line.set, member), named)[statistic] = line.value
-        tables[TITLES[name]] = list(rows.values())
+        if rows:
+            tables[TITLES[name]] = list(rows.values())
     return tables
 
 

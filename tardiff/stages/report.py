@@ -121,7 +121,7 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
         raise UserError("no synthetic dataset is given. Name at least one: --synthetic DIR.")
     if config.score_on != "test":
         raise UserError(f"score_on={config.score_on}: the report is for results on test. Compare settings with "
-                        "evaluate_tstr.py or evaluate_tsrtr.py.")
+                        "tardiff evaluate.")
     if not config.ratios or len(set(config.ratios)) < len(config.ratios):
         raise UserError(f"ratios={config.ratios}: give at least one ratio, and each once.")
     if config.sections == ["influence"] and config.classifier is None:

@@ -110,7 +110,9 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
               for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(copies, temporary, metadata=dict(metadata or {}))
+            # One entry, for the library writes several in any order, and equal content is to give equal bytes.
+            entry = json.dumps(dict(metadata or {}), sort_keys=True)
+            safetensors.torch.save_file(copies, temporary, {"tardiff": entry})
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -124,10 +126,10 @@ def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-            metadata = dict(file.metadata() or {})
+            metadata = json.loads((file.metadata() or {}).get("tardiff", "{}"))
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({error}). "
                         "Restore it, or delete it and run the stage that makes it again.") from None
     missing = [key for key in keys if key not in metadata]

@@ -54,14 +54,6 @@ def custom_source(config: ClassifierModelConfig) -> dict[str, str]:
             for what, (key, path) in paths.items() if path is not None}
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Return class probabilities (B, K) for logits (B, K), or (B, 2) for one logit per sample."""
-    if logits.shape[1] == 1:
-        positive = torch.sigmoid(logits)
-        return torch.cat([1 - positive, positive], dim=1)
-    return torch.softmax(logits, dim=1)
-
-
 def import_object(path: str, key: str) -> Any:
     """Import 'package.module:name', with the working folder on the path. Raises UserError naming the setting `key`."""
     module_name, _, name = path.partition(":")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classifier.models import build_classifier, build_loss, probabilities
+from classifier.models import build_classifier, build_loss
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
 from tardiff.data.format import Dataset, Metadata, Split, absent_classes, read_metadata
@@ -20,7 +20,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import DESCRIPTION
 from tardiff.evaluation.metrics import auprc
-from tardiff.influence.task import DownstreamTask
+from tardiff.influence.task import DownstreamTask, probabilities
 from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError

@@ -216,7 +216,7 @@ class SamplerConfig:
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.name != "ddim" and self.eta != 0:
-            yield "eta", "is the noise of ddim and has no effect with sampler.name=ddpm."
+            yield "eta", f"is the noise of ddim and has no effect with sampler.name={self.name}."
 
 
 @dataclass(frozen=True)
@@ -250,12 +250,20 @@ class GuidanceConfig:
                           choices=("central_difference", "exact"))
 
     @property
+    def is_on(self) -> bool:
+        """Whether there is anything to follow; if not, sampling is the unguided one, bit for bit."""
+        return self.objective != "none" and self.scale != 0
+
+    @property
     def uses_guidance_gradient(self) -> bool:
         return self.objective in ("influence", "anchored")
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        if self.classes != "all" and not self.uses_guidance_gradient:
-            yield "classes", f"chooses the patients behind G, which guidance.objective={self.objective} does not use."
+        without_effect = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
+        without_effect += [] if self.objective == "anchored" else ["influence_weight"]
+        for name in without_effect:
+            if getattr(self, name) != getattr(GuidanceConfig, name):
+                yield name, f"has no effect with guidance.objective={self.objective}."
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
 

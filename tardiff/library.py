@@ -63,11 +63,6 @@ class Guidance:
         self.group = group or ProcessGroup(0, 1, guide.task.device)
         self.dataset = guide.data if dataset is None else dataset
 
-    @property
-    def is_on(self) -> bool:
-        """Whether there is anything to follow; if not, sampling is the unguided one, bit for bit."""
-        return self.config.objective != "none" and self.config.scale != 0
-
     def check(self, denoiser: FittedDenoiser) -> None:
         """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or if the
         choice of guidance rows is empty."""
@@ -86,7 +81,7 @@ class Guidance:
 
     def conditioning(self, labels: Tensor) -> Conditioning | None:
         """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
-        if not self.is_on:
+        if not self.config.is_on:
             return None
         cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config)
         return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.through_denoiser)
@@ -141,19 +136,24 @@ class Denoiser:
         return self.fitted.meta.classes
 
     def sample(self, counts: Mapping[str | int, int], seed: int = 0, guidance: Guidance | None = None,
-               steps: int | None = None, batch_size: int = 512, callback: Callback | None = None, **settings: Any
-               ) -> LabelledSeries:
+               sampler: str = "ddim", steps: int | None = None, batch_size: int = 512,
+               callback: Callback | None = None, **settings: Any) -> LabelledSeries:
         """Return series in raw units: counts[class] of each class, by name or number, class after class.
 
-        Series i depends on the seed, i and its label alone. steps: denoiser calls per series; settings: fields of
-        `SamplerConfig`, such as `name="ddpm"`. batch_size bounds memory. callback(t, x_t, x0_pred, gradient) sees every
-        step of every batch, each (B, L, C) in normalised units, the gradient None where unguided.
+        Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
+        `SamplerConfig`, None for its default; settings: its other fields, such as `eta=1.0`. batch_size bounds memory.
+        callback(t, x_t, x0_pred, gradient) sees every step of every batch, each (B, L, C) in normalised units, the
+        gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
         """
-        given = settings if steps is None else {**settings, "num_inference_steps": steps}
-        config = load_config(SamplerConfig, values=given)
+        config = load_config(SamplerConfig, values={
+            "name": sampler, **({} if steps is None else {"num_inference_steps": steps}), **settings})
         check_sampler(config, self.fitted, self.folder)
-        if guidance is not None and guidance.is_on:
+        if not isinstance(counts, Mapping):
+            raise UserError(f"counts={counts!r}: expected {{class: number of series}}.")
+        if guidance is not None and not isinstance(guidance, Guidance):
+            raise UserError(f"guidance={guidance!r}: expected tardiff.Guidance(guide, ...).")
+        if guidance is not None and guidance.config.is_on:
             guidance.check(self.fitted)
         numbers, sizes = class_numbers(counts, self.classes), list(counts.values())
         if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes) or sum(sizes) == 0:

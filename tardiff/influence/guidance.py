@@ -60,7 +60,10 @@ def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> fl
 
 def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None
                    ) -> Tensor:
-    """Return grad_x loss (B, L, C) at `parameters` (default: the fitted ones)."""
+    """Return grad_x loss (B, L, C) at `parameters` (default: the fitted ones).
+
+    One gradient by itself bears TF32; callers that take differences of gradients need `full_precision`.
+    """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(task.losses(x, y, parameters).sum(), x)
@@ -78,9 +81,8 @@ def objective_gradient(task: DownstreamTask, direction: Mapping[str, Tensor] | N
         return -input_gradient(task, x, y)
     gradients = exact_gradients if config.method == "exact" else central_difference_gradients
     influence_gradient, loss_gradient = gradients(task, direction, x, y)
-    if config.objective == "influence":
-        return influence_gradient
-    return config.influence_weight * influence_gradient - loss_gradient
+    return {"influence": influence_gradient,
+            "anchored": config.influence_weight * influence_gradient - loss_gradient}[config.objective]
 
 
 def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig

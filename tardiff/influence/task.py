@@ -23,6 +23,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits, y, reduction="none")
 
 
+def probabilities(logits: Tensor) -> Tensor:
+    """Return class probabilities (B, K) for logits (B, K), or (B, 2) for one logit per sample."""
+    if logits.shape[1] == 1:
+        positive = torch.sigmoid(logits)
+        return torch.cat([1 - positive, positive], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
 class DownstreamTask:
     """A fitted model with its per-sample loss, prepared for differentiation.
 
@@ -43,8 +51,11 @@ class DownstreamTask:
 
     def losses(self, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the loss of each sample (B,) for x (B, L, C), y (B,) int64, at `parameters` (default: the fitted)."""
-        logits = functional_call(self.model, dict(parameters or self.parameters), (x,))
-        return self.loss_function(logits, y)
+        return self.loss_function(self.logits(x, parameters), y)
+
+    def logits(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the logits (B, K) for x (B, L, C), at `parameters` (default: the fitted)."""
+        return functional_call(self.model, dict(parameters or self.parameters), (x,))
 
     def shifted(self, direction: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
         """Return the parameters moved by step x direction."""

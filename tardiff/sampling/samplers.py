@@ -1,7 +1,9 @@
 """Reverse diffusion as plain functions: from noise to series, steered by any ascent gradient.
 
 Every series is (B, L, C) float32 in normalised units. A `cond_fn(x_t, x0_pred, t)` returns the gradient (B, L, C) of
-what should grow; samplers know nothing of where it comes from.
+what should grow; samplers know nothing of where it comes from, so that this file does not even name it. A sampler is a
+function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS; what it has beyond that are
+keywords.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ class Conditioning:
     scale: float
     step_size: str = "posterior_variance"
     through_denoiser: bool = False
+
+    def __post_init__(self) -> None:
+        if self.step_size not in ("posterior_variance", "constant"):
+            raise ValueError(f"step_size {self.step_size!r}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, _, gradient = _predict_and_guide(predict, x_t, t, conditioning, callback)
+        x0_pred, _, gradient = _predict_with_gradient(predict, x_t, t, conditioning, callback)
         mean, variance = schedule.posterior(x0_pred, x_t, t, t_prev)
         if gradient is not None:
             strength = variance if conditioning.step_size == "posterior_variance" else 1.0
@@ -85,7 +91,7 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
 
 @torch.no_grad()
 def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], conditioning: Conditioning | None = None,
-         eta: float = 0.0, callback: Callback | None = None) -> Tensor:
+         callback: Callback | None = None, *, eta: float = 0.0) -> Tensor:
     """Denoising diffusion implicit sampling; returns x_start (B, L, C).
 
     Song et al. (2021), equations 12 and 16. Under the Bayes form the gradient is added to the score, so that eps_pred
@@ -96,7 +102,7 @@ def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, eps_pred, gradient = _predict_and_guide(predict, x_t, t, conditioning, callback)
+        x0_pred, eps_pred, gradient = _predict_with_gradient(predict, x_t, t, conditioning, callback)
         remaining, remaining_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
         if gradient is not None and conditioning.step_size == "posterior_variance":
             eps_pred = eps_pred - math.sqrt(1 - remaining) * conditioning.scale * gradient
@@ -110,13 +116,17 @@ def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
     return x_t
 
 
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+
+
 def _transitions(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
 
-def _predict_and_guide(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None,
-                       callback: Callback | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (x0_pred, eps_pred, ascent gradient or None) at x_t; a scale of 0 asks for no gradient at all."""
+def _predict_with_gradient(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None,
+                           callback: Callback | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return (x0_pred, eps_pred, ascent gradient or None) at x_t, the first two as predicted; a scale of 0 asks for no
+    gradient at all."""
     gradient = None
     if conditioning is None or conditioning.scale == 0:
         x0_pred, eps_pred = predict(x_t, t)

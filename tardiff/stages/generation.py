@@ -17,8 +17,7 @@ from tardiff.utils.logging import open_run
 
 def run(config: GenerationConfig, dry_run: bool) -> None:
     """Write a synthetic dataset folder, resuming. Raises UserError if runs, dataset and settings do not fit."""
-    is_guided = config.guidance.objective != "none" and config.guidance.scale != 0
-    needed = [config.data, config.base, *([config.classifier] if is_guided else [])]
+    needed = [config.data, config.base, *([config.classifier] if config.guidance.is_on else [])]
     missing = [path for path in needed if not Path(path).is_dir()]
     if dry_run and missing:
         resolve_device(config.device)
@@ -30,13 +29,13 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         _check_dataset(config, denoiser, dataset)
         check_sampler(config.sampler, denoiser, config.base)
         guidance = None
-        if is_guided:
+        if config.guidance.is_on:
             guide = Guide.load(config.classifier, group.device)
             guidance = Guidance(guide, dataset, group, **vars(config.guidance))
             guidance.check(denoiser)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
         if group.is_main:
-            strength = f" x {config.guidance.scale:g}" if is_guided else ""
+            strength = f" x {config.guidance.scale:g}" if config.guidance.is_on else ""
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
                   f"{group.world_size} x {group.device}")
         if dry_run:

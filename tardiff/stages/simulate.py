@@ -1,6 +1,6 @@
 """Write a simulated ICU cohort (not patient data) as a dataset folder.
 
-    python scripts/simulate.py --output data/simulated --stays 3000 --seed 0
+    tardiff simulate --output data/simulated --stays 3000 --seed 0
 
 The same command again finds the cohort and skips; a folder made with other parameters is refused.
 """

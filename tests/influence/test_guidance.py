@@ -1,5 +1,7 @@
 """The influence gradient J against a float64 per-sample loop, and the objectives built from it."""
 
+import dataclasses
+
 import pytest
 import torch
 from fitted_tasks import NAMES, fitted_task, loop_gradient, series
@@ -10,6 +12,7 @@ from tardiff.influence.guidance import (
     exact_gradients,
     guidance_function,
     input_gradient,
+    objective_gradient,
 )
 from tardiff.influence.scores import influence_scores
 from tardiff.influence.task import DownstreamTask, dot
@@ -106,6 +109,14 @@ def test_objectives_are_the_named_combinations():
     assert torch.allclose(gradient("anchored", influence_weight=0.3),
                           gradient("classifier") + 0.3 * gradient("influence"))
     assert torch.allclose(gradient("classifier", location="x_t"), -input_gradient(task, x + 5, Y))
+
+
+def test_each_objective_of_the_settings_has_a_gradient():
+    (field,) = [field for field in dataclasses.fields(GuidanceConfig) if field.name == "objective"]
+    task = fitted_task("gru")
+    found = {objective: objective_gradient(task, guidance_direction(task), X, Y, GuidanceConfig(objective))
+             for objective in field.metadata["choices"] if objective != "none"}
+    assert len({tuple(gradient.flatten().tolist()) for gradient in found.values()}) == len(found) == 3
 
 
 def test_classifier_objective_climbs_the_probability_of_the_label():

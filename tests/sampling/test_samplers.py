@@ -1,5 +1,6 @@
 """Samplers against Gaussian data, for which the optimal denoiser and every result are known in closed form."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from tardiff.config import DiffusionConfig, SamplerConfig
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import Conditioning, Prediction, ddim, ddpm
+from tardiff.sampling.samplers import SAMPLERS, Conditioning, Prediction, ddim, ddpm
 
 MEAN = torch.tensor([0.5, -0.3, 0.1, 0.8, -0.6, 0.0])
 FACTOR = torch.tensor(np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(6), range(6))))).float()
@@ -40,6 +41,13 @@ def noise(count=SAMPLES, seed=0):
 def run(sampler, predict, steps, conditioning=None, **options):
     timesteps = predict.process.schedule.timesteps(steps)
     return sampler(predict, noise(len(predict.labels)), timesteps, conditioning, **options)
+
+
+def test_each_sampler_of_the_settings_is_there():
+    (field,) = [field for field in dataclasses.fields(SamplerConfig) if field.name == "name"]
+    assert set(SAMPLERS) == set(field.metadata["choices"])
+    with pytest.raises(ValueError, match="step_size"):
+        Conditioning(lambda x_t, x0_pred, t: x_t, 1.0, "posterior")
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [
@@ -104,7 +112,7 @@ def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
     assert shift.abs().max() > 0.05
 
 
-@pytest.mark.parametrize("sampler", [ddpm, ddim])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("step_size", ["posterior_variance", "constant"])
 def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, step_size):
     predict = prediction(50, 0.3, 16)
@@ -112,7 +120,7 @@ def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, step_size):
     assert torch.equal(guided, run(sampler, predict, 20))
 
 
-@pytest.mark.parametrize("sampler", [ddpm, ddim])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_a_positive_scale_climbs_and_a_negative_one_descends(sampler):
     predict, target = prediction(50, 0.3, 256), torch.full((3, 2), 2.0)
     series = {scale: run(sampler, predict, None, Conditioning(lambda x_t, x0, t: target - x0, scale))

@@ -258,12 +258,16 @@ class GuidanceConfig:
     def uses_guidance_gradient(self) -> bool:
         return self.objective in ("influence", "anchored")
 
+    def without_effect(self) -> list[str]:
+        """Return the settings that differ from their defaults and that the objective does not use.
+
+        They are no fault, for they may be left of a preset whose objective was changed; but they are told of.
+        """
+        unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
+        unused += [] if self.objective == "anchored" else ["influence_weight"]
+        return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
+
     def faults(self) -> Iterator[tuple[str, str]]:
-        without_effect = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
-        without_effect += [] if self.objective == "anchored" else ["influence_weight"]
-        for name in without_effect:
-            if getattr(self, name) != getattr(GuidanceConfig, name):
-                yield name, f"has no effect with guidance.objective={self.objective}."
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
 

@@ -60,6 +60,8 @@ class Guidance:
                  **settings: Any) -> None:
         self.guide = guide
         self.config = load_config(GuidanceConfig, values=settings)
+        if unused := self.config.without_effect():
+            raise UserError(f"guidance: {', '.join(unused)} has no effect with objective={self.config.objective}.")
         self.group = group or ProcessGroup(0, 1, guide.task.device)
         self.dataset = guide.data if dataset is None else dataset
 

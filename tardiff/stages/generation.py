@@ -35,6 +35,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             guidance.check(denoiser)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
         if group.is_main:
+            for name in config.guidance.without_effect():
+                print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
             strength = f" x {config.guidance.scale:g}" if config.guidance.is_on else ""
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
                   f"{group.world_size} x {group.device}")

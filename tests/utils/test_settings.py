@@ -14,7 +14,7 @@ from user_errors import assert_refused, run_command
 
 from tardiff import config as configs
 from tardiff.cli import COMMANDS
-from tardiff.config import BaseConfig, EvaluationConfig, GenerationConfig, load_config
+from tardiff.config import BaseConfig, EvaluationConfig, GenerationConfig, GuidanceConfig, load_config
 from tardiff.utils.errors import UserError
 from tardiff.utils.settings import as_typed, describe, load_settings, semantic_values, setting, to_yaml
 
@@ -270,7 +270,7 @@ def test_a_mistyped_preset_lists_those_beside_it():
 @pytest.mark.parametrize(("command", "arguments", "message"), [
     ("guide", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect with model.name=gru"),
     ("guide", ["model.name=custom", "model.custom.loss_path=a:b"], "has no effect without model.custom.import_path"),
-    ("generate", ["guidance.classes=nonsense"], "has no effect with guidance.objective=classifier"),
+    ("generate", ["guidance.location=x_t", "guidance.through_denoiser=true"], "has no effect with guidance.location=x_t"),
     ("generate", ["guidance.through_denoiser=true", "guidance.location=x_t"], "no effect with guidance.location=x_t"),
     ("generate", ["sampler.name=ddpm", "sampler.eta=0.5"], "'sampler.eta' is the noise of ddim and has no effect"),
     ("evaluate", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect")])
@@ -337,3 +337,10 @@ def test_help_names_every_setting_with_default_and_choices():
 def _leaves(values):
     return [name for key, value in values.items()
             for name in (_leaves(value) if isinstance(value, dict) and key not in ("synthetic", "options") else [key])]
+
+
+def test_settings_of_guidance_that_the_objective_does_not_use_are_known():
+    assert GuidanceConfig("classifier", classes="nonsense", influence_weight=3.0).without_effect() == [
+        "classes", "influence_weight"]
+    assert GuidanceConfig("anchored", classes="minority", influence_weight=3.0).without_effect() == []
+    assert GuidanceConfig().without_effect() == GuidanceConfig("none").without_effect() == []

@@ -31,7 +31,9 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         guidance = None
         if config.guidance.is_on:
             guide = Guide.load(config.classifier, group.device)
-            guidance = Guidance(guide, dataset, group, **vars(config.guidance))
+            unused = config.guidance.without_effect()
+            settings = {name: value for name, value in vars(config.guidance).items() if name not in unused}
+            guidance = Guidance(guide, dataset, group, **settings)
             guidance.check(denoiser)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
         if group.is_main:

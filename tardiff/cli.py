@@ -75,12 +75,12 @@ EVALUATION = (
     folder_flag("output", "folder of what is written"))
 BASELINES = Flag("--baselines", "baselines, or all", lambda names: {"baselines": names}, many=True, value="NAME")
 COMMANDS = {
-    "run": Command("all four stages on one dataset", "tardiff.stages.experiment", "ExperimentConfig"),
-    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.base", "BaseConfig"),
+    "run": Command("all four stages on one dataset", "tardiff.stages.run", "ExperimentConfig"),
+    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", "BaseConfig"),
     "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
-    "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generation",
+    "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generate",
                         "GenerationConfig"),
-    "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.utility",
+    "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.evaluate",
                         "EvaluationConfig", EVALUATION),
     "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page",
                       "tardiff.stages.report", "ReportConfig", EVALUATION),
@@ -88,7 +88,7 @@ COMMANDS = {
                          "InfluenceAnalysisConfig", EVALUATION),
     "baseline": Command("train a baseline and sample from it", "tardiff.stages.baseline"),
     "compare": Command("baselines, and TarDiff, trained, sampled and evaluated in one report",
-                       "tardiff.stages.comparison", "CompareConfig", (*EVALUATION, BASELINES)),
+                       "tardiff.stages.compare", "CompareConfig", (*EVALUATION, BASELINES)),
     "simulate": Command("write a simulated ICU cohort (not patient data)", "tardiff.stages.simulate"),
     "convert": Command("turn files of a source into a dataset", "tardiff.stages.convert"),
     "export": Command("write a dataset as CSV or Parquet tables", "tardiff.stages.export"),

@@ -24,7 +24,7 @@ from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradien
 from tardiff.influence.guidance import guidance_function
 from tardiff.sampling.generate import sample_series
 from tardiff.sampling.samplers import Callback, Conditioning
-from tardiff.stages import utility
+from tardiff.stages.evaluate import evaluate_sets
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -76,8 +76,8 @@ class Guidance:
         if guide.normalizer.fingerprint() != denoiser.normalizer.fingerprint():
             raise UserError(f"{guide.folder}: trained with another normaliser than the denoiser. Train both on the "
                             "same data with the same 'normalizer' setting.")
-        few = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
-        guide.task.check_independence(torch.from_numpy(few.astype(np.float32)).to(guide.task.device))
+        probes = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
+        guide.task.check_independence(torch.from_numpy(probes.astype(np.float32)).to(guide.task.device))
         if self.config.uses_guidance_gradient:
             self._chosen(np.bincount(self._guidance_half.y, minlength=guide.num_classes).tolist())
 
@@ -182,14 +182,14 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
     real: a dataset with all three splits, or its folder. synthetic: for each name labelled series, a frame as their
     `to_frame` gives it, the folder of a dataset, or a list of these, one for each generation seed. settings: fields of
     `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits are kept;
-    None keeps none. The columns stand at `tardiff.stages.utility.evaluate`.
+    None keeps none. The columns stand at `tardiff.stages.evaluate.evaluate_sets`.
     Raises UserError on unknown settings and on sets that do not fit the real dataset.
     """
     dataset = real if isinstance(real, Dataset) else read_dataset(real)
     sets = {name: [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
             for name, parts in synthetic.items()}
     config = load_config(EvaluationConfig, values={"real": str(dataset.path), "synthetic": {}, **settings})
-    return utility.evaluate(dataset, sets, config, folder)
+    return evaluate_sets(dataset, sets, config, folder)
 
 
 def _split_of(name: str, part: Any, real: Dataset) -> Split:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tardiff.evaluation.results import REAL, long_frame
-from tardiff.stages.results import main
+from tardiff.evaluation.frame import REAL, long_frame
+from tardiff.stages.studies import main
 from tardiff.utils.checkpoint import write_json
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from tardiff.data.format import Dataset, Split
 from tardiff.evaluation import plots
+from tardiff.evaluation.frame import by_set, utility_rows
 from tardiff.evaluation.privacy import roc_curve
-from tardiff.evaluation.results import by_set, utility_rows
 from tardiff.utils.figures import channel_bands
 
 REAL_SERIES = "real"

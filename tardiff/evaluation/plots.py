@@ -176,7 +176,7 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
 def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     """Draw each metric of TSRTR over the ratio of synthetic to real rows, with 95 % intervals, beside TRTR.
 
-    rows: as `tardiff.evaluation.utility.score_arms` returns them. metrics: key -> title, one panel each.
+    rows: as `tardiff.evaluation.protocol.score_arms` returns them. metrics: key -> title, one panel each.
     """
     figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 3.6), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]

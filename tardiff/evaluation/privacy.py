@@ -18,7 +18,7 @@ from tardiff.data.format import Split
 from tardiff.evaluation import metrics
 from tardiff.evaluation.fidelity import Column
 from tardiff.evaluation.neighbours import CPU, drawn_rows, nearest
-from tardiff.evaluation.utility import subject_weights
+from tardiff.evaluation.protocol import subject_weights
 from tardiff.utils.seeding import derive_seed
 
 MAX_ROWS = 20_000

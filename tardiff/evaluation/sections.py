@@ -13,9 +13,9 @@ import torch
 from tardiff.data.format import Split
 from tardiff.data.splits import split_subjects
 from tardiff.evaluation.fidelity import FIDELITY, FidelityData, FidelityMetric, matched_noise
+from tardiff.evaluation.frame import NOISE, REAL, long_frame
 from tardiff.evaluation.neighbours import drawn_rows
 from tardiff.evaluation.privacy import PRIVACY, PrivacyData
-from tardiff.evaluation.results import NOISE, REAL, long_frame
 from tardiff.evaluation.ts2vec import TS2Vec, train_encoder
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.checkpoint import fingerprint

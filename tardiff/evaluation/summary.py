@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tardiff.evaluation.results import Summary
+from tardiff.evaluation.frame import Summary
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}

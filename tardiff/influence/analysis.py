@@ -167,7 +167,7 @@ def influence_tables(study: InfluenceStudy, sets: Mapping[str, Series], subjects
                     for row in influence_rows(name, scores[name], y.numpy(), subjects[name], classes, config.bootstrap,
                                               config.seed)]
     series = []
-    for name, chosen in stratified_rows(sets, config.fine_tuned, config.seed).items():
+    for name, chosen in rows_to_fine_tune_on(sets, config.fine_tuned, config.seed).items():
         x, y = (part[chosen] for part in sets[name])
         measured = study.loss_falls(x, y, config.learning_rates)
         series += [{"set": name, "row": int(row), "class": classes[label], "influence": float(scores[name][row]),
@@ -216,7 +216,7 @@ def influence_summary(scores: np.ndarray, subjects: np.ndarray, resamples: int, 
             "share_positive": float((ordered > 0).mean()), **_percentiles(ordered, QUANTILES)}
 
 
-def stratified_rows(sets: Mapping[str, Series], count: int, seed: int) -> dict[str, np.ndarray]:
+def rows_to_fine_tune_on(sets: Mapping[str, Series], count: int, seed: int) -> dict[str, np.ndarray]:
     """Choose about `count` row numbers, evenly over the classes of each set (x (N, L, C), y (N,)); few rows give all.
 
     The choice depends on the content of the rows, not on their order.

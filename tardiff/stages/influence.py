@@ -17,7 +17,7 @@ from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation, joined_subjects
 from tardiff.evaluation import metrics, plots
-from tardiff.evaluation.results import long_frame
+from tardiff.evaluation.frame import long_frame
 from tardiff.evaluation.sets import read_sets, synthetic_folders
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
@@ -109,7 +109,7 @@ def analysed_sets(real: Dataset, sets: dict[str, list[Split]]) -> dict[str, list
 
 
 def influence_frame(tables: Tables) -> pd.DataFrame:
-    """Return the tables as a long frame (see `tardiff.evaluation.results`): one row for each number."""
+    """Return the tables as a long frame (see `tardiff.evaluation.frame`): one row for each number."""
     return long_frame((row.get("set", GUIDANCE), name, f"{row[group]}/{statistic}", None, None, value)
                       for name, group in GROUPS.items() for row in tables.get(name, [])
                       for statistic, value in row.items() if statistic not in ("set", group))

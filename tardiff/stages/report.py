@@ -16,9 +16,10 @@ from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.frame import NOISE, REAL, summary_table, utility_rows
+from tardiff.evaluation.page import write_report
 from tardiff.evaluation.pictures import REAL_SERIES, draw, file_name
-from tardiff.evaluation.report import write_report
-from tardiff.evaluation.results import NOISE, REAL, summary_table, utility_rows
+from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
     check_reference,
@@ -29,8 +30,8 @@ from tardiff.evaluation.sets import (
     synthetic_folders,
 )
 from tardiff.evaluation.summary import write_csv, write_tables
-from tardiff.evaluation.utility import stratified_rows
 from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.evaluate import report_utility
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -41,7 +42,6 @@ from tardiff.stages.influence import (
     influence_frame,
     load_matching_guide,
 )
-from tardiff.stages.utility import report_utility
 from tardiff.utils.checkpoint import write_json, write_text
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError

@@ -13,7 +13,8 @@ from user_errors import assert_refused, run_command
 
 from tardiff.config import CompareConfig, load_config
 from tardiff.data.format import read_dataset
-from tardiff.stages import comparison, report
+from tardiff.stages import compare as compare_stage
+from tardiff.stages import report
 from tardiff.utils.checkpoint import load_tensors
 
 ONE_METRIC = ["device=cpu", "fidelity_metrics=[marginal]", "repeats=1", "workers=1"]
@@ -117,7 +118,7 @@ def test_tardiff_is_trained_for_each_seed_and_compared_as_baselines_are(workplac
 
 def test_a_variant_is_sampled_from_its_baseline_after_it(tmp_path):
     """As it stands, BioDiffusion is sampled without the extra weight of its guidance too."""
-    sets = comparison.baseline_stages(load_config(CompareConfig, values={
+    sets = compare_stage.baseline_steps(load_config(CompareConfig, values={
         "output": str(tmp_path), "baselines": ["smote", "biodiffusion"], "generation_seeds": 2}))
     runs = tmp_path / "baselines"
     assert {name: list(stages) for name, stages in sets.items()} == {

@@ -14,7 +14,7 @@ from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.unet1d import UNet1d
-from tardiff.stages import base
+from tardiff.stages import train
 from tardiff.utils.checkpoint import load_state, load_tensors, save_tensors
 from tardiff.utils.distributed import ProcessGroup, process_group
 from tardiff.utils.logging import read_metrics
@@ -32,14 +32,15 @@ def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
     """Train `whole` as the command does, `first` for one step, and `parts` for ten and then two; write the weights that
     each rank ends with."""
     with process_group("cpu") as group:
-        base.process_group = lambda device: nullcontext(group)
+        train.process_group = lambda device: nullcontext(group)
         for output, overrides in (("whole", [STEPS]), ("first", ["training.steps=1", "model.dropout=0"]),
                                   ("parts", ["training.steps=10"])):
-            base.run(load_config(BaseConfig, None, [*settings, *overrides, f"output={folder / output}"]), dry_run=False)
+            config = load_config(BaseConfig, None, [*settings, *overrides, f"output={folder / output}"])
+            train.run(config, dry_run=False)
         config = load_config(BaseConfig, None, [*settings, STEPS, f"output={folder / 'parts'}"])
         dataset = read_dataset(config.data)
         denoiser = new_denoiser(config, dataset)
-        base._train(config, dataset, denoiser, group)
+        train._train(config, dataset, denoiser, group)
         save_tensors(folder / f"rank{group.rank}.safetensors", denoiser.state_dict())
 
 

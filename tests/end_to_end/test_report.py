@@ -16,7 +16,7 @@ import pytest
 from user_errors import assert_refused, run_script
 
 from tardiff.data.format import Metadata, Split, read_dataset, write_dataset, write_split
-from tardiff.evaluation.results import NOISE, REAL
+from tardiff.evaluation.frame import NOISE, REAL
 from tardiff.evaluation.sections import COPY, FRESH
 
 ROOT = Path(__file__).parents[2]

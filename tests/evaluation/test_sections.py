@@ -8,7 +8,7 @@ import torch
 
 from tardiff.data.format import Split
 from tardiff.evaluation.fidelity import Column, FidelityMetric
-from tardiff.evaluation.results import NOISE, REAL, by_set
+from tardiff.evaluation.frame import NOISE, REAL, by_set
 from tardiff.evaluation.sections import evaluate_fidelity
 from tardiff.evaluation.sets import read_costs, read_generation
 

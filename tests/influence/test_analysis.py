@@ -33,7 +33,7 @@ from tardiff.influence.analysis import (
     influence_summary,
     influence_tables,
     loss_falls,
-    stratified_rows,
+    rows_to_fine_tune_on,
 )
 from tardiff.influence.task import DownstreamTask, norm
 from tardiff.utils.errors import UserError
@@ -204,14 +204,14 @@ def test_gradient_norm_rows_are_the_table_of_the_paper(tmp_path):
 
 def test_series_are_chosen_evenly_and_by_content():
     sets = {"many": series(100, seed=11), "few": (series(6, seed=12)[0], torch.tensor([0, 0, 0, 1, 1, 1]))}
-    chosen = stratified_rows(sets, 22, seed=0)
+    chosen = rows_to_fine_tune_on(sets, 22, seed=0)
     counts = {name: np.bincount(sets[name][1][rows]).tolist() for name, rows in chosen.items()}
     assert counts == {"many": [6, 6], "few": [3, 3]}
     assert len(set(chosen["many"])) == 12
     order = torch.randperm(100)
-    moved = stratified_rows({"many": tuple(part[order] for part in sets["many"]), "few": sets["few"]}, 22, seed=0)
+    moved = rows_to_fine_tune_on({"many": tuple(part[order] for part in sets["many"]), "few": sets["few"]}, 22, seed=0)
     assert torch.equal(sets["many"][0][order][moved["many"]], sets["many"][0][chosen["many"]])
-    assert set(stratified_rows(sets, 22, seed=1)["many"]) != set(chosen["many"])
+    assert set(rows_to_fine_tune_on(sets, 22, seed=1)["many"]) != set(chosen["many"])
 
 
 def test_agreement():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.frame import NOISE, REAL, long_frame
+from tardiff.evaluation.page import render, utility_outcome
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.report import render, utility_outcome
-from tardiff.evaluation.results import NOISE, REAL, long_frame
+from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sections import COPY, FRESH
-from tardiff.evaluation.utility import METRICS
 
 RECORD = {"seed": 0, "command": "python scripts/generate.py", "inputs": {"denoiser": "fd26"},
           "settings": {"seed": 0, "labels": "train", "num_samples": None, "guidance": {"scale": 2.0}}}

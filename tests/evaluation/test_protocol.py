@@ -9,8 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation.metrics import auroc, average_precision
-from tardiff.evaluation.results import (
+from tardiff.evaluation.frame import (
     long_frame,
     seeds_needed,
     smallest_visible,
@@ -18,8 +17,8 @@ from tardiff.evaluation.results import (
     summaries,
     utility_rows,
 )
-from tardiff.evaluation.summary import format_table, write_tables
-from tardiff.evaluation.utility import (
+from tardiff.evaluation.metrics import auroc, average_precision
+from tardiff.evaluation.protocol import (
     METRICS,
     Arm,
     Protocol,
@@ -27,6 +26,7 @@ from tardiff.evaluation.utility import (
     stratified_rows,
     subject_weights,
 )
+from tardiff.evaluation.summary import format_table, write_tables
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.errors import UserError
 

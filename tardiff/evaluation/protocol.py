@@ -18,7 +18,7 @@ import pandas as pd
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import metrics
-from tardiff.evaluation.results import REAL, SUBJECT_VARIANCE, long_frame
+from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, long_frame
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -153,7 +153,7 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
 
 def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol, reference: str | None,
                resamples: int, seed: int = 0) -> pd.DataFrame:
-    """Return the results of all arms as a long frame (see `tardiff.evaluation.results`), by classifier seed.
+    """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the minority class;
     `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same

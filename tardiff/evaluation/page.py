@@ -15,9 +15,9 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.frame import Summary, by_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.results import Summary, by_set, utility_rows
 from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
 from tardiff.utils.checkpoint import write_text
 
@@ -57,7 +57,7 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
              if any(value is not None for value in cost.values())}
     several_datasets = any(len(of_set[attack]["flagged"]["values"]) > 1
                            for of_set in privacy.values() for attack in ATTACKS)
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         **description | {"cost": costs}, settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
         outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,

@@ -15,11 +15,11 @@ from tardiff.config import EvaluationConfig
 from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
+from tardiff.evaluation.frame import utility_rows
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.results import utility_rows
+from tardiff.evaluation.protocol import METRICS, Arm, Protocol, minority_class, score_arms
 from tardiff.evaluation.sets import check_reference, inputs_exist, read_sets, synthetic_folders
 from tardiff.evaluation.summary import format_table, verdict, write_tables
-from tardiff.evaluation.utility import METRICS, Arm, Protocol, minority_class, score_arms
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -53,8 +53,8 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
 
 
-def evaluate(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConfig, folder: str | Path | None = None
-             ) -> pd.DataFrame:
+def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConfig,
+                  folder: str | Path | None = None) -> pd.DataFrame:
     """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each arm and metric.
 
     real: a dataset with the splits train, val and test. sets: for each name the rows of its datasets, one per

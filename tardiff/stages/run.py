@@ -15,7 +15,7 @@ from tardiff.utils.settings import as_typed
 
 
 @dataclass(frozen=True)
-class Stage:
+class Step:
     """The work of a command, `run(config, dry_run)`, with its settings, and the words that a user would type for it."""
 
     run: Callable[[Any, bool], None]
@@ -23,17 +23,17 @@ class Stage:
     typed: str
 
 
-def stage(name: str, key: str, arguments: str | list[str], values: dict[str, Any]) -> Stage:
+def step(name: str, key: str, arguments: str | list[str], values: dict[str, Any]) -> Step:
     """Return the command `tardiff NAME` for arguments as they are typed and, over them, settings by dotted name.
 
     Raises UserError that names the setting `key` behind the arguments where these cannot be used.
     """
     command = COMMANDS[name]
-    return stage_of(command.run, command.settings(), [name], key, arguments, values)
+    return step_of(command.run, command.settings(), [name], key, arguments, values)
 
 
-def stage_of(run: Callable[[Any, bool], None], schema: type, words: list[str], key: str, arguments: str | list[str],
-             values: dict[str, Any]) -> Stage:
+def step_of(run: Callable[[Any, bool], None], schema: type, words: list[str], key: str, arguments: str | list[str],
+             values: dict[str, Any]) -> Step:
     """Return the stage of a function and the schema of its settings; the words name its command."""
     given = [arguments] if isinstance(arguments, str) else arguments
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
@@ -43,7 +43,7 @@ def stage_of(run: Callable[[Any, bool], None], schema: type, words: list[str], k
         raise UserError(f"{key}: give one configuration file, not {len(files)}: {', '.join(files)}.")
     config = load_config(schema, files[0] if files else None, overrides, values)
     typed = ["tardiff", *words, *files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
-    return Stage(run, config, shlex.join(typed))
+    return Step(run, config, shlex.join(typed))
 
 
 def run(config: ExperimentConfig, dry_run: bool) -> None:
@@ -51,40 +51,40 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 
     Raises UserError as the stages do.
     """
-    run_stages([*generation_stages(config), report_stage(config)], dry_run)
+    run_steps([*generation_steps(config), report_step(config)], dry_run)
 
 
-def run_stages(stages: Sequence[Stage], dry_run: bool) -> None:
+def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
     """Run stages one after the other, and print what a user would type for each."""
-    for number, each in enumerate(stages, start=1):
-        print(f"\n[{number}/{len(stages)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
+    for number, each in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
         each.run(each.config, dry_run)
 
 
-def generation_stages(config: ExperimentConfig) -> list[Stage]:
+def generation_steps(config: ExperimentConfig) -> list[Step]:
     """Return the stages that end with the synthetic sets."""
     output, shared = Path(config.output), _shared(config)
     suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
-    stages = []
+    steps = []
     for seed, suffix in enumerate(suffixes):
         values = shared | ({"seed": seed} if config.train_each_seed else {})
-        stages += [
-            stage("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
-            stage("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
+        steps += [
+            step("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
+            step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
-            stages.append(stage("generate", f"guidance.{name}", config.guidance[name], shared | {
+            steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
                 "output": folder, "seed": seed}))
-    return stages
+    return steps
 
 
-def report_stage(config: ExperimentConfig) -> Stage:
+def report_step(config: ExperimentConfig) -> Step:
     """Return the last stage: the report on all synthetic sets."""
     first = "-seed0" if config.train_each_seed else ""
     values = {key: value for key, value in _shared(config).items() if key not in ("data", "name")}
-    return stage("report", "evaluation", config.evaluation, values | {
+    return step("report", "evaluation", config.evaluation, values | {
         "real": config.data, "synthetic": synthetic_sets(config), "output": str(Path(config.output) / "report"),
         "classifier": str(Path(config.output) / f"classifier{first}")})
 

@@ -9,7 +9,7 @@ import pytest
 from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig, RNNConfig
 from tardiff.data.format import Dataset, Split
 from tardiff.data.simulator import simulate_cohort
-from tardiff.stages.utility import evaluate
+from tardiff.stages.evaluate import evaluate_sets
 from tardiff.utils.errors import UserError
 
 CONFIG = EvaluationConfig(ratios=[0.5], seeds=2, bootstrap=20, device="cpu", workers=1,
@@ -27,7 +27,7 @@ def test_sets_in_memory_give_a_tidy_frame_and_fits_are_kept_where_a_folder_is_gi
     monkeypatch.chdir(tmp_path)
     copy, died = Split(real.train.x, real.train.y), real.train[real.train.y == 1]
     sets = {"copy": [copy], "died": [Split(np.repeat(died.x, 9, axis=0), np.repeat(died.y, 9))]}
-    frame = evaluate(real, sets, CONFIG)
+    frame = evaluate_sets(real, sets, CONFIG)
     assert not list(tmp_path.iterdir()), "without a folder nothing is written"
     arms = frame[["set", "protocol", "ratio"]].drop_duplicates().astype(object).where(lambda part: part.notna(), None)
     assert arms.to_numpy().tolist() == [[None, "TRTR", None], ["copy", "TSTR", None], ["copy", "TSRTR", 0.5],
@@ -40,9 +40,9 @@ def test_sets_in_memory_give_a_tidy_frame_and_fits_are_kept_where_a_folder_is_gi
     assert set(frame["verdict"].dropna()) == {"too few seeds to judge"}
     assert (frame["low"] <= frame["mean"]).all() and (frame["mean"] <= frame["high"]).all()
 
-    assert evaluate(real, sets, CONFIG, tmp_path / "kept").equals(frame)
+    assert evaluate_sets(real, sets, CONFIG, tmp_path / "kept").equals(frame)
     fits = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "fits").iterdir()}
-    again = evaluate(real, {"copy": [copy]}, replace(CONFIG, protocols=["tstr"]), tmp_path / "kept")
+    again = evaluate_sets(real, {"copy": [copy]}, replace(CONFIG, protocols=["tstr"]), tmp_path / "kept")
     assert set(again["protocol"]) == {"TRTR", "TSTR"}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "fits").iterdir()} == fits
 
@@ -53,4 +53,4 @@ def test_sets_in_memory_give_a_tidy_frame_and_fits_are_kept_where_a_folder_is_gi
     (lambda split: split[:10], "'made' has 10 rows, the ratio needs 60")])
 def test_a_set_that_does_not_fit_is_refused(real, change, message):
     with pytest.raises(UserError, match=message):
-        evaluate(real, {"made": [change(real.train)]}, CONFIG)
+        evaluate_sets(real, {"made": [change(real.train)]}, CONFIG)

@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from tardiff.evaluation.fidelity import FIDELITY
+from tardiff.evaluation.frame import summaries, utility_rows
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.results import summaries, utility_rows
 from tardiff.evaluation.summary import interval, spread, verdict, write_csv
 from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error

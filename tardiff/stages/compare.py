@@ -25,8 +25,8 @@ from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
-from tardiff.stages.experiment import Stage, generation_stages, run_stages, stage_of, synthetic_sets
-from tardiff.stages.utility import build_protocol
+from tardiff.stages.evaluate import build_protocol
+from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -43,19 +43,19 @@ def run(config: CompareConfig, dry_run: bool) -> None:
         "data": config.real, "name": config.name, "output": str(Path(config.output) / "experiment"),
         "device": config.device, "generation_seeds": config.generation_seeds, "train_each_seed": True})
     own_sets = {} if experiment is None else synthetic_sets(experiment)
-    stages_of = baseline_stages(config)
-    names = [*synthetic_folders(config), *own_sets, *stages_of]
+    steps_of = baseline_steps(config)
+    names = [*synthetic_folders(config), *own_sets, *steps_of]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"two sets are named '{twice[0]}'. Names under synthetic, under guidance of the experiment and "
                         "under variants, and baselines, must differ.")
-    folders = synthetic_folders(config) | own_sets | {name: list(stages) for name, stages in stages_of.items()}
+    folders = synthetic_folders(config) | own_sets | {name: list(steps) for name, steps in steps_of.items()}
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
     report_config = ReportConfig(**settings | {"synthetic": folders})
-    stages = [*(generation_stages(experiment) if experiment is not None else []),
-              *(stage for stages in stages_of.values() for stage in stages.values())]
-    _check_report(config, report_config, stages, dry_run)
-    run_stages(stages, dry_run)
+    steps = [*(generation_steps(experiment) if experiment is not None else []),
+              *(step for of_set in steps_of.values() for step in of_set.values())]
+    _check_report(config, report_config, steps, dry_run)
+    run_steps(steps, dry_run)
     if dry_run:
         parts = [part for part in config.sections if part != "influence" or config.classifier is not None]
         print(f"\nthen a report on {', '.join(folders)}: {', '.join(parts)}, with {config.seeds} seeds and ratios "
@@ -65,8 +65,8 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     report.run(report_config, dry_run=False)
 
 
-def baseline_stages(config: CompareConfig) -> dict[str, dict[str, Stage]]:
-    """Return the stages that make the datasets of each set, by set and folder: of each baseline, and of its variants.
+def baseline_steps(config: CompareConfig) -> dict[str, dict[str, Step]]:
+    """Return the steps that make the datasets of each set, by set and folder: of each baseline, and of its variants.
 
     Raises UserError on a baseline that does not exist or has no settings, and on a variant that is not one.
     """
@@ -85,19 +85,19 @@ def baseline_stages(config: CompareConfig) -> dict[str, dict[str, Stage]]:
             raise UserError(f"variants.{name}: this is the name of a baseline. Choose another.")
     folder, seeds, sets = _folder_of_configs(config), range(config.generation_seeds), {}
     for name in wanted:
-        trained = {str(_folder(config, name, seed) / "synthetic"): _stage(config, folder, name, seed) for seed in seeds}
+        trained = {str(_folder(config, name, seed) / "synthetic"): _step(config, folder, name, seed) for seed in seeds}
         sets[name] = trained
         for variant, (sampled, *changes) in variants.items():
             if sampled == name:
                 sets[variant] = {str(_folder(config, variant, seed)):
-                                 _stage(config, folder, name, seed, variant, changes) for seed in seeds}
+                                 _step(config, folder, name, seed, variant, changes) for seed in seeds}
                 _check_variant(variant, name, changes, next(iter(trained.values())))
     return sets
 
 
-def _stage(config: CompareConfig, folder: Path, name: str, seed: int, variant: str | None = None,
-           changes: list[str] = ()) -> Stage:
-    """Return the stage that trains and samples a baseline, or samples a variant of it into a folder of its own."""
+def _step(config: CompareConfig, folder: Path, name: str, seed: int, variant: str | None = None,
+           changes: list[str] = ()) -> Step:
+    """Return the step that trains and samples a baseline, or samples a variant of it into a folder of its own."""
     module = "rules" if name in RULES else name
     preset = folder / f"{module}.yaml"
     if not preset.exists() and name not in RULES:
@@ -109,7 +109,7 @@ def _stage(config: CompareConfig, folder: Path, name: str, seed: int, variant: s
     arguments = [*([str(preset)] if preset.exists() else []), "sample_seed=null", *changes]
     schema = importlib.import_module(f"tardiff.baselines.{module}").Config
     words, key = ["baseline", module], f"variants.{variant}"
-    return stage_of(partial(baseline.run, module), schema, words, key, arguments, values)
+    return step_of(partial(baseline.run, module), schema, words, key, arguments, values)
 
 
 def _folder(config: CompareConfig, name: str, seed: int) -> Path:
@@ -117,7 +117,7 @@ def _folder(config: CompareConfig, name: str, seed: int) -> Path:
     return Path(config.output) / "baselines" / f"{name}-seed{seed}"
 
 
-def _check_variant(variant: str, name: str, changes: list[str], trained: Stage) -> None:
+def _check_variant(variant: str, name: str, changes: list[str], trained: Step) -> None:
     """Raise UserError if a variant changes more than the sampling of the baseline that it is sampled from."""
     settings = sampling_settings(trained.config)
     keys = [text.partition("=")[0] for text in changes]
@@ -142,7 +142,7 @@ def _folder_of_configs(config: CompareConfig) -> Path:
     return CONFIGS / "baselines"
 
 
-def _check_report(config: CompareConfig, report_config: ReportConfig, stages: list[Stage], dry_run: bool) -> None:
+def _check_report(config: CompareConfig, report_config: ReportConfig, steps: list[Step], dry_run: bool) -> None:
     """Raise UserError, before hours of training, on baselines that cannot be built and what the report would refuse."""
     fidelity_metrics(report_config.fidelity_metrics)
     report.check_settings(report_config, synthetic_folders(report_config))
@@ -154,7 +154,7 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, stages: li
     sets = read_sets(given, real)
     build_protocol(report_config, real, sets, None)
     labels = {name: [part.y for part in parts] for name, parts in sets.items()}
-    for settings in (stage.config for stage in stages):
+    for settings in (step.config for step in steps):
         if isinstance(settings, BaselineConfig):
             importlib.import_module(type(settings).__module__).build(settings, *real.shape, real.num_classes)
         if isinstance(settings, (BaselineConfig, GenerationConfig)):

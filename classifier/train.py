@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classifier.models import build_classifier, build_loss
+from classifier.models import build_classifier, build_loss, custom_source
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
 from tardiff.data.format import Dataset, Metadata, Split, absent_classes, read_metadata
@@ -140,7 +140,8 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
-    `data` is the folder of the dataset that it was trained on; `shape` is (L, C).
+    `data` is the folder of the dataset that it was trained on; `shape` is (L, C); `code` has the hashes of the source
+    of a model and loss of the user's own.
     """
 
     folder: Path
@@ -149,6 +150,7 @@ class Guide:
     shape: tuple[int, int]
     meta: Metadata
     data: str
+    code: dict[str, str]
 
     @property
     def num_classes(self) -> int:
@@ -179,7 +181,7 @@ class Guide:
         model = build_classifier(config.model, (length, channels), classes)
         load_weights(model, tensors, path)
         return Guide(folder, DownstreamTask(model.to(device), build_loss(config.model)), normalizer, (length, channels),
-                     meta, config.data)
+                     meta, config.data, custom_source(config.model))
 
 
 def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ def _named_by_folder(paths: list[str]) -> dict[str, Any]:
     """Return the setting `synthetic` for folders: named after each, NAME-seed0, NAME-seed1, ... being one set NAME."""
     sets: dict[str, list[str]] = {}
     for path in paths:
-        folder = next(part for part in reversed(Path(path).resolve().parts) if part != "synthetic")
+        folder = next(part for part in reversed(Path(os.path.abspath(path)).parts) if part != "synthetic")
         name = re.sub(r"-seed\d+$", "", folder)
         sets.setdefault(name, []).append(path)
     clash = next((group for group in sets.values() if len(set(group)) < len(group) or (
@@ -163,20 +164,25 @@ def _read_arguments(options: argparse.Namespace, flags: Sequence[Flag]) -> tuple
     values: dict[str, Any] = {}
     for flag in flags:
         given = getattr(options, flag.name.strip("-").replace("-", "_")) or []
-        # A setting may follow a flag of many values; what holds a slash before the sign is a path.
-        after = [text for text in given if flag.many and "=" in text and "/" not in text.partition("=")[0]]
+        # A setting may follow a flag of many values.
+        after = [text for text in given if flag.many and _is_setting(text)]
         options.arguments += after
         if folders := [text for text in given if text not in after]:
             values |= flag.setting(folders)
-    overrides = [text for text in options.arguments if "=" in text]
+    overrides = [text for text in options.arguments if _is_setting(text)]
     typed = {text.partition("=")[0] for text in overrides}
     values = {name: value for name, value in values.items() if name not in typed}  # What is typed in full wins.
-    files = [text for text in options.arguments if "=" not in text]
+    files = [text for text in options.arguments if not _is_setting(text)]
     for path in files:
         find_config(path)
     if len(files) > 1:
         raise UserError(f"give one configuration file, not {len(files)}: {', '.join(files)}.")
     return files[0] if files else None, overrides, values
+
+
+def _is_setting(text: str) -> bool:
+    """Tell `key=value` from a path, which may hold the sign as well."""
+    return "=" in text and "/" not in text.partition("=")[0] and not os.path.exists(text)
 
 
 if __name__ == "__main__":

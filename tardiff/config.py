@@ -41,8 +41,10 @@ def find_config(path: str | Path) -> Path:
     Raises UserError that lists those beside it if there is none.
     """
     own = CONFIGS.parent / path
-    if Path(path).exists() or own.exists():
-        return Path(path) if Path(path).exists() else own
+    if Path(path).exists():
+        return Path(path)
+    if own.is_relative_to(CONFIGS) and own.is_file():
+        return own
     folder = own.parent if own.parent.is_dir() and own.is_relative_to(CONFIGS) else CONFIGS
     known = sorted(f"configs/{known.relative_to(CONFIGS)}" for known in folder.rglob("*.yaml"))
     close = difflib.get_close_matches(str(path), known, n=1)
@@ -85,6 +87,11 @@ class DiffusionConfig:
     prediction_type: str = setting("v_prediction", "What the denoiser predicts.",
                                    choices=("epsilon", "sample", "v_prediction"))
     loss: str = setting("l2", "Distance between prediction and target.", choices=("l1", "l2"))
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        for name in ("beta_start", "beta_end"):
+            if self.noise_schedule != "linear" and getattr(self, name) != getattr(DiffusionConfig, name):
+                yield name, f"has no effect with diffusion.noise_schedule={self.noise_schedule}."
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,12 @@ class ClassifierModelConfig:
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
     custom: CustomModelConfig = setting(CustomModelConfig, "")
+
+    def without_effect(self) -> list[str]:
+        """Return the sections that differ from their defaults and that the architecture does not use."""
+        own_section = {"gru": "rnn", "lstm": "rnn"}.get(self.name, self.name)
+        return [section for section, default in (("rnn", RNNConfig()), ("timesnet", TimesNetConfig()))
+                if section != own_section and getattr(self, section) != default]
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.name != "custom" and self.custom.import_path is not None:
@@ -265,6 +278,7 @@ class GuidanceConfig:
         """
         unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
         unused += [] if self.objective == "anchored" else ["influence_weight"]
+        unused += ["scale", "step_size", "location", "through_denoiser", "unit_rms"] * (self.objective == "none")
         return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from classifier.train import Guide
 from tardiff.config import EvaluationConfig, GuidanceConfig, SamplerConfig, load_config
-from tardiff.data.format import Dataset, Split, class_numbers, read_dataset
-from tardiff.data.normalize import Normalizer
+from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, read_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
@@ -25,6 +24,7 @@ from tardiff.influence.guidance import guidance_function
 from tardiff.sampling.generate import sample_series
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages.evaluate import evaluate_sets
+from tardiff.utils.checkpoint import read_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -49,21 +49,22 @@ def load_guide(folder: str | Path, device: str = "auto") -> Guide:
 class Guidance:
     """A guide and how it steers sampling.
 
-    guide: the classifier. settings: fields of `GuidanceConfig` by name, such as `scale=0.5` or `objective="anchored"`.
+    guide: the classifier, or its run folder. settings: fields of `GuidanceConfig` by name, such as
+    `scale=0.5` or `objective="anchored"`.
     dataset: what the guide was trained on, or its folder; only the objectives influence and anchored need it, for its
     guidance half, and by default they take the folder that the guide's run names. G is kept in the guide's run folder.
 
     Raises UserError on unknown or unfit settings, a class without guidance rows, or another dataset.
     """
 
-    def __init__(self, guide: Guide, dataset: Dataset | str | Path | None = None, group: ProcessGroup | None = None,
-                 **settings: Any) -> None:
-        self.guide = guide
+    def __init__(self, guide: Guide | str | Path, dataset: Dataset | str | Path | None = None,
+                 group: ProcessGroup | None = None, **settings: Any) -> None:
+        self.guide = guide if isinstance(guide, Guide) else load_guide(guide)
         self.config = load_config(GuidanceConfig, values=settings)
         if unused := self.config.without_effect():
             raise UserError(f"guidance: {', '.join(unused)} has no effect with objective={self.config.objective}.")
-        self.group = group or ProcessGroup(0, 1, guide.task.device)
-        self.dataset = guide.data if dataset is None else dataset
+        self.group = group or ProcessGroup(0, 1, self.guide.task.device)
+        self.dataset = self.guide.data if dataset is None else dataset
 
     def check(self, denoiser: FittedDenoiser) -> None:
         """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or if the
@@ -76,6 +77,9 @@ class Guidance:
         if guide.normalizer.fingerprint() != denoiser.normalizer.fingerprint():
             raise UserError(f"{guide.folder}: trained with another normaliser than the denoiser. Train both on the "
                             "same data with the same 'normalizer' setting.")
+        if guide.task.device != denoiser.device:
+            raise UserError(f"{guide.folder}: is on {guide.task.device}, the denoiser on {denoiser.device}. Load both "
+                            "on the same device.")
         probes = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
         guide.task.check_independence(torch.from_numpy(probes.astype(np.float32)).to(guide.task.device))
         if self.config.uses_guidance_gradient:
@@ -109,16 +113,13 @@ class Guidance:
         if isinstance(chosen, list):
             chosen = class_numbers(chosen, classes)
         elif isinstance(chosen, dict):
-            chosen = dict(zip(class_numbers(chosen, classes), chosen.values(), strict=True))
+            chosen = by_class_number(chosen, classes)
         return class_weights(chosen, counts)
 
     @cached_property
     def _dataset(self) -> Dataset:
         dataset = self.dataset if isinstance(self.dataset, Dataset) else read_dataset(self.dataset, ("train", "val"))
-        fitted = Normalizer.fit(self.guide.normalizer.kind, dataset.train.x)
-        if fitted.fingerprint() != self.guide.normalizer.fingerprint():
-            raise UserError(f"{dataset.path}: not the dataset that {self.guide.folder} was trained on "
-                            f"({self.guide.data}), whose guidance rows are needed.")
+        require_trained_on(self.guide.folder, dataset, "train", "val")
         return dataset
 
     @cached_property
@@ -153,11 +154,16 @@ class Denoiser:
         check_sampler(config, self.fitted, self.folder)
         if not isinstance(counts, Mapping):
             raise UserError(f"counts={counts!r}: expected {{class: number of series}}.")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: expected at least 1.")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise UserError(f"seed={seed!r}: expected a whole number from 0 on, below 2^63.")
         if guidance is not None and not isinstance(guidance, Guidance):
             raise UserError(f"guidance={guidance!r}: expected tardiff.Guidance(guide, ...).")
         if guidance is not None and guidance.config.is_on:
             guidance.check(self.fitted)
-        numbers, sizes = class_numbers(counts, self.classes), list(counts.values())
+        counts_of = by_class_number(counts, self.classes)
+        numbers, sizes = list(counts_of), list(counts_of.values())
         if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes) or sum(sizes) == 0:
             raise UserError(f"counts={dict(counts)}: expected {{class: number of series}}, of at least 0, not all 0.")
         y = np.repeat(np.array(numbers, dtype=np.int64), sizes)
@@ -203,6 +209,15 @@ def _split_of(name: str, part: Any, real: Dataset) -> Split:
             raise UserError(f"synthetic set '{name}': {what} {getattr(part.meta, what)}, but {real.path} has "
                             f"{getattr(real.meta, what)}. Evaluate against the dataset it was generated from.")
     return part.split
+
+
+def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> None:
+    """Raise UserError if splits of a dataset are not those that the run in a folder was trained on."""
+    record = read_json(Path(folder) / "run.json", "inputs", "config")
+    other = [name for name in splits if record["inputs"].get(name) != dataset.splits[name].fingerprint()]
+    if other:
+        raise UserError(f"{dataset.path}: its {' and '.join(other)} rows are not those that {folder} was trained on, "
+                        f"which were of {record['config'].get('data')}. Give that dataset, or train on this one.")
 
 
 def check_sampler(config: SamplerConfig, denoiser: FittedDenoiser, folder: str | Path) -> None:

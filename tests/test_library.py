@@ -1,5 +1,7 @@
 """The library: what a notebook loads and samples is what the commands train and write."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -99,7 +101,7 @@ def test_influence_finds_its_guidance_rows_by_the_record_of_the_guide(guide, run
     assert sum(own.gradient.counts) < len(read_dataset(runs / "data").val)
     directions = own.gradient.direction(), given.gradient.direction()
     assert all(torch.equal(directions[0][name], directions[1][name]) for name in directions[0])
-    with pytest.raises(UserError, match=r"other_data: not the dataset that .*classifier was trained on"):
+    with pytest.raises(UserError, match=r"other_data: its train and val rows are not those that .*classifier was"):
         tardiff.Guidance(guide, runs / "other_data", **GUIDED).gradient.norms()
 
 
@@ -135,3 +137,21 @@ def test_a_guide_of_other_data_and_unfit_settings_are_refused(base, guide, runs)
     for load in (tardiff.load_denoiser, tardiff.load_guide):
         with pytest.raises(UserError, match="data: not a run folder"):
             load(runs / "data", device="cpu")
+
+
+def test_what_does_not_fit_the_record_of_a_run_is_refused(base, guide, runs):
+    """Test rows in the place of the guidance rows would leak into G."""
+    dataset = tardiff.read_dataset(runs / "data")
+    leaking = dataclasses.replace(dataset, splits={**dataset.splits, "val": dataset.splits["test"]})
+    with pytest.raises(UserError, match="its val rows are not those that"):
+        base.sample({"died": 1}, steps=STEPS, guidance=tardiff.Guidance(guide, leaking, objective="influence"))
+    for wrong, message in (({"counts": {"died": 1, 1: 2}}, "given twice"), ({"counts": 3}, "counts=3"),
+                           ({"seed": 2**70}, "seed="), ({"seed": 1.5}, "seed="), ({"batch_size": 0}, "batch_size=0"),
+                           ({"guidance": "entropy"}, "guidance='entropy'")):
+        with pytest.raises(UserError, match=message):
+            base.sample(**{"counts": {"died": 1}, "steps": STEPS, **wrong})
+
+
+def test_numbers_of_numpy_and_whole_weights_are_settings(base, guide, runs):
+    guidance = tardiff.Guidance(runs / "classifier", scale=np.float32(0.5), objective="influence", classes={"died": 1})
+    assert len(base.sample({"died": 1}, steps=np.int64(STEPS), guidance=guidance)) == 1

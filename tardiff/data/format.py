@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -268,6 +268,15 @@ def class_numbers(given: Iterable[str | int], classes: Sequence[str]) -> list[in
     Text is a name first, and a number only where no class has that name. Raises UserError that lists the classes.
     """
     return [_class_number(entry, classes) for entry in given]
+
+
+def by_class_number(values: Mapping[str | int, Any], classes: Sequence[str]) -> dict[int, Any]:
+    """Return what is given for each class by name or number, by number. Raises UserError on a class given twice."""
+    numbers = class_numbers(values, classes)
+    twice = [classes[number] for number in numbers if numbers.count(number) > 1]
+    if twice:
+        raise UserError(f"class '{twice[0]}' is given twice, by name and by number.")
+    return dict(zip(numbers, values.values(), strict=True))
 
 
 def _class_number(given: str | int, classes: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ eta G . grad loss(z): influence is + G . grad loss(z) (paper, Algorithm 1, step 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,12 +125,19 @@ def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor
                              num_train: int, group: ProcessGroup) -> GuidanceGradient:
     """Return G, computed once for a classifier and its rows by `compute_guidance_gradient` and then read from `folder`.
 
-    Raises UserError if the file is damaged.
+    Several processes compute it together each time, for some might find the file and others not, and the first keeps
+    it. One that may not write to the folder computes it, too. Raises UserError if the file is damaged.
     """
+    is_writable = os.access(folder, os.W_OK) or not Path(folder).exists()
+    together = None
+    if group.world_size > 1 or not is_writable:
+        together = compute_guidance_gradient(task, x, y, num_classes, num_train, group)
+    if together is not None and not (group.is_main and is_writable):
+        return together
     key = guidance_key(task, x, y, num_classes, num_train)
 
     def compute() -> dict[str, np.ndarray]:
-        sums = compute_guidance_gradient(task, x, y, num_classes, num_train, group).sums
+        sums = (together or compute_guidance_gradient(task, x, y, num_classes, num_train, group)).sums
         return {f"{label}/{name}": value.numpy() for label, total in enumerate(sums) for name, value in total.items()}
 
     arrays = cached(folder, ("guidance_gradient", key), compute)

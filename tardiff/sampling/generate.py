@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tardiff.config import SamplerConfig
-from tardiff.data.format import Metadata, class_numbers, write_split_in_parts
+from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
@@ -38,7 +38,7 @@ def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | 
     """
     num_classes = len(classes)
     if isinstance(plan, dict):
-        counts_of = dict(zip(class_numbers(plan, classes), plan.values(), strict=True))
+        counts_of = by_class_number(plan, classes)
         plan = [counts_of.get(label, 0) for label in range(num_classes)]
     if isinstance(plan, list):
         if len(plan) != num_classes or sum(plan) == 0 or num_samples not in (None, sum(plan)):

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tardiff.config import GenerationConfig
-from tardiff.data.format import Dataset, read_dataset
-from tardiff.data.normalize import Normalizer
+from tardiff.data.format import read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
-from tardiff.library import Guidance, Guide, check_sampler
+from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
 from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
 from tardiff.utils.distributed import process_group, resolve_device
-from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run
 
 
@@ -26,7 +24,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
     dataset = read_dataset(config.data, ("train", "val"))
     with process_group(config.device) as group:
         denoiser = FittedDenoiser.load(config.base, group.device)
-        _check_dataset(config, denoiser, dataset)
+        require_trained_on(config.base, dataset, "train")
         check_sampler(config.sampler, denoiser, config.base)
         guidance = None
         if config.guidance.is_on:
@@ -46,7 +44,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             return
         inputs = {"denoiser": denoiser.fingerprint(), "train": dataset.train.fingerprint()}
         if guidance is not None:
-            inputs["classifier"] = guidance.guide.task.fingerprint()
+            inputs |= {"classifier": guidance.guide.task.fingerprint(), **guidance.guide.code}
             if config.guidance.uses_guidance_gradient:
                 inputs["guidance data"] = dataset.val.fingerprint()
         open_run(config.output, config, inputs, group.is_main, record="provenance.json")
@@ -62,12 +60,3 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
                          denoiser.meta.of_synthetic(), group)
         if group.is_main:
             print(f"written to {config.output}")
-
-
-def _check_dataset(config: GenerationConfig, denoiser: FittedDenoiser, dataset: Dataset) -> None:
-    """Raise UserError if the dataset is not the one the denoiser was trained on."""
-    expected = Normalizer.fit(denoiser.normalizer.kind, dataset.train.x).fingerprint()
-    if (dataset.shape, dataset.meta.classes) != (denoiser.shape, denoiser.meta.classes) or (
-            expected != denoiser.normalizer.fingerprint()):
-        raise UserError(f"{config.data}: not the dataset that {config.base} was trained on ({denoiser.meta.name}, "
-                        f"shape {denoiser.shape}, classes {', '.join(denoiser.meta.classes)}). Give that as data=...")

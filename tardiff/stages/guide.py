@@ -24,6 +24,8 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     normalizer, parts = normalized_splits(dataset, config.normalizer)
     model = build_classifier(config.model, dataset.shape, dataset.num_classes)
     size = sum(parameter.numel() for parameter in model.parameters())
+    for section in config.model.without_effect():
+        print(f"note: model.{section} has no effect with model.name={config.model.name}.")
     print(f"{config.model.name}: {size:,} parameters; {len(dataset.train):,} training and "
           f"{len(parts['selection'][1]):,} selection series of shape {dataset.shape}; on {device}")
     if dry_run:

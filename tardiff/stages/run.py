@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tardiff.cli import COMMANDS
-from tardiff.config import ExperimentConfig, load_config
+from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, load_config
+from tardiff.diffusion.process import DiffusionProcess
+from tardiff.evaluation.sets import synthetic_folders
+from tardiff.stages import report
 from tardiff.utils.errors import UserError
 from tardiff.utils.settings import as_typed
 
@@ -41,7 +44,10 @@ def step_of(run: Callable[[Any, bool], None], schema: type, words: list[str], ke
     files, overrides = ([text for text in given if ("=" in text) == is_override] for is_override in (False, True))
     if len(files) > 1:
         raise UserError(f"{key}: give one configuration file, not {len(files)}: {', '.join(files)}.")
-    config = load_config(schema, files[0] if files else None, overrides, values)
+    try:
+        config = load_config(schema, files[0] if files else None, overrides, values)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     typed = ["tardiff", *words, *files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
     return Step(run, config, shlex.join(typed))
 
@@ -51,6 +57,8 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 
     Raises UserError as the stages do.
     """
+    report_config = report_step(config).config
+    report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
     run_steps([*generation_steps(config), report_step(config)], dry_run)
 
 
@@ -77,7 +85,20 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
             steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
                 "output": folder, "seed": seed}))
+            _check_sampler(f"guidance.{name}", steps[-1].config, steps[2 * (seed % len(suffixes))].config)
     return steps
+
+
+def _check_sampler(key: str, generation: GenerationConfig, base: BaseConfig) -> None:
+    """Raise UserError, before hours of training, if a denoiser could not be sampled as a synthetic set asks for."""
+    sampler, process = generation.sampler, DiffusionProcess(base.diffusion)
+    try:
+        process.schedule.timesteps(sampler.num_inference_steps)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if sampler.cfg_scale != 1 and base.training.label_dropout == 0:
+        raise UserError(f"{key}: sampler.cfg_scale={sampler.cfg_scale:g} needs a denoiser that is trained with "
+                        "training.label_dropout above 0.")
 
 
 def report_step(config: ExperimentConfig) -> Step:

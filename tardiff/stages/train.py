@@ -50,6 +50,10 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
                         "asks for fewer. Give another output folder.")
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()}
     run_folder = open_run(config.output, config, inputs, group.is_main)
+    if done == config.training.steps and (run_folder.folder / "model.safetensors").exists():
+        if group.is_main:
+            print(f"already trained for {done:,} steps; {config.output}")
+        return
     process = DiffusionProcess(config.diffusion)
     parts = [(torch.from_numpy(normalizer.transform(part.x)), torch.from_numpy(part.y))
              for part in (dataset.train, selection)]
@@ -70,8 +74,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:
         fitted(average).save(run_folder.folder)
-        what = "already trained" if done == config.training.steps else "trained"
-        print(f"{what} for {config.training.steps:,} steps; written to {config.output}")
+        print(f"trained for {config.training.steps:,} steps; written to {config.output}")
 
 
 def _check_expectations(config: BaseConfig, dataset: Dataset) -> None:

@@ -130,7 +130,8 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
 def saved_step(folder: str | Path) -> int:
     """Return the step of the newest state of a run folder; 0 where there is none."""
     pointer = Path(folder) / "latest.json"
-    return read_json(pointer, "state", "step")["step"] if pointer.exists() else 0
+    latest = read_json(pointer, "state", "step") if pointer.exists() else None
+    return latest["step"] if latest is not None and (Path(folder) / latest["state"]).exists() else 0
 
 
 def read_run_config(folder: str | Path, schema: type) -> Any:

@@ -53,7 +53,7 @@ class TrainingLoop:
         mean since the last log counts, and numbers as they are. evaluate(done, is_last) returns what to log beside it;
         the first process alone calls it, after each step. Raises UserError if a loss is not finite.
         """
-        if self.step == steps or finished():
+        if self.step >= steps or finished():
             return
         window, clock, is_last = [], time.perf_counter(), False
         with progress(name, steps, unit, self.step, shown=self.run is not None) as bar:
@@ -62,7 +62,7 @@ class TrainingLoop:
                 self.step, self.steps_done = self.step + 1, self.steps_done + 1
                 bar.update()
 
-                is_last = self.step == steps or finished()
+                is_last = self.step >= steps or finished()
                 saves = is_last or self.step % self.checkpoint_every == 0
                 logs = saves or self.step % self.log_every == 0  # No mean spans a state: a resumed run logs the same.
                 row = {}

@@ -7,12 +7,14 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
@@ -20,7 +22,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from tardiff.utils.errors import UserError
 
 MOST_QUOTED = 200
-OmegaConf.register_resolver("folder_name", lambda path: Path(path).resolve().name, replace=True)
+OmegaConf.register_resolver("folder_name", lambda path: Path(os.path.abspath(path)).name, replace=True)
 
 
 def setting(default: Any, text: str, *, choices: tuple = (), low: float | None = None, high: float | None = None,
@@ -220,9 +222,10 @@ def _converted(value: Any, hint: Any) -> Any:
         return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
     if isinstance(value, list):
         return [_converted(item, _item_hint(hint, list)) for item in value]
-    if not isinstance(value, _Plain):
-        return value
     parts = _parts(hint)
+    if not isinstance(value, _Plain):
+        value = value.item() if isinstance(value, np.generic) else value
+        return float(value) if type(value) is int and float in parts and int not in parts else value
     if value in ("null", "~", "") and parts & {Any, type(None)}:
         return None
     if str in parts or "${" in value:
@@ -263,7 +266,7 @@ def _resolved(config: DictConfig, name: str) -> Any:
 def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> list[str]:
     faults = []
     low, high = bounds["low"], 2**63 - 1 if bounds["high"] is None else bounds["high"]
-    for item in value if isinstance(value, list) else [value]:
+    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
         if bounds["choices"] and item is not None and item not in bounds["choices"]:
             known = [str(choice) for choice in bounds["choices"]]
             close = difflib.get_close_matches(str(item)[:MOST_QUOTED], known, n=1)

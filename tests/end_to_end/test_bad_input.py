@@ -190,7 +190,7 @@ RUNS = [
     Case("run_of_another_stage", "generate",
          ("classifier: its config.yaml does not fit this stage", "unknown key 'training.epochs'"),
          ("base=classifier",)),
-    Case("state_truncated", "train", ("base/state-2.pt: damaged", "Delete it"), ("output=base",),
+    Case("state_truncated", "train", ("base/state-2.pt: damaged", "Delete it"), ("output=base", "training.steps=4"),
          cut("base/state-*.pt")),
     Case("state_of_another_stage", "guide", ("classifier: the saved state does not fit this model",),
          ("output=classifier",), lambda: shutil.copy("base/state-2.pt", "classifier/state-1.pt")),
@@ -217,7 +217,8 @@ RUNS = [
     Case("classifier_of_other_classes", "generate",
          ("more_classes: reads (length, channels) (24, 7) and classes", "moved"),
          ("classifier=more_classes",), classifier_of_three_classes),
-    Case("other_data", "generate", ("other_data: not the dataset that base was trained on",), ("data=other_data",)),
+    Case("other_data", "generate", ("other_data: its train rows are not those that base was trained on",),
+         ("data=other_data",)),
     Case("output_is_file", "train", ("user_models.py: is a file; give a folder",), ("output=user_models.py",)),
     Case("output_is_file_generate", "generate", ("user_models.py: is a file",), ("output=user_models.py",)),
     Case("output_is_file_tstr", "evaluate", ("user_models.py: is a file",), ("output=user_models.py",)),
@@ -323,9 +324,9 @@ def test_loss_that_becomes_infinite(options, folder, capfd, monkeypatch):
 def test_a_damaged_state_that_was_deleted_starts_the_run_again(folder):
     finished = load_tensors("base/model.safetensors")[0]
     cut("base/state-2.pt")()
+    Path("base/model.safetensors").unlink()
     assert run_tiny("train", "output=base") == 2
     Path("base/state-2.pt").unlink()
-    Path("base/model.safetensors").unlink()
     assert run_tiny("train", "output=base") == 0
     again = load_tensors("base/model.safetensors")[0]
     assert all(torch.equal(again[name], tensor) for name, tensor in finished.items())

@@ -191,7 +191,7 @@ RUNS = [
          ("classifier: its config.yaml does not fit this stage", "unknown key 'training.epochs'"),
          ("base=classifier",)),
     Case("state_truncated", "train", ("base/state-2.pt: damaged", "Delete it"), ("output=base", "training.steps=4"),
-         cut("base/state-*.pt")),
+         cut("base/state-*.pt"), began=True),
     Case("state_of_another_stage", "guide", ("classifier: the saved state does not fit this model",),
          ("output=classifier",), lambda: shutil.copy("base/state-2.pt", "classifier/state-1.pt")),
     Case("pointer_malformed", "train", ("base/latest.json: missing state",), ("output=base",),

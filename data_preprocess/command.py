@@ -47,9 +47,10 @@ def require_replaceable(output: Path, source: str | None = None) -> None:
     require_folder(output)
     files = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
     advice = "Give another folder as --output, or delete this one first."
-    if files and not {"meta.json"} <= files <= DATASET_FILES:
-        raise UserError(f"{output}: holds files of something else than a source of data. {advice}")
-    found = read_metadata(output / "meta.json").source if files else source
+    if not files <= DATASET_FILES:
+        raise UserError(f"{output}: holds files that no source of data makes. {advice}")
+    # A run that is killed while it writes leaves splits without meta.json.
+    found = read_metadata(output / "meta.json").source if "meta.json" in files else source
     if source not in (None, found):
         raise UserError(f"{output}: holds a dataset of '{found}', not of '{source}'. {advice}")
 

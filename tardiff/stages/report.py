@@ -51,7 +51,8 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
-FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv", *PICTURES)
+FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
+         *PICTURES)
 """What a report writes beside its page and the folder of its influence part."""
 
 

@@ -1,5 +1,5 @@
-"""The command line that every source of data shares: `--input`, `--output`, and where it splits, `--ratios`,
-`--seed`."""
+"""What every source of data shares: its command line, `--input`, `--output`, and where it splits, `--ratios`, `--seed`;
+and the writing of its dataset."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_metadata, write_dataset
 from tardiff.data.splits import check_ratios
 from tardiff.utils.checkpoint import require_folder
-from tardiff.utils.errors import exit_on_user_error
+from tardiff.utils.errors import UserError, exit_on_user_error
+
+DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 
 
 def source_parser(module: str, docstring: str, prog: str | None, files: str,
@@ -36,6 +39,29 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
 
 
+def require_replaceable(output: Path, source: str | None = None) -> None:
+    """Raise UserError if the folder holds anything but a dataset of this source, as `meta.json` names it.
+
+    source: None where it is not known yet; a dataset of any passes.
+    """
+    require_folder(output)
+    files = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
+    advice = "Give another folder as --output, or delete this one first."
+    if not files <= DATASET_FILES:
+        raise UserError(f"{output}: holds files that no source of data makes. {advice}")
+    # A run that is killed while it writes leaves splits without meta.json.
+    found = read_metadata(output / "meta.json").source if "meta.json" in files else source
+    if source not in (None, found):
+        raise UserError(f"{output}: holds a dataset of '{found}', not of '{source}'. {advice}")
+
+
+def write(output: Path, splits: dict[str, Split], meta: Metadata) -> None:
+    """Write the dataset, in the place of one of the same source alone. Raises UserError before anything is written."""
+    require_replaceable(output, meta.source)
+    write_dataset(output, splits, meta)
+    print(f"written to {output}")
+
+
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default_output: Callable[..., Path],
         preprocess: Callable[[argparse.Namespace], None]) -> None:
     """Parse the arguments, check the output folder, the ratios and the seed before any reading, and run `preprocess`.
@@ -47,7 +73,9 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
     options.output = options.output or default_output(options)
 
     def checked() -> None:
-        require_folder(options.output)
+        require_replaceable(options.output)
+        if options.output.resolve() == options.input.resolve():
+            raise UserError(f"{options.output}: is the input. Give another folder as --output.")
         if "ratios" in options:
             check_ratios(options.ratios, options.seed)
         preprocess(options)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_preprocess import command
 from data_preprocess.count_tables import print_table, summarize_splits
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import impute
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
@@ -169,5 +170,4 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
         "channels": summarize_channels(splits, medians, vitals),
         "splits": summarize_splits(splits, meta.classes, "stays"),
     }
-    write_dataset(output, splits, replace(meta, cohort=cohort))
-    print(f"written to {output}")
+    command.write(output, splits, replace(meta, cohort=cohort))

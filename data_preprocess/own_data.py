@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
@@ -101,7 +101,6 @@ def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) 
     ordered = {name: splits[name] for name in SPLIT_NAMES if name in splits}
     warn_of_repeats(ordered)
     counts = count_tables.summarize_splits(ordered, meta.classes, rows)
-    write_dataset(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))
     if "test" not in ordered:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)
-    print(f"written to {output}")
+    command.write(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))

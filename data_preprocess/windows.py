@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.io.matlab import MatReadError
 
-from data_preprocess import count_tables
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, write_dataset
+from data_preprocess import command, count_tables
+from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
@@ -216,6 +216,5 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
         **{f"{name} {rows}": len(split) for name, split in splits.items()},
         **{f"{name} {rows}, {label}": count for name, labels in counts.items() for label, count in labels.items()}})
     subjects = {name: {subject.name: subject.number for subject in part} for name, part in members.items()}
-    write_dataset(output, splits, replace(meta, units=["z-score"] * len(meta.channels), cohort={
+    command.write(output, splits, replace(meta, units=["z-score"] * len(meta.channels), cohort={
         **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts}))
-    print(f"written to {output}")

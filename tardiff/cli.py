@@ -39,12 +39,14 @@ class Command:
     """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
 
     The module has `run(config, dry_run)`; without a schema it has `main(arguments, program)` and reads its own.
+    in_processes: whether the processes of torchrun share its work.
     """
 
     text: str
     module: str
     schema: str | None = None
     flags: tuple[Flag, ...] = ()
+    in_processes: bool = False
 
     def settings(self) -> type:
         """Return the schema of its settings."""
@@ -77,10 +79,11 @@ EVALUATION = (
 BASELINES = Flag("--baselines", "baselines, or all", lambda names: {"baselines": names}, many=True, value="NAME")
 COMMANDS = {
     "run": Command("all four stages on one dataset", "tardiff.stages.run", "ExperimentConfig"),
-    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", "BaseConfig"),
+    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", "BaseConfig",
+                     in_processes=True),
     "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
     "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generate",
-                        "GenerationConfig"),
+                        "GenerationConfig", in_processes=True),
     "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.evaluate",
                         "EvaluationConfig", EVALUATION),
     "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page",
@@ -111,6 +114,9 @@ def _main(arguments: list[str], name: str | None) -> None:
     if name not in COMMANDS:
         raise UserError(f"'{name}' is no command.\n{_usage()}")
     command, program = COMMANDS[name], f"tardiff {name}"
+    if not command.in_processes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        shared = " and ".join(f"tardiff {other}" for other in COMMANDS if COMMANDS[other].in_processes)
+        raise UserError(f"{program} runs as one process; torchrun is for {shared} alone.")
     if command.schema is None:
         importlib.import_module(command.module).main(arguments, program)
     else:

@@ -349,7 +349,7 @@ class EvaluationConfig:
                                   low=0.01, semantic=False)
     seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
-    score_on: str = setting("test", "test for results; selection to choose settings without touching test (its scores "
+    score_on: str = setting("test", "test for results; selection to choose settings without reading test (its scores "
                                      "are optimistic: the same rows choose epoch and threshold).",
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
@@ -363,6 +363,12 @@ class EvaluationConfig:
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.protocols or _has_repeats(self.protocols):
+            yield "protocols", "must name at least one protocol, and each once."
+        if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
+            yield "ratios", "must hold at least one ratio for tsrtr, and each once."
 
 
 @dataclass(frozen=True)
@@ -406,6 +412,13 @@ class ReportConfig(EvaluationConfig):
     quick: bool = setting(
         False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the largest "
                "ratio alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
+        if not self.sections:
+            yield "sections", "must name at least one part."
+        if self.sections == ["influence"] and self.classifier is None:
+            yield "sections", "names influence alone, which needs the classifier that guided, classifier=RUN."
 
 
 @dataclass(frozen=True)
@@ -454,3 +467,11 @@ class InfluenceAnalysisConfig:
     learning_rates: list[float] = setting(
         [1e-4, 1e-2, 0.1], "Rates of the single plain gradient step: at a small one the loss must fall as influence "
                            "says; larger ones show how far that reaches.", low=1e-8, high=10, semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.learning_rates:
+            yield "learning_rates", "must hold at least one."
+
+
+def _has_repeats(values: list) -> bool:
+    return len(set(values)) < len(values)

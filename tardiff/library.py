@@ -19,11 +19,12 @@ from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, 
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
 from tardiff.sampling.generate import sample_series
 from tardiff.sampling.samplers import Callback, Conditioning
-from tardiff.stages.evaluate import evaluate_sets
+from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
@@ -185,30 +186,58 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
              ) -> pd.DataFrame:
     """Return TRTR, TSTR and TSRTR of synthetic sets as a tidy frame, one row for each arm and metric.
 
-    real: a dataset with all three splits, or its folder. synthetic: for each name labelled series, a frame as their
-    `to_frame` gives it, the folder of a dataset, or a list of these, one for each generation seed. settings: fields of
-    `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits are kept;
-    None keeps none. The columns stand at `tardiff.stages.evaluate.evaluate_sets`.
-    Raises UserError on unknown settings and on sets that do not fit the real dataset.
+    real: a dataset with all three splits, or its folder; with `score_on="selection"` test is not read. synthetic: for
+    each name labelled series, a frame as their `to_frame` gives it, arrays (x, y) or a `Split` with x (N, L, C) in raw
+    units and y (N,) class numbers, the folder of a dataset, or a list of these, one for each generation seed. settings:
+    fields of `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits
+    are kept; None keeps none. The columns stand at `tardiff.stages.evaluate.evaluate_sets`.
+    Raises UserError on unknown settings, those of the command alone, and sets that do not fit the real dataset.
     """
-    dataset = real if isinstance(real, Dataset) else read_dataset(real)
-    sets = {name: [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
-            for name, parts in synthetic.items()}
-    config = load_config(EvaluationConfig, values={"real": str(dataset.path), "synthetic": {}, **settings})
+    if refused := [name for name in ("name", "output", "reference") if name in settings]:
+        raise UserError(f"{', '.join(refused)}: of the command alone. Give folder=... to keep finished fits.")
+    if not isinstance(real, (Dataset, str, Path)):
+        raise UserError(f"real: expected a dataset or its folder, got a {type(real).__name__}.")
+    if not isinstance(synthetic, Mapping) or not all(isinstance(name, str) and name for name in synthetic):
+        raise UserError(f"synthetic: expected {{name: set}}, got a {type(synthetic).__name__}.")
+    path = real.path if isinstance(real, Dataset) else real
+    config = load_config(EvaluationConfig, values={"real": str(path), "synthetic": {}, **settings})
+    dataset = real if isinstance(real, Dataset) else read_dataset(real, splits_read(config))
+    if absent := [name for name in splits_read(config) if name not in dataset.splits]:
+        raise UserError(f"{path}: has no {' and no '.join(absent)}. To evaluate without test, give "
+                        "score_on='selection'.")
+    sets = {}
+    for name, parts in synthetic.items():
+        sets[name] = [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
+        if not sets[name]:
+            raise UserError(f"synthetic set '{name}': the list is empty.")
     return evaluate_sets(dataset, sets, config, folder)
 
 
 def _split_of(name: str, part: Any, real: Dataset) -> Split:
-    """Return the rows of one synthetic dataset. Raises UserError if its channels or classes are not those of `real`."""
+    """Return the rows of one synthetic dataset. Raises UserError if it is none, or does not fit the dataset `real`."""
+    what, meta = f"synthetic set '{name}'", None
     if isinstance(part, pd.DataFrame):
         part = LabelledSeries.from_frame(part, classes=real.meta.classes)
     elif isinstance(part, (str, Path)):
         part = LabelledSeries.read(part)
-    for what in ("channels", "classes"):
-        if getattr(part.meta, what) != getattr(real.meta, what):
-            raise UserError(f"synthetic set '{name}': {what} {getattr(part.meta, what)}, but {real.path} has "
-                            f"{getattr(real.meta, what)}. Evaluate against the dataset it was generated from.")
-    return part.split
+    elif isinstance(part, tuple) and len(part) == 2:
+        part = _split_of_arrays(what, *part)
+    if isinstance(part, LabelledSeries):
+        part, meta = part.split, part.meta
+    if not isinstance(part, Split):
+        raise UserError(f"{what}: expected labelled series, a frame, arrays (x, y), a Split or a folder, or a list of "
+                        f"these, got a {type(part).__name__}.")
+    require_fit(what, part, meta, real)
+    return part
+
+
+def _split_of_arrays(what: str, x: Any, y: Any) -> Split:
+    """Return series x (N, L, C) and class numbers y (N,), whole numbers of any type, as a split."""
+    try:
+        x, y = np.asarray(x, dtype=np.float32), np.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what}: expected arrays (x, y) of numbers ({error}).") from None
+    return Split(x, y.astype(np.int64) if y.dtype.kind in "iu" else y)
 
 
 def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> None:

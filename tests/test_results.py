@@ -63,6 +63,22 @@ def test_a_report_becomes_a_study_whose_words_stay(studies, report):
     assert words.read_text().startswith("Mine.") and again.index("| guided |") < again.index("| TRTR |")
 
 
+def test_names_of_sets_that_look_like_no_value_stay(studies, report):
+    path = report / "results.csv"
+    for name in ("NA", "null", "1"):
+        path.write_text(path.read_text().replace("guided", name))
+        page = command(studies, "--report", str(report))
+        assert f"| TSTR {name} | 0.600" in page and f"| {name} | 0.080 | 0.500 |" in page
+        path.write_text(path.read_text().replace(f"\n{name},", "\nguided,"))
+
+
+def test_a_report_on_the_selection_half_is_no_study(studies, report, capsys):
+    write_json(report / "results.json", {"real": {"name": "mine"}, "scored_on": "selection"})
+    with pytest.raises(SystemExit):
+        command(studies, "--report", str(report))
+    assert "scored on the selection half" in capsys.readouterr().err and not (studies / "mine").exists()
+
+
 def test_cells_stay_as_they_are(studies):
     (studies / "one").mkdir()
     (studies / "one" / "words.md").write_text("{table.csv}\n")

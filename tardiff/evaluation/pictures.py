@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tardiff.data.format import Dataset, Split
+from tardiff.data.format import Metadata, Split
 from tardiff.evaluation import plots
 from tardiff.evaluation.frame import by_set, utility_rows
 from tardiff.evaluation.privacy import roc_curve
 from tardiff.utils.figures import channel_bands
 
 REAL_SERIES = "real"
+PICTURES = ("tsrtr.png", "reliability.png", "attack.png", "bands-*.png", "examples.png", "components.png")
+"""The files that `draw` writes."""
 INFLUENCE = {
     "gradient_norms": "Norm of the loss gradients per class",
     "influence_distribution": "Distribution of influence, per class and set",
@@ -33,13 +35,14 @@ class Picture:
     text: str
 
 
-def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.ndarray,
+def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]], real_scaled: np.ndarray,
          scaled: dict[str, list[np.ndarray]], frames: dict[str, pd.DataFrame], reliability: dict[str, Any],
          label: str) -> list[Picture]:
     """Draw all pictures into `output` and return them.
 
-    sets: raw datasets by name, of which the first of each is drawn. test, scaled: z-scored (N, L, C). frames: results
-    by part. reliability: for the part on utility, curves by arm for the class `label`.
+    real: held-out rows. sets: raw datasets by name, of which the first of each is drawn. real_scaled, scaled: the same
+    z-scored (N, L, C). frames: results by part. reliability: for the part on utility, curves by arm for the class
+    `label`.
     """
     pictures = []
 
@@ -47,7 +50,7 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
         plots.save_figure(output / file, figure)
         pictures.append(Picture(part, file, text))
 
-    meta, first = real.meta, {name: parts[0] for name, parts in sets.items()}
+    first = {name: parts[0] for name, parts in sets.items()}
     if "utility" in frames:
         rows = utility_rows(frames["utility"])
         if any(row["protocol"] == "TSRTR" for row in rows):
@@ -70,16 +73,16 @@ def draw(output: Path, real: Dataset, sets: dict[str, list[Split]], test: np.nda
         pictures += [Picture("influence", f"influence/{name}.png", text) for name, text in INFLUENCE.items()
                      if name in tables]
     for name, split in first.items():
-        bands = channel_bands({REAL_SERIES: (real.test.x, real.test.y), name: (split.x, split.y)},
+        bands = channel_bands({REAL_SERIES: (real.x, real.y), name: (split.x, split.y)},
                               meta.channels, meta.units, meta.classes)
         save("pictures", f"bands-{file_name(name)}.png",
-             f"Median and 10-90 % band per class and channel: real test series and {name}", bands)
+             f"Median and 10-90 % band per class and channel: held-out real series and {name}", bands)
     save("pictures", "examples.png", "Single series, drawn at random, of each class: real and of each set",
-         plots.example_series({REAL_SERIES: real.test, **first}, meta.channels, meta.units, meta.classes))
-    if test[0].size > 1 and len(test) > 1:
-        drawn = {REAL_SERIES: test, **{name: parts[0] for name, parts in scaled.items()}}
+         plots.example_series({REAL_SERIES: real, **first}, meta.channels, meta.units, meta.classes))
+    if real_scaled[0].size > 1 and len(real_scaled) > 1:
+        drawn = {REAL_SERIES: real_scaled, **{name: parts[0] for name, parts in scaled.items()}}
         save("pictures", "components.png",
-             "Series of each set on the first two principal components of the real test series",
+             "Series of each set on the first two principal components of the held-out real series",
              plots.principal_components(drawn))
     return pictures
 

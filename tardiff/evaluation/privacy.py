@@ -31,7 +31,8 @@ _RESAMPLES_AT_ONCE = 50
 @dataclass(frozen=True)
 class PrivacyData:
     """What the metrics compare: four splits of real rows, no subject in two of them, and synthetic x (N, L, C), all
-    scaled. `train` fitted the denoiser, `guidance` steered it, `selection` and `heldout` were never shown to it."""
+    scaled. `train` fitted the denoiser, `guidance` steered it, `selection` (maybe empty) and `heldout` were never shown
+    to it."""
 
     train: Split
     guidance: Split

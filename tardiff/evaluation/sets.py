@@ -6,16 +6,20 @@ A set is one or more datasets, one for each generation seed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tardiff.config import EvaluationConfig, InfluenceAnalysisConfig
-from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.format import Dataset, Metadata, Split, interval_seconds, read_dataset, split_faults
 from tardiff.utils.checkpoint import load_tensors, read_json, require_folder
 from tardiff.utils.errors import UserError
+
+UNKNOWN = {"", "unknown"}
+"""Units that say nothing."""
 
 
 def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_run: bool) -> bool:
@@ -49,19 +53,43 @@ def check_reference(config: EvaluationConfig, names: Iterable[str]) -> None:
 
 def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:
     """Read the rows of all synthetic datasets, by set."""
-    return {name: [read_matching(path, real).train for path in paths] for name, paths in folders.items()}
+    sets: dict[str, list[Split]] = {}
+    for name, paths in folders.items():
+        read = [read_dataset(path, ("train",), every_class=False) for path in paths]
+        for synthetic in read:
+            require_fit(str(synthetic.path), synthetic.train, synthetic.meta, real)
+        sets[name] = [synthetic.train for synthetic in read]
+    return sets
 
 
-def read_matching(path: str, real: Dataset) -> Dataset:
-    """Read a synthetic dataset. Raises UserError if its shape, channels or classes are not those of the real one."""
-    synthetic = read_dataset(path, ("train",), every_class=False)
-    for what, found, expected in (("shape (L, C)", synthetic.shape, real.shape),
-                                  ("channels", synthetic.meta.channels, real.meta.channels),
-                                  ("classes", synthetic.meta.classes, real.meta.classes)):
+def require_fit(what: str, split: Split, meta: Metadata | None, real: Dataset) -> None:
+    """Raise UserError, which names the set as `what`, if a synthetic split is not of the kind of the real dataset: of
+    other shape, channels, classes, or, where both are known, other units or another sampling interval.
+
+    meta: what the numbers of the split mean; None where that is not known.
+    """
+    for feature, found, expected in _compared(split, meta, real):
         if found != expected:
-            raise UserError(f"{path}: {what} {found}, but {real.path} has {expected}. Evaluate against the dataset it "
-                            "was generated from.")
-    return synthetic
+            raise UserError(f"{what}: {feature} {found}, but {real.path} has {expected}. Evaluate against the dataset "
+                            "it was generated from.")
+    if faults := split_faults(split, real.meta):
+        raise UserError("\n".join(f"{what}: {fault}" for fault in faults))
+
+
+def _compared(split: Split, meta: Metadata | None, real: Dataset) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (feature, of the synthetic split, of the real dataset), as far as both are known."""
+    yield "shape (L, C)", split.x.shape[1:], real.shape
+    if meta is None:
+        return
+    yield "channels", meta.channels, real.meta.channels
+    yield "classes", meta.classes, real.meta.classes
+    for channel, found, expected in zip(meta.channels, meta.units, real.meta.units, strict=True):
+        if not {found, expected} & UNKNOWN:
+            yield f"unit of {channel}", found, expected
+    intervals = meta.sampling_interval, real.meta.sampling_interval
+    found, expected = map(interval_seconds, intervals)
+    if found and expected and not math.isclose(found, expected, rel_tol=1e-3):  # Frames round their times.
+        yield "sampling interval", *intervals
 
 
 def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
-from tardiff.stages.evaluate import build_protocol
+from tardiff.stages.evaluate import build_protocol, splits_read
 from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
@@ -39,6 +39,7 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     """Train, sample and report, resuming; all settings and what the report would refuse are checked before the first
     training."""
     require_folder(config.output)
+    config = report.quick_settings(config)
     experiment = None if config.experiment is None else load_config(ExperimentConfig, config.experiment, values={
         "data": config.real, "name": config.name, "output": str(Path(config.output) / "experiment"),
         "device": config.device, "generation_seeds": config.generation_seeds, "train_each_seed": True})
@@ -149,7 +150,7 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, steps: lis
     given = synthetic_folders(config)
     if not inputs_exist(config, given, dry_run):
         return
-    real = read_dataset(config.real)
+    real = read_dataset(config.real, splits_read(config))
     report.check_classifier(report_config, real, resolve_device(config.device))
     sets = read_sets(given, real)
     build_protocol(report_config, real, sets, None)

@@ -15,6 +15,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
+from tardiff.stages.evaluate import scored_split
 from tardiff.utils.parallel import one_thread, worker_count
 
 _TRIED_ROWS = 500
@@ -27,7 +28,8 @@ _SECONDS_OF_PICTURES = 2.0
 def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[FidelityMetric],
                       device: torch.device) -> float:
     """Return the expected duration of a report of which nothing is there yet, good to a factor of about two."""
-    guidance, selection, scored, train = *map(len, halve_validation(real.val)), len(real.test), len(real.train)
+    guidance, selection = map(len, halve_validation(real.val))
+    scored, train = len(scored_split(config, real)), len(real.train)
     parts = [part for datasets in sets.values() for part in datasets]
     rows = 0.0
     if "utility" in config.sections:

@@ -25,6 +25,8 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
 from tardiff.utils.parallel import worker_count
 
+SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
+
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
     """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
@@ -33,7 +35,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     check_reference(config, folders)
     if not inputs_exist(config, folders, dry_run):
         return
-    real = read_dataset(config.real, ("train", "val", *(["test"] if config.score_on == "test" else [])))
+    real = read_dataset(config.real, splits_read(config))
     protocol = build_protocol(config, real, read_sets(folders, real), Path(config.output))
     arms = arms_of(config, protocol)
     print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
@@ -46,34 +48,38 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     write_tables(config.output, name, rows,
                  {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
-    print(f"\n{title}, scored on {config.score_on}: mean (sd over {config.seeds} seeds)")
+    print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
 
 
+def splits_read(config: EvaluationConfig) -> tuple[str, ...]:
+    """Return the names of the real splits that an evaluation reads."""
+    return ("train", "val", "test") if config.score_on == "test" else ("train", "val")
+
+
+def scored_split(config: EvaluationConfig, real: Dataset) -> Split:
+    """Return the real rows that results are computed on: test, or the selection half of val."""
+    return real.test if config.score_on == "test" else halve_validation(real.val)[1]
+
+
 def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConfig,
                   folder: str | Path | None = None) -> pd.DataFrame:
     """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each arm and metric.
 
-    real: a dataset with the splits train, val and test. sets: for each name the rows of its datasets, one per
-    generation seed, x (N, L, C) in raw units. Of the settings, `real`, `synthetic` and `output` are not read. folder:
-    where finished fits are kept, so that the same call goes on where it was; None keeps none.
+    real: a dataset with the splits that `splits_read` names. sets: for each name the rows of its datasets, one per
+    generation seed, x (N, L, C) in raw units, which fit the real ones. Of the settings, `real`, `name`, `synthetic`,
+    `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
+    was; None keeps none.
 
     Columns: `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR), `metric`
     (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`,
     the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
     `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain: it lies
-    above 0, loss: below; of the Brier score, less is better). Raises UserError if a set does not fit the dataset or has
-    too few rows for a ratio.
+    above 0, loss: below; of the Brier score, less is better). Raises UserError if a set has too few rows for a ratio.
     """
-    for name, parts in sets.items():
-        for part in parts:
-            if part.x.shape[1:] != real.shape or not set(part.y) <= set(range(real.num_classes)):
-                labels = sorted(set(part.y.tolist()))
-                raise UserError(f"synthetic set '{name}': series of shape {part.x.shape[1:]} with labels {labels}, but "
-                                f"the real ones have shape {real.shape} and labels 0 to {real.num_classes - 1}.")
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     lines = []
@@ -143,6 +149,6 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
 
     recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
               **custom_source(config.model), "device": device.type}
-    return Protocol(real.train, selection, selection if config.score_on == "selection" else real.test, sets,
+    return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, folder,
                     worker_count(config.workers, device))

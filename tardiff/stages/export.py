@@ -3,9 +3,9 @@
     tardiff export --input data/simulated --output tables/simulated --form wide --format csv
 
 The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
-the channels or variable and value, label), `labels` (id, label, subject, split) and `export.json` (units, classes, and
-the command that makes a dataset of the tables again). What was not observed is empty. An id is the split and the row in
-it.
+the channels or variable and value, label), `labels` (id, label, subject, split) and `export.json` (units, classes, and,
+where train is among the splits, the command that makes a dataset of the tables again). What was not observed is empty.
+An id is the split and the row in it.
 
 The same command again finds the tables and skips; a folder that holds anything else is never written over.
 """
@@ -81,8 +81,9 @@ def export(source: Path, output: Path, form: str = "wide", file_format: str = "c
             write_json(folder / "export.json", description)
             folder.rename(output)
     num_series = sum(map(len, splits.values()))
-    print(f"{output}: {num_series:,} series written ({', '.join(splits)}). This makes a dataset of them again:\n"
-          f"{description['read_back']}")
+    print(f"{output}: {num_series:,} series written ({', '.join(splits)}).")
+    if description["read_back"]:
+        print(f"This makes a dataset of them again:\n{description['read_back']}")
 
 
 def with_subjects(splits: dict[str, Split]) -> dict[str, Split]:
@@ -153,18 +154,20 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series: Path, labels: Path) -> str:
-    """Return the command that makes a dataset with the same arrays of the tables."""
+def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series: Path, labels: Path) -> str | None:
+    """Return the command that makes a dataset with the same arrays of the tables; None without train, which it
+    needs."""
+    if "train" not in splits:
+        return None
     length = next(iter(splits.values())).x.shape[1]
     time, _ = time_axis(meta, length)
     # Where the interval is not known, a second stands for a step.
     unit, step = ("h", meta.sampling_interval) if time == "hours" else ("s", "1s")
     arguments = ["--input", series, "--labels", labels, "--layout", form, "--time", time, "--time-unit", unit,
                  "--step", step, "--length", length, "--channels", *meta.channels, "--units", *meta.units,
-                 "--classes", *meta.classes]
+                 "--classes", *meta.classes, "--split", "split"]
     if any(split.subject is not None for split in splits.values()):
         arguments += ["--subject", "subject"]
-    if "train" in splits:
-        arguments += ["--split", "split"]
-    return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output", f"data/{meta.name}"])
+    return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output",
+                       f"data/{meta.name}-from-tables"])
 

@@ -21,7 +21,8 @@ from tardiff.evaluation.frame import long_frame
 from tardiff.evaluation.sets import read_sets, synthetic_folders
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
-from tardiff.utils.checkpoint import require_folder, write_json
+from tardiff.library import require_trained_on
+from tardiff.utils.checkpoint import require_folder, write_json, writing
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -33,6 +34,8 @@ TITLES = {
     "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % "
                               "interval)",
     "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
+FINE_TUNED_SERIES = "fine_tuned_series"
+"""The table of the single series behind `fine_tuning`."""
 GROUPS = {"gradient_norms": "class", "influence_distribution": "class", "fine_tuning": "learning_rate"}
 """The column of each table that, with the set, names a row."""
 
@@ -43,8 +46,6 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     """Analyse the synthetic sets on disk beside the real training rows and the selection half."""
     require_folder(config.output)
     device, folders = resolve_device(config.device), synthetic_folders(config)
-    if not config.learning_rates:
-        raise UserError("learning_rates: give at least one.")
     if reserved := folders.keys() & {TRAINING, SELECTION, ALL}:
         raise UserError(f"synthetic.{reserved.pop()}: this name stands for other rows of the tables. Choose another.")
     needed = [config.real, config.classifier, *(path for paths in folders.values() for path in paths)]
@@ -83,7 +84,7 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
         if row["class"] == ALL:
             row["guide_auroc"] = guide_auroc(guide, parts_of[row["set"]])
     folder = Path(config.output)
-    (folder / "influence.json").unlink(missing_ok=True)
+    remove_tables(folder)
     for name, rows in tables.items():
         write_csv(folder / f"{name}.csv", pd.DataFrame(rows))
     figures = {
@@ -91,7 +92,7 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
         "influence_distribution": plots.influence_curves(
             {name: (study.scores(*rows), rows[1].numpy()) for name, rows in series.items()}, real.meta.classes)}
     if "fine_tuning" in tables:
-        figures["fine_tuning"] = plots.fine_tuning_scatter(tables["fine_tuned_series"], config.learning_rates)
+        figures["fine_tuning"] = plots.fine_tuning_scatter(tables[FINE_TUNED_SERIES], config.learning_rates)
     for name, figure in figures.items():
         plots.save_figure(folder / f"{name}.png", figure)
     write_json(folder / "influence.json", {**tables, "config": dataclasses.asdict(config), **provenance()})
@@ -101,6 +102,14 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     print(f"\nwritten to {folder}: influence.json, {', '.join(f'{name}.csv' for name in tables)} and "
           f"{', '.join(f'{name}.png' for name in figures)}")
     return tables
+
+
+def remove_tables(folder: Path) -> None:
+    """Remove the tables and figures of an earlier analysis; finished measurements stay."""
+    tables = (*TITLES, FINE_TUNED_SERIES)
+    with writing(folder):
+        for name in ("influence.json", *(f"{table}.{ending}" for table in tables for ending in ("csv", "png"))):
+            (folder / name).unlink(missing_ok=True)
 
 
 def analysed_sets(real: Dataset, sets: dict[str, list[Split]]) -> dict[str, list[Split]]:
@@ -133,11 +142,7 @@ def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def load_matching_guide(folder: str, dataset: Dataset, device: torch.device) -> Guide:
     """Load a classifier run. Raises UserError if it was trained on another dataset."""
     guide = Guide.load(folder, device)
-    normalizer = Normalizer.fit(guide.normalizer.kind, dataset.train.x)
-    if (guide.shape, guide.meta.classes) != (dataset.shape, dataset.meta.classes) or (
-            guide.normalizer.fingerprint() != normalizer.fingerprint()):
-        raise UserError(f"{folder}: trained on {guide.data} ({guide.meta.name}, shape {guide.shape}), not on "
-                        f"{dataset.path} (shape {dataset.shape}). Give the dataset that it was trained on as real=...")
+    require_trained_on(folder, dataset, "train", "val")
     return guide
 
 

@@ -18,7 +18,7 @@ from tardiff.data.splits import halve_validation
 from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import NOISE, REAL, summary_table, utility_rows
 from tardiff.evaluation.page import write_report
-from tardiff.evaluation.pictures import REAL_SERIES, draw, file_name
+from tardiff.evaluation.pictures import PICTURES, REAL_SERIES, draw, file_name
 from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
@@ -31,7 +31,7 @@ from tardiff.evaluation.sets import (
 )
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.evaluate import report_utility
+from tardiff.stages.evaluate import SCORED_ON, report_utility, scored_split, splits_read
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -41,8 +41,9 @@ from tardiff.stages.influence import (
     frame_tables,
     influence_frame,
     load_matching_guide,
+    remove_tables,
 )
-from tardiff.utils.checkpoint import write_json, write_text
+from tardiff.utils.checkpoint import write_json, write_text, writing
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -50,6 +51,9 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
+FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
+         *PICTURES)
+"""What a report writes beside its page and the folder of its influence part."""
 
 
 def run(config: ReportConfig, dry_run: bool) -> None:
@@ -59,11 +63,13 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     check_settings(config, folders)
     if not inputs_exist(config, folders, dry_run):
         return
-    real = read_dataset(config.real)
+    real = read_dataset(config.real, splits_read(config))
+    guidance, selection = halve_validation(real.val)
+    held_out = scored_split(config, real)
     sets = read_sets(folders, real)
     check_classifier(config, real, device)
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
-    print(f"{len(real.train):,} training and {len(real.test):,} test series against "
+    print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
     minutes = estimated_minutes(config, real, sets, metrics, device)
     print(f"The report will take about {minutes:.0f} minutes on this machine, less where results are there already."
@@ -73,22 +79,27 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     output, workers = Path(config.output), worker_count(config.workers, device)
     scaler, kept = Normalizer.fit("zscore", real.train.x), Path(config.output) / "metrics"
     scaled = {name: [scaler.transform(part.x) for part in parts] for name, parts in sets.items()}
-    train, test = (dataclasses.replace(split, x=scaler.transform(split.x)) for split in (real.train, real.test))
+    if config.score_on == "selection":
+        print(f"scored on {SCORED_ON[config.score_on]}")
+    train, guidance, selection, scored = (dataclasses.replace(split, x=scaler.transform(split.x))
+                                          for split in (real.train, guidance, selection, held_out))
     description, frames, reliability, label = describe(config, real, sets, folders), {}, {}, ""
     if "utility" in config.sections:
         frames["utility"], utility = report_utility(config, real, sets)
         description["utility"] = utility
         reliability, label = utility["reliability"], real.meta.classes[utility["reliability_class"]]
     if "fidelity" in config.sections:
-        frames["fidelity"] = evaluate_fidelity(train, test, scaled, metrics, config.repeats, kept, workers, device)
+        frames["fidelity"] = evaluate_fidelity(train, scored, scaled, metrics, config.repeats, kept, workers, device)
     if "privacy" in config.sections:
-        halves = [dataclasses.replace(half, x=scaler.transform(half.x)) for half in halve_validation(real.val)]
-        frames["privacy"] = evaluate_privacy(train, *halves, test, scaled, kept, workers, device)
+        # Rows that are scored cannot be the control of the attacks as well.
+        control = selection[:0] if config.score_on == "selection" else selection
+        frames["privacy"] = evaluate_privacy(train, guidance, control, scored, scaled, kept, workers, device)
+    remove_report(output)
     if "influence" in config.sections and config.classifier is not None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
             device=config.device, fine_tuned=config.fine_tuned), real, sets))
-    pictures = draw(output, real, sets, test.x, scaled, frames, reliability, label)
+    pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, reliability, label)
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
     for part in frames.keys() & {"fidelity", "privacy"}:
@@ -101,6 +112,16 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
                         pictures)
     print(f"\nwritten to {page}, results.json, CSV and PNG")
+
+
+def remove_report(output: Path) -> None:
+    """Remove what an earlier report left, the page first, so that files of two reports never stand beside a page;
+    finished results stay."""
+    with writing(output):
+        for pattern in ("report.html", *FILES):
+            for path in output.glob(pattern):
+                path.unlink()
+    remove_tables(output / "influence")
 
 
 def quick_settings(config: ReportConfig) -> ReportConfig:
@@ -116,16 +137,9 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
 
 
 def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
-    """Raise UserError on settings that no report can be made with."""
+    """Raise UserError on synthetic sets that no report can be made of."""
     if not folders:
         raise UserError("no synthetic dataset is given. Name at least one: --synthetic DIR.")
-    if config.score_on != "test":
-        raise UserError(f"score_on={config.score_on}: the report is for results on test. Compare settings with "
-                        "tardiff evaluate.")
-    if not config.ratios or len(set(config.ratios)) < len(config.ratios):
-        raise UserError(f"ratios={config.ratios}: give at least one ratio, and each once.")
-    if config.sections == ["influence"] and config.classifier is None:
-        raise UserError("sections=[influence]: it needs the classifier that guided, classifier=RUN.")
     for name in folders:
         if name in RESERVED:
             raise UserError(f"synthetic.{name}: this name stands for other rows of the report. Choose another.")
@@ -165,4 +179,5 @@ def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], 
             "hashes": {f"real {name}": split.fingerprint() for name, split in real.splits.items()}
                       | {path: part.fingerprint() for name, parts in sets.items()
                          for path, part in zip(folders[name], parts, strict=True)},
-            "cost": read_costs(folders), "quick": config.quick, "provenance": provenance(), "settings": to_yaml(config)}
+            "cost": read_costs(folders), "scored_on": config.score_on, "quick": config.quick,
+            "provenance": provenance(), "settings": to_yaml(config)}

@@ -54,11 +54,17 @@ def markdown_table(path: Path) -> str:
 def take_report(report: Path, folder: Path) -> None:
     """Write the tables and settings of a finished report to the folder of a study, and words.md where there is none.
 
-    Raises UserError if the report is unfinished.
+    Raises UserError if the report is unfinished, or not scored on test.
     """
     if not (report / "report.html").is_file():
         raise UserError(f"{report}: no finished report. Give the folder that holds report.html.")
-    frame, commit = pd.read_csv(report / "results.csv"), read_json(report / "results.json")["provenance"]["commit"]
+    description = read_json(report / "results.json")
+    if description.get("scored_on") == "selection":
+        raise UserError(f"{report}: scored on the selection half. Results are those on test: score_on=test.")
+    # Names are text, whatever they look like; only numbers may be absent.
+    frame = pd.read_csv(report / "results.csv", dtype=dict.fromkeys(("set", "metric", "key"), str),
+                        keep_default_na=False, na_values=dict.fromkeys(("dataset", "repeat", "value"), ""))
+    commit = description["provenance"]["commit"]
     is_utility = frame["metric"].str.split().str[0].isin(PROTOCOLS)
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,11 +29,13 @@ from user_errors import (
     flip,
     meta,
     placed,
+    run_command,
     run_tiny,
     text,
     without_metadata,
 )
 
+from tardiff.cli import COMMANDS
 from tardiff.data.format import write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.process import DiffusionProcess
@@ -301,6 +303,15 @@ def test_user_error_is_named_and_leaves_nothing(case, folder, capfd):
     code = run_tiny(case.command, *case.arguments)
     assert_refused(code, capfd.readouterr().err, case.expected)
     assert_clean(folder, before, case.began)
+
+
+def test_torchrun_of_a_command_that_is_one_process(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in COMMANDS.keys() - {"train", "generate"}:
+        assert_refused(run_command(name), capfd.readouterr().err,
+                       (f"tardiff {name} runs as one process", "tardiff train and tardiff generate alone"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -147,7 +147,7 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
     unbuildable.mkdir()
     (unbuildable / "timevae.yaml").write_text("filters: []\n")
     for setting, message in (
-            ("score_on=selection", "score_on=selection"), ("ratios=[0.5,0.5]", "each once"),
+            ("ratios=[0.5,0.5]", "each once"),
             ("ratios=[2.0]", "the ratio needs"), ("fidelity_metrics=[fid]", "'fid' is not one of"),
             ("reference=nobody", "reference=nobody"), ("configs=nowhere", "folder nowhere not found"),
             ("variants={more: timevae}", "variants.more: expected a baseline and its settings"),
@@ -161,6 +161,11 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
         refused(capfd, message, "compare", "--real", workplace.folder / "data", "--baselines", "timevae", "--output",
                 tmp_path / "out", "device=cpu", setting)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_announces_what_the_quick_report_does(workplace, tmp_path, capfd):
+    assert compare(workplace, tmp_path, "--baselines", "smote", "quick=true", "seeds=5", "device=cpu", "--dry-run") == 0
+    assert "with 3 seeds and ratios [1.0]" in capfd.readouterr().out
 
 
 def test_a_baseline_writes_its_dataset_and_what_it_cost(workplace, tmp_path):

@@ -175,6 +175,22 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
     assert "(chance: 0.333)" in page and "Influence" not in Outline(page).headings
 
 
+def test_a_report_on_the_selection_half_reads_no_test_and_leaves_no_file_of_another_report(workplace, sets, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "report"
+    shutil.copytree(workplace.folder / "data", data)
+    (data / "test.npz").unlink()
+    command = ["--real", str(data), "--synthetic", str(sets / "second"), "--output", str(output), *QUICK,
+               "reference=null", "ratios=[0.1]", "score_on=selection"]
+    assert run_script("scripts/evaluate.py", *command, "sections=[utility,fidelity,privacy]") == 0
+    page = (output / "report.html").read_text()
+    assert "Scored on the selection half" in page and "test series" not in page
+    means = pd.read_csv(output / "privacy.csv").set_index(["set", "metric", "key"])["mean"]
+    assert means[COPY, "train_attack", "flagged"] == 1 and means[FRESH, "train_attack", "flagged"] == 0
+    assert run_script("scripts/evaluate.py", *command, "sections=[utility]") == 0
+    left = {path.name for path in output.iterdir()}
+    assert "utility.csv" in left and not left & {"fidelity.csv", "privacy.csv", "attack.png"}
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
     options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -201,9 +217,8 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"),
     (["--real", "{sets}/nowhere"], "no finished dataset"),
-    (["score_on=selection"], "the report is for results on test"),
-    (["ratios=[0.2,0.2]"], "and each once"), (["ratios=[]"], "give at least one ratio"),
-    (["sections=[influence]", "classifier=null"], "it needs the classifier"), (["fidelity_metrics=[]"], "names none"),
+    (["ratios=[0.2,0.2]"], "and each once"), (["sections=[influence]", "classifier=null"], "needs the classifier"),
+    (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),
     (["fidelity_metrics=[fid]"], "is not one of"), (["sections=[utilities]"], "sections"),

@@ -59,7 +59,7 @@ def privacy(train, guidance, name="guided"):
 def page(frames=None, sets=("guided",), influence=None, **description):
     synthetic = {name: {"folders": ["a", "b"], "rows": [1794, 1794], "generation": [RECORD, None]} for name in sets}
     everything = {"real": REAL_DATA, "synthetic": synthetic, "cost": dict.fromkeys(sets, COSTS), "hashes": {},
-                  "quick": False, "settings": "seeds: 5",
+                  "scored_on": "test", "quick": False, "settings": "seeds: 5",
                   "provenance": dict.fromkeys(["tardiff", "commit", "python", "torch", "numpy"], "1")}
     return render(everything | description, frames or {}, influence or {}, {}, "out/settings.yaml")
 
@@ -146,6 +146,14 @@ def test_what_is_missing_is_said(reference, sets, said):
     assert "Influence was not evaluated: it needs classifier=RUN." in text
     assert ("reference=NAME" in text) == said and "A first look" not in text
     assert "Utility was not evaluated" in words(page()) and "A first look" in words(page(quick=True))
+
+
+def test_the_rows_that_are_scored_are_said():
+    frame, description = utility(arm("guided", "TSTR"))
+    on_test, on_selection = (words(page({"utility": frame}, utility=description, scored_on=rows))
+                             for rows in ("test", "selection"))
+    assert "Scored on the selection half: for choosing settings" in on_selection and "test series" not in on_selection
+    assert "1,200 real test series" in on_test and "selection half: for choosing" not in on_test
 
 
 def test_metrics_show_their_anchors_and_channels():

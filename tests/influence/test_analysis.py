@@ -349,6 +349,7 @@ def test_a_set_of_the_minority_alone(folder):
     (("synthetic={all: faithful}",), None, ("synthetic.all: this name stands for other rows",)),
     (("real=other_data",), None, ("classifier: trained on data", "not on other_data")),
     (("learning_rates=[0]",), None, ("'learning_rates' must be at least",)),
+    (("learning_rates=[]",), None, ("'learning_rates' must hold at least one",)),
     ((), lambda: Path("classifier/model.safetensors").unlink(), ("classifier/model.safetensors: file not found",)),
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
     (("real=short_data",), None, ("classifier: trained on data", "not on short_data (shape (20, 7))")),

@@ -1,4 +1,4 @@
-"""TSTR and TSRTR as a function of arrays, as a notebook calls it."""
+"""TSTR and TSRTR as functions of what is in memory, as a notebook calls them, and what they refuse."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig, RNNConfig
-from tardiff.data.format import Dataset, Split
+import tardiff
+from tardiff.config import (
+    ClassifierModelConfig,
+    ClassifierTrainingConfig,
+    EvaluationConfig,
+    RNNConfig,
+    load_config,
+)
+from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
+from tardiff.data.series import LabelledSeries
 from tardiff.data.simulator import simulate_cohort
+from tardiff.evaluation.sets import require_fit
 from tardiff.stages.evaluate import evaluate_sets
 from tardiff.utils.errors import UserError
 
@@ -47,10 +56,84 @@ def test_sets_in_memory_give_a_tidy_frame_and_fits_are_kept_where_a_folder_is_gi
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "fits").iterdir()} == fits
 
 
+def test_a_set_of_too_few_rows_for_a_ratio_is_refused(real):
+    with pytest.raises(UserError, match="'made' has 10 rows, the ratio needs 60"):
+        evaluate_sets(real, {"made": [real.train[:10]]}, CONFIG)
+
+
+@pytest.mark.parametrize(("settings", "fault"), [
+    (["ratios=[0.2,0.2]"], "'ratios' must hold at least one"), (["ratios=[]"], "'ratios' must hold at least one"),
+    (["protocols=[]"], "'protocols' must name at least one"), (["protocols=[tstr,tstr]"], "'protocols' must name"),
+    (["protocols=[tstr]", "ratios=[]"], None)])
+def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):
+    if fault is None:
+        assert load_config(EvaluationConfig, overrides=settings).protocols == ["tstr"]
+    else:
+        with pytest.raises(UserError, match=fault):
+            load_config(EvaluationConfig, overrides=settings)
+
+
+def library(real, synthetic, **settings):
+    """Call the library with the settings of CONFIG; a dataset `real` is given as it is."""
+    small = {"device": "cpu", "workers": 1, "seeds": 1, "bootstrap": 20, "ratios": [0.5], "protocols": ["tstr"],
+             "model.rnn.hidden_size": 8, "training.epochs": 1}
+    return tardiff.evaluate(real, synthetic, **small | settings)
+
+
+def test_equal_series_in_any_form_give_equal_results(real):
+    train, series = real.train, LabelledSeries(Split(real.train.x, real.train.y), real.meta.of_synthetic())
+    forms = {"series": series, "frame": series.to_frame(), "split": series.split, "arrays": (train.x, train.y),
+             "doubles": (train.x.astype(np.float64), train.y.astype(np.int32)), "list": [(train.x, train.y)]}
+    frame = library(real, forms).dropna(subset="set").set_index(["set", "metric"])["mean"].unstack()
+    assert len(frame) == len(forms) and (frame.nunique() == 1).all()
+
+
+def test_the_selection_half_is_scored_without_reading_test(real, tmp_path):
+    write_dataset(tmp_path, {name: real.splits[name] for name in ("train", "val")}, real.meta)
+    sets = {"copy": (real.train.x, real.train.y)}
+    frame = library(tmp_path, sets, score_on="selection")
+    assert frame.equals(library(real, sets, score_on="selection")) and not frame.equals(library(real, sets))
+    with pytest.raises(UserError, match=r"test\.npz: file not found"):
+        library(tmp_path, sets)
+    with pytest.raises(UserError, match="has no test"):
+        library(read_dataset(tmp_path, ("train", "val")), sets)
+
+
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda split: Split(split.x[:, :20], split.y), r"'made': series of shape \(20, 7\)"),
-    (lambda split: Split(split.x, split.y + 1), r"with labels \[1, 2\], but the real ones"),
-    (lambda split: split[:10], "'made' has 10 rows, the ratio needs 60")])
+    (lambda series: (series.x[:, :20], series.y), r"'made': shape \(L, C\) \(20, 7\), but memory has \(24, 7\)"),
+    (lambda series: (series.x, series.y + 1), "'made': array y, row .*: label 2 is outside"),
+    (lambda series: (series.x, series.y / 2), r"'made': array y must be \(N,\) int64"),
+    (lambda series: ([["a"]], series.y), "'made': expected arrays"), (lambda series: [], "'made': the list is empty"),
+    (lambda series: [[series]], "'made': expected labelled series.* got a list"),
+    (lambda series: None, "got a NoneType"), (lambda series: (series, series), "'made': "),
+    (lambda series: in_units(series, "degF"), "'made': unit of Temp degF, but memory has degC"),
+    (lambda series: in_units(series, "degF").to_frame(), "'made': unit of Temp degF"),
+    (lambda series: series.to_frame().assign(hours=lambda frame: 60 * frame["hours"]), "'made': sampling interval"),
+    (lambda series: series.to_frame().rename(columns={"Temp": "T"}), "'made': channels")])
 def test_a_set_that_does_not_fit_is_refused(real, change, message):
     with pytest.raises(UserError, match=message):
-        evaluate_sets(real, {"made": [change(real.train)]}, CONFIG)
+        library(real, {"made": change(LabelledSeries(real.train, real.meta))})
+
+
+def in_units(series, unit):
+    units = [unit if channel == "Temp" else known
+             for channel, known in zip(series.meta.channels, series.meta.units, strict=True)]
+    return replace(series, meta=replace(series.meta, units=units))
+
+
+def test_what_is_not_known_of_a_set_is_no_fault(real):
+    unknown = replace(real.meta, units=["unknown"] * len(real.meta.units), sampling_interval="")
+    stated = replace(real.meta, sampling_interval="60 min")
+    for meta in (unknown, stated, None):
+        require_fit("set", real.train, meta, real)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda real: {"synthetic": LabelledSeries(real.train, real.meta)}, "synthetic: expected {name: set}"),
+    (lambda real: {"synthetic": {1: real.train}}, "synthetic: expected {name: set}"),
+    (lambda real: {"real": LabelledSeries(real.train, real.meta).to_frame()}, "real: expected a dataset or its folder"),
+    (lambda real: {"reference": "made"}, "reference: of the command alone"),
+    (lambda real: {"output": "out", "name": "mine"}, "name, output: of the command alone")])
+def test_what_the_library_cannot_use_is_one_message(real, change, message):
+    with pytest.raises(UserError, match=message):
+        library(**{"real": real, "synthetic": {"made": real.train}} | change(real))

@@ -50,6 +50,7 @@ def test_tables_reads_the_same_arrays_back(tmp_path, monkeypatch, form, file_for
                  "--format", file_format])
     command = shlex.split(read_json(tmp_path / "out" / "export.json")["read_back"])
     assert command[:3] == ["tardiff", "convert", "tables"]
+    assert command[command.index("--output") + 1] == "data/ward, east-from-tables"
     convert.main(["tables", *command[3:command.index("--output")], "--output", str(tmp_path / "back")])
     back = read_dataset(tmp_path / "back")
     assert (back.meta.channels, back.meta.units, back.meta.classes) == (META.channels, META.units, META.classes)
@@ -69,6 +70,13 @@ def test_parquet_holds_numbers_and_absent_values(tmp_path):
     assert {name: str(kind) for name, kind in table.dtypes.items() if name in ("hours", "value")} == {
         "hours": "float64", "value": "float32"}
     assert len(table) == 12 * 6 * 3 and table["value"][:3].isna().all() and set(table["label"]) == set(META.classes)
+
+
+def test_without_train_no_command_reads_the_tables_back(tmp_path, capsys):
+    written(tmp_path / "data")
+    export.main(["--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--split", "val", "test"])
+    assert "convert" not in capsys.readouterr().out
+    assert read_json(tmp_path / "out" / "export.json")["read_back"] is None
 
 
 def test_a_synthetic_set_without_some_class_is_written(tmp_path):

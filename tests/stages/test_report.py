@@ -1,16 +1,18 @@
-"""Quick settings, and the expected duration of a report."""
+"""Quick settings, the expected duration of a report, and what it removes."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
-from tardiff.config import ReportConfig
+from tardiff.config import ReportConfig, load_config
 from tardiff.data.format import Dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.report import quick_settings
+from tardiff.stages.report import quick_settings, remove_report
+from tardiff.utils.errors import UserError
 
 
 def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidelity():
@@ -37,3 +39,23 @@ def test_the_expected_duration_grows_with_the_work():
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
     assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
     assert minutes(workers=4) < 0.6 * minutes()
+
+
+def test_a_report_without_parts_is_refused():
+    for settings, fault in (({"sections": []}, "'sections' must name"), ({"ratios": [1.0, 1.0]}, "'ratios' must hold"),
+                            ({"sections": ["influence"]}, "needs the classifier that guided")):
+        with pytest.raises(UserError, match=fault):
+            load_config(ReportConfig, values=settings)
+
+
+def test_what_an_earlier_report_left_is_removed_but_finished_results_and_other_files_stay(tmp_path):
+    stale = ["report.html", "results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json",
+             "fidelity.csv", "privacy.csv", "attack.png", "bands-guided.png", "influence/fine_tuning.png",
+             "influence/fine_tuned_series.csv", "influence/influence.json"]
+    kept = ["metrics/1.npz", "fits/1.npz", "mine.png", "influence/measurements/1.npz"]
+    for name in (*stale, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    remove_report(tmp_path)
+    remove_report(tmp_path / "new")
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)

@@ -38,7 +38,7 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
     labels (N,) numbers or text. names: class names in that order, or None for the labels themselves; names that are the
     labels give the order. what: where the labels are from. Returns y (N,) int64 and the class names. Raises UserError
     on a number that is not whole, on numbers mixed with text, on fewer than 2 classes, and on names that are not as
-    many or not distinct.
+    many, not distinct, or some of the labels but not all.
     """
     position = {name: number for number, name in enumerate(names or ())}
     if 1 < len(position) == len(names) and set(position) == set(map(str, labels)):
@@ -59,6 +59,11 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
     repeated = [name for name in names or () if names.count(name) > 1]
     if repeated:
         raise UserError(f"--classes: {repeated[0]} is there more than once; give each class a name of its own.")
+    spelt_alike = {str(label).lower() for label in found} & {name.lower() for name in names or ()}
+    if spelt_alike:
+        raise UserError(f"{what}: the labels are {', '.join(map(str, found))}, so --classes {' '.join(names)} could give "
+                        "the name of one to another. Give the labels as they are, in the order that you want, or new "
+                        "names for all of them in this order.")
     return y.astype(np.int64), list(names or map(str, found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tardiff import __version__
 from tardiff import config as schemas
 from tardiff.config import find_config, load_config
 from tardiff.utils.errors import UserError, exit_on_user_error
@@ -110,9 +112,13 @@ def _main(arguments: list[str], name: str | None) -> None:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
             return
+        if arguments[0] == "--version":
+            print(f"tardiff {__version__}")
+            return
         name = arguments.pop(0)
     if name not in COMMANDS:
-        raise UserError(f"'{name}' is no command.\n{_usage()}")
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise UserError(f"'{name}' is no command.{f' Did you mean {close[0]}?' if close else ''}\n{_usage()}")
     command, program = COMMANDS[name], f"tardiff {name}"
     if not command.in_processes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         shared = " and ".join(f"tardiff {other}" for other in COMMANDS if COMMANDS[other].in_processes)

@@ -109,8 +109,8 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: dataset folder not found. Make it with scripts/simulate.py or one of the "
-                        "data_preprocess modules, or give the path of an existing dataset.")
+        raise UserError(f"{folder}: dataset folder not found. Make it with tardiff simulate or tardiff convert, or "
+                        "give the path of an existing dataset.")
     meta = read_metadata(folder / "meta.json")
     read: dict[str, Split] = {}
     faults: list[str] = []

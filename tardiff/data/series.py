@@ -33,6 +33,10 @@ class LabelledSeries:
         """Take over a frame, with the options of `tardiff.data.frames.from_frame`. Raises UserError on its faults."""
         return cls(*from_frame(frame, **options))
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{(self.y == label).sum()} {name}" for label, name in enumerate(self.meta.classes))
+        return f"<{len(self)} series of {self.x.shape[1]} steps x {self.x.shape[2]} channels: {counts}>"
+
     def __len__(self) -> int:
         return len(self.split)
 

@@ -183,6 +183,7 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     real = next(row for row in rows if row["protocol"] == "TRTR")
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
     style_of = styles(names)
+    ratios = sorted({row["ratio"] for row in rows if row["protocol"] == "TSRTR"})
     for axis, (key, title) in zip(axes, metrics.items(), strict=True):
         axis.axhline(real[key]["mean"], color="0.3", linewidth=1.2, linestyle=(0, (5, 2)))
         axis.axhspan(real[key]["low"], real[key]["high"], color="0.3", alpha=0.1, linewidth=0)
@@ -194,6 +195,8 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
             axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1.4,
                           markersize=4, elinewidth=0.8, **style_of[name])
         axis.set_title(title, fontsize=10)
+        axis.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
+        axis.set_xlim(ratios[0] - 0.1, ratios[-1] + 0.1)
         axis.tick_params(labelsize=8)
     figure.supxlabel("synthetic series added per real training series", fontsize=9)
     handles = [axes[0].plot([], [], color="0.3", linestyle=(0, (5, 2)), label="real alone (TRTR)")[0],

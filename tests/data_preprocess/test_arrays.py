@@ -377,6 +377,13 @@ def test_class_names_that_are_the_labels_give_their_order():
     assert y.tolist() == [1, 0, 1] and classes == ["soon", "then"]
 
 
+@pytest.mark.parametrize("names", [["survived", "Died"], ["survived", "dead"], ["DIED", "Survived"]])
+def test_class_names_that_are_some_of_the_labels_are_refused(names):
+    """In sorted order they would give the name of one class to the other."""
+    with pytest.raises(UserError, match="could give the name of one to another"):
+        own_data.encode_labels(np.array(["died", "survived"]), names, "here")
+
+
 def test_an_interval_that_is_none_is_refused(tmp_path, refusal):
     message = refusal(arrays.main, "--input", tmp_path, "--output", tmp_path / "out", "--interval", "weekly")
     assert message.startswith("--interval weekly: expected a time such as 10 ms")

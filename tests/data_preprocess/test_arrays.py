@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from data_preprocess import arrays, own_data
 from tardiff.data.format import read_dataset
+from tardiff.utils.errors import UserError
 
 N, L, C = 40, 6, 3
 X = np.random.default_rng(0).normal(size=(N, L, C)).astype(np.float32)

@@ -62,8 +62,8 @@ def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) ->
     spelt_alike = {str(label).lower() for label in found} & {name.lower() for name in names or ()}
     if spelt_alike:
         raise UserError(f"{what}: the labels are {', '.join(map(str, found))}, so --classes {' '.join(names)} could "
-                        "give the name of one to another. Give the labels as they are, in the order that you want, or new "
-                        "names for all of them in this order.")
+                        "give the name of one to another. Give the labels as they are, in the order that you want, or "
+                        "new names for all of them in this order.")
     return y.astype(np.int64), list(names or map(str, found))
 
 

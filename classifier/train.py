@@ -31,7 +31,7 @@ from tardiff.utils.seeding import seed_torch
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A trained model, the step whose averaged weights it has, and the log-loss and AUPRC of these on selection rows."""
+    """A model with the averaged weights of step `step`, and their log-loss and AUPRC on the selection rows."""
 
     model: nn.Module
     step: int
@@ -45,8 +45,10 @@ class FittedClassifier:
 
 @torch.no_grad()
 def predict(model: nn.Module, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-    """Return class probabilities (N, K) float64 of a model for normalised series x (N, L, C); it is left in evaluation
-    mode."""
+    """Return class probabilities (N, K) float64 of a model for normalised series x (N, L, C).
+
+    The model is left in evaluation mode.
+    """
     device = next(model.parameters()).device
     model.eval()
     parts = [probabilities(model(torch.from_numpy(x[start:start + batch_size]).to(device))).double().cpu()
@@ -56,7 +58,7 @@ def predict(model: nn.Module, x: np.ndarray, batch_size: int = 1024) -> np.ndarr
 
 @dataclass
 class BestLook:
-    """The averaged weights that are kept so far, with the step of their look; 0 is before the first."""
+    """The averaged weights kept so far, and what was seen when they were taken, after `step` steps (0: none yet)."""
 
     step: int
     selection_loss: float
@@ -67,17 +69,19 @@ class BestLook:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.step, self.weights = state["step"], state["weights"]
+        self.selection_loss, self.selection_auprc = state["selection_loss"], state["selection_auprc"]
 
 
 def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
                    device: torch.device, run: Run | None = None) -> FittedClassifier:
-    """Train on `train` for `config.steps` steps and keep averaged weights as `config.keep` says.
+    """Train on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep` names.
 
-    Both are (x (N, L, C) float32 normalised, y (N,) int64). The batch and the dropout of a step depend on (seed, step)
-    alone, so a resumed run equals an uninterrupted one, and the number of steps does not depend on that of rows.
-    Raises UserError as `TrainingLoop` does.
+    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`, by
+    the log-loss with its classes weighted as in training. The batch and the dropout of a step depend on (seed, step)
+    alone; with a run folder, a killed training resumes after its last look.
+    Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)
     seed_torch(seed, "classifier", "initialisation")
@@ -87,10 +91,14 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     model.to(device)
     average = EMA(model, config.ema_decay)
     loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
+    # The shares of the selection rows, not of the training rows: balanced has to be balanced on either.
+    y_selection = torch.from_numpy(selection[1])
+    selection_weights = _class_weights(y_selection, num_classes, config.class_weighting)[y_selection].numpy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best = BestLook(0, float("inf"), float("nan"), copy.deepcopy(average.module.state_dict()))
     parts = {"model": model, "average": average.module, "optimizer": optimizer, "best": best}
-    loop = TrainingLoop(parts, run, ProcessGroup(0, 1, device), config.evaluate_every, 5 * config.evaluate_every)
+    loop = TrainingLoop(parts, run, ProcessGroup(0, 1, device),
+                        log_every=config.evaluate_every, checkpoint_every=config.evaluate_every)
 
     def train_step(step: int) -> dict[str, Tensor | float]:
         seed_torch(seed, "classifier", step)
@@ -108,7 +116,7 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
 
     def look(done: int) -> dict[str, float]:
         p = predict(average.module, selection[0])
-        loss, score = log_loss(selection[1], p), auprc(selection[1], p)
+        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p)
         is_last = done == config.steps
         is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
         if is_best or (is_last and (config.keep == "last" or best.step == 0)):
@@ -130,7 +138,7 @@ def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
 
-    Raises UserError if the selection half lacks a class: no epoch could be chosen on it.
+    Raises UserError if the selection half lacks a class: no weights could be chosen on it.
     """
     normalizer = Normalizer.fit(kind, dataset.train.x)
     _, selection = halve_validation(dataset.val)

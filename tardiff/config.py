@@ -177,9 +177,10 @@ class ClassifierModelConfig:
 
 @dataclass(frozen=True)
 class ClassifierTrainingConfig:
-    """Optimisation of the classifier, counted in optimiser steps, so that more rows are not more training.
+    """Optimisation of the classifier, counted in optimiser steps: more rows are not more training.
 
-    The averaged weights are looked at every few steps on the selection half.
+    An exponential moving average of the weights is scored on the selection half every few steps; one of these looks
+    gives the weights of the classifier.
     """
 
     steps: int = setting(500, "Optimiser steps.", low=1)
@@ -190,12 +191,18 @@ class ClassifierTrainingConfig:
     ema_decay: float = setting(0.95, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
     evaluate_every: int = setting(20, "Steps between two looks at the selection half.", low=1)
     keep: str = setting(
-        "best", "Which averaged weights are kept: best, those of the look with the lowest log-loss on the selection half, "
-                "or last, for data whose selection rows differ from the training rows in class shares or certainty.",
+        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, or "
+                "last, for training rows that differ from the selection half in class shares or certainty.",
         choices=("best", "last"))
-    min_steps: int = setting(100, "Steps before which no look is kept, where there are as many.", low=0)
-    class_weighting: str = setting("none", "Weight of each class in the training loss; balanced is inverse frequency.",
-                                   choices=("none", "balanced"))
+    min_steps: int = setting(
+        100, "No look before this step is kept, unless the training is shorter: then the last is.", low=0)
+    class_weighting: str = setting(
+        "none", "Weight of each class in the training loss and in the looks' log-loss; balanced is inverse frequency.",
+        choices=("none", "balanced"))
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.keep == "last" and self.min_steps != ClassifierTrainingConfig().min_steps:
+            yield "min_steps", "has no effect with training.keep=last."
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -18,9 +19,10 @@ from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.utils.parallel import one_thread, worker_count
 
 _TRIED_ROWS = 500
-# Measured on CinC 2012 beside the training of a GRU, whose cost of a row is the unit: what a result of a
+# Measured on CinC 2012 beside the training of a GRU, whose cost of a row in a step is the unit: what a result of a
 # metric that trains a network costs, and what it costs to resample a scored row and to compare a pair of series.
-_TRAINED_METRIC, _RESAMPLED_ROW, _PAIR = 120_000, 0.002, 0.0004
+_TRAINED_METRIC, _RESAMPLED_ROW, _PAIR = 200_000, 0.003, 0.0007
+_LOOKED_AT_ROW = 1 / 3  # Forward alone.
 _SECONDS_OF_PICTURES = 2.0
 
 
@@ -32,8 +34,8 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     rows = 0.0
     if "utility" in config.sections:
         arms = 1 + len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
-        looks = config.training.steps / config.training.evaluate_every
-        fit = config.training.steps * config.training.batch_size + looks * selection / 3
+        looks = math.ceil(config.training.steps / config.training.evaluate_every)
+        fit = config.training.steps * config.training.batch_size + looks * selection * _LOOKED_AT_ROW
         rows += config.seeds * arms * (fit + config.bootstrap * scored * _RESAMPLED_ROW)
     if "fidelity" in config.sections:
         rows += sum(metric.trains for metric in metrics) * (len(sets) + 2) * config.repeats * _TRAINED_METRIC
@@ -58,4 +60,4 @@ def _seconds_per_row(config: ReportConfig, real: Dataset, device: torch.device) 
         for _ in range(2):
             began = time.perf_counter()
             fit_classifier(rows, rows, real.num_classes, config.model, few, 0, device)
-    return (time.perf_counter() - began) / (4 * config.training.batch_size)
+    return (time.perf_counter() - began) / (few.steps * few.batch_size + len(tried) * _LOOKED_AT_ROW)

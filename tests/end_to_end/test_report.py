@@ -22,8 +22,8 @@ from tardiff.evaluation.sections import COPY, FRESH
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUICK = ["device=cpu", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "model.rnn.hidden_size=8", "training.steps=20",
-         "repeats=2", "fine_tuned=12", "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]",
-         "reference=first"]
+         "training.batch_size=32", "repeats=2", "fine_tuned=12", "reference=first",
+         "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]"]
 
 
 class Outline(HTMLParser):

@@ -78,9 +78,9 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
                    device: torch.device, run: Run | None = None) -> FittedClassifier:
     """Train on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep` names.
 
-    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`, by
-    the log-loss with its classes weighted as in training. The batch and the dropout of a step depend on (seed, step)
-    alone; with a run folder, a killed training resumes after its last look.
+    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`,
+    which needs rows of every class, by the log-loss with its classes weighted as in training. The batch and the dropout
+    of a step depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)

@@ -23,7 +23,6 @@ from tardiff.config import (
     TimesNetConfig,
 )
 from tardiff.data.normalize import Normalizer
-from tardiff.data.simulator import simulate_cohort
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run, read_metrics
 from tardiff.utils.seeding import seed_torch
@@ -189,13 +188,3 @@ def test_a_small_set_ends_far_above_chance_where_one_epoch_does_not():
                      for steps in (100, 2))
     assert enough.selection_auprc > 0.95 > 0.75 > epoch.selection_auprc
     assert enough.selection_loss < 0.3 < 1 < epoch.selection_loss
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["gru", "lstm", "timesnet"])
-def test_the_default_recipe_learns_the_simulated_cohort(model):
-    splits, _ = simulate_cohort(1000, seed=0)
-    normalizer = Normalizer.fit("zscore", splits["train"].x)
-    parts = [(normalizer.transform(splits[name].x), splits[name].y) for name in ("train", "val")]
-    fitted = fit_classifier(*parts, 2, ClassifierModelConfig(name=model), ClassifierTrainingConfig(), 0, CPU)
-    assert fitted.selection_auprc > 3 * np.mean(parts[1][1]) and fitted.step >= 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -21,8 +22,8 @@ from tardiff.utils.errors import UserError
 def build_classifier(config: ClassifierModelConfig, shape: tuple[int, int], num_classes: int) -> nn.Module:
     """Return an untrained model for series of shape (L, C) and K classes: (B, L, C) float32 -> logits (B, K).
 
-    Raises UserError if a class of the user's own cannot be imported, built or called, or if its loss is not one per
-    sample.
+    Raises UserError if a class of the user's own cannot be imported, built, copied or called, or if its loss is not one
+    per sample.
     """
     length, channels = shape
     if config.name in ("gru", "lstm"):
@@ -78,6 +79,11 @@ def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num
                         ) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{path}: gave a {type(model).__name__}; expected a torch.nn.Module.")
+    try:
+        copy.deepcopy(model)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be copied ({error}). Training averages the weights in a copy of the model: "
+                        "keep what copy.deepcopy refuses out of it.") from None
     model.eval()
     try:
         logits = model(torch.zeros(2, length, channels))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from tardiff.data.format import Dataset, Metadata, Split, absent_classes, read_m
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import DESCRIPTION
-from tardiff.evaluation.metrics import auprc
+from tardiff.evaluation.metrics import auprc, log_loss
 from tardiff.influence.task import DownstreamTask, probabilities
+from tardiff.models.ema import EMA
 from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
@@ -31,51 +31,57 @@ from tardiff.utils.seeding import seed_torch
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """The weights of the best epoch, with the selection AUPRC that chose it."""
+    """A model with the averaged weights of step `step`, and their log-loss and AUPRC on the selection rows."""
 
     model: nn.Module
-    epoch: int
+    step: int
+    selection_loss: float
     selection_auprc: float
 
-    @torch.no_grad()
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+    def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
-        device = next(self.model.parameters()).device
-        self.model.eval()
-        parts = [probabilities(self.model(torch.from_numpy(x[start:start + batch_size]).to(device))).double().cpu()
-                 for start in range(0, len(x), batch_size)]
-        return torch.cat(parts).numpy()
+        return predict(self.model, x)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+    """Return class probabilities (N, K) float64 of a model for normalised series x (N, L, C).
+
+    The model is left in evaluation mode.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    parts = [probabilities(model(torch.from_numpy(x[start:start + batch_size]).to(device))).double().cpu()
+             for start in range(0, len(x), batch_size)]
+    return torch.cat(parts).numpy()
 
 
 @dataclass
-class BestEpoch:
-    """The weights of the epoch with the highest selection AUPRC so far; epochs count from 1, and 0 is before them."""
+class BestLook:
+    """The averaged weights kept so far, and what was seen when they were taken, after `step` steps (0: none yet)."""
 
-    epoch: int
+    step: int
+    selection_loss: float
     selection_auprc: float
     weights: dict[str, Tensor]
-
-    def offer(self, epoch: int, selection_auprc: float, model: nn.Module) -> None:
-        """Take a copy of the model's weights if its epoch is better."""
-        if selection_auprc > self.selection_auprc:
-            self.load_state_dict({"epoch": epoch, "selection_auprc": selection_auprc,
-                                  "weights": copy.deepcopy(model.state_dict())})
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch, self.selection_auprc, self.weights = state["epoch"], state["selection_auprc"], state["weights"]
+        self.step, self.weights = state["step"], state["weights"]
+        self.selection_loss, self.selection_auprc = state["selection_loss"], state["selection_auprc"]
 
 
 def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
                    device: torch.device, run: Run | None = None) -> FittedClassifier:
-    """Train on `train` and keep the epoch with the best AUPRC on `selection`.
+    """Train on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep` names.
 
-    Both are (x (N, L, C) float32 normalised, y (N,) int64). Each epoch's shuffling and dropout depend on (seed, epoch)
-    alone; with a run folder, a killed training resumes after its last epoch.
-    Raises UserError as `TrainingLoop` does.
+    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`,
+    which needs rows of every class, by the log-loss with its classes weighted as in training. The batch and the dropout
+    of a step depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
+    Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)
     seed_torch(seed, "classifier", "initialisation")
@@ -83,37 +89,44 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     if isinstance(model, TimesNet):
         model.fit_periods(torch.from_numpy(train[0]))
     model.to(device)
+    average = EMA(model, config.ema_decay)
     loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
+    # The shares of the selection rows, not of the training rows: balanced has to be balanced on either.
+    y_selection = torch.from_numpy(selection[1])
+    selection_weights = _class_weights(y_selection, num_classes, config.class_weighting)[y_selection].numpy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    best = BestEpoch(0, -1.0, copy.deepcopy(model.state_dict()))
-    loop = TrainingLoop({"model": model, "optimizer": optimizer, "best": best}, run, ProcessGroup(0, 1, device))
+    best = BestLook(0, float("inf"), float("nan"), copy.deepcopy(average.module.state_dict()))
+    parts = {"model": model, "average": average.module, "optimizer": optimizer, "best": best}
+    loop = TrainingLoop(parts, run, ProcessGroup(0, 1, device),
+                        log_every=config.evaluate_every, checkpoint_every=config.evaluate_every)
 
-    def train_epoch(epoch: int) -> dict[str, float]:
-        seed_torch(seed, "classifier", epoch)
-        loss = _train_epoch(model, x, y, loss_function, weights, optimizer, config)
-        score = auprc(selection[1], FittedClassifier(model, epoch, 0.0).predict(selection[0]))
-        best.offer(epoch + 1, score, model)
-        return {"loss": loss, "selection_auprc": score}
-
-    loop.train("classifier", config.epochs, len(x), train_epoch, unit="epoch",
-               finished=lambda: loop.step - best.epoch >= config.patience)
-    model.load_state_dict(best.weights)
-    return FittedClassifier(model.eval(), best.epoch, best.selection_auprc)
-
-
-def _train_epoch(model: nn.Module, x: Tensor, y: Tensor, loss_function: Callable[[Tensor, Tensor], Tensor],
-                 weights: Tensor, optimizer: torch.optim.Optimizer, config: ClassifierTrainingConfig) -> float:
-    """Train one epoch and return the mean training loss."""
-    model.train()
-    total = torch.zeros((), device=x.device)
-    for rows in torch.randperm(len(x), device=x.device).split(config.batch_size):
+    def train_step(step: int) -> dict[str, Tensor | float]:
+        seed_torch(seed, "classifier", step)
+        model.train()
+        rows = torch.randint(len(x), (config.batch_size,), device=device)
         loss = (loss_function(model(x[rows]), y[rows]) * weights[y[rows]]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
         optimizer.step()
-        total += loss.detach() * len(rows)
-    return float(total) / len(x)
+        average.update(model, step)
+        done = step + 1
+        looks = done == config.steps or done % config.evaluate_every == 0
+        return {"loss": loss.detach(), **(look(done) if looks else {})}
+
+    def look(done: int) -> dict[str, float]:
+        p = predict(average.module, selection[0])
+        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p)
+        is_last = done == config.steps
+        is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
+        if is_best or (is_last and (config.keep == "last" or best.step == 0)):
+            best.load_state_dict({"step": done, "selection_loss": loss, "selection_auprc": score,
+                                  "weights": copy.deepcopy(average.module.state_dict())})
+        return {"selection_loss": loss, "selection_auprc": score}
+
+    loop.train("classifier", config.steps, config.batch_size, train_step)
+    model.load_state_dict(best.weights)
+    return FittedClassifier(model.eval(), best.step, best.selection_loss, best.selection_auprc)
 
 
 def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
@@ -125,7 +138,7 @@ def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
 
-    Raises UserError if the selection half lacks a class: no epoch could be chosen on it.
+    Raises UserError if the selection half lacks a class: no weights could be chosen on it.
     """
     normalizer = Normalizer.fit(kind, dataset.train.x)
     _, selection = halve_validation(dataset.val)
@@ -159,8 +172,7 @@ class Guide:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (N, K) float64 for series x (N, L, C) in raw units."""
         # A copy, for predicting changes the mode of layers.
-        model = copy.deepcopy(self.task.model)
-        return FittedClassifier(model, 0, 0.0).predict(self.normalizer.transform(x))
+        return predict(copy.deepcopy(self.task.model), self.normalizer.transform(x))
 
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> Guide:
@@ -190,5 +202,5 @@ def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: No
     normalizer.save(Path(folder) / "normalizer.json")
     save_tensors(Path(folder) / "model.safetensors", fitted.model.state_dict(), {
         "length": str(dataset.shape[0]), "channels": str(dataset.shape[1]), "classes": str(dataset.num_classes),
-        "normalizer": normalizer.fingerprint(), "epoch": str(fitted.epoch),
-        "selection_auprc": f"{fitted.selection_auprc:.6f}"})
+        "normalizer": normalizer.fingerprint(), "step": str(fitted.step),
+        "selection_loss": f"{fitted.selection_loss:.6f}", "selection_auprc": f"{fitted.selection_auprc:.6f}"})

@@ -190,16 +190,32 @@ class ClassifierModelConfig:
 
 @dataclass(frozen=True)
 class ClassifierTrainingConfig:
-    """Optimisation of the classifier; the epoch with the best AUPRC on the selection half is kept."""
+    """Optimisation of the classifier, counted in optimiser steps: more rows are not more training.
 
-    epochs: int = setting(30, "Most epochs.", low=1)
-    batch_size: int = setting(128, "Series per step.", low=1)
-    learning_rate: float = setting(1e-3, "Adam learning rate.", low=1e-8, high=1)
+    An exponential moving average of the weights is scored on the selection half every few steps; one of these looks
+    gives the weights of the classifier.
+    """
+
+    steps: int = setting(500, "Optimiser steps.", low=1)
+    batch_size: int = setting(256, "Series per step, drawn with replacement.", low=1)
+    learning_rate: float = setting(2e-3, "AdamW learning rate.", low=1e-8, high=1)
     weight_decay: float = setting(1e-4, "AdamW weight decay.", low=0, high=1)
     gradient_clip: float = setting(4.0, "Largest global gradient norm.", low=1e-6)
-    patience: int = setting(8, "Epochs without a better selection AUPRC before stopping.", low=1)
-    class_weighting: str = setting("none", "Weight of each class in the training loss; balanced is inverse frequency.",
-                                   choices=("none", "balanced"))
+    ema_decay: float = setting(0.95, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
+    evaluate_every: int = setting(20, "Steps between two looks at the selection half.", low=1)
+    keep: str = setting(
+        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, or "
+                "last, for training rows that differ from the selection half in class shares or certainty.",
+        choices=("best", "last"))
+    min_steps: int = setting(
+        100, "No look before this step is kept, unless the training is shorter: then the last is.", low=0)
+    class_weighting: str = setting(
+        "none", "Weight of each class in the training loss and in the looks' log-loss; balanced is inverse frequency.",
+        choices=("none", "balanced"))
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.keep == "last" and self.min_steps != ClassifierTrainingConfig().min_steps:
+            yield "min_steps", "has no effect with training.keep=last."
 
 
 @dataclass(frozen=True)
@@ -350,7 +366,7 @@ class EvaluationConfig:
     seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
     score_on: str = setting("test", "test for results; selection to choose settings without reading test (its scores "
-                                     "are optimistic: the same rows choose epoch and threshold).",
+                                     "are optimistic: the same rows choose weights and threshold).",
                             choices=("test", "selection"), semantic=False)
     bootstrap: int = setting(500, "Bootstrap resamples of test subjects behind each interval.", low=20, semantic=False)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
@@ -410,7 +426,7 @@ class ReportConfig(EvaluationConfig):
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.",
                               low=0, semantic=False)
     quick: bool = setting(
-        False, "A first look in a minute or two: at most 3 seeds, 10 epochs, 100 resamples and 1 repeat, the largest "
+        False, "A first look in a minute or two: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
                "ratio alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -20,13 +20,13 @@ SETTINGS = {
         "data=data", "output=out", "device=cpu", "model.base_channels=8", "model.channel_multipliers=[1,1]",
         "model.num_res_blocks=1", "model.num_heads=2", "training.steps=2",
         "training.preview_every=0"],
-    "guide": ["data=data", "output=out", "device=cpu", "model.rnn.hidden_size=8", "training.epochs=1"],
+    "guide": ["data=data", "output=out", "device=cpu", "model.rnn.hidden_size=8", "training.steps=1"],
     "generate": [
         "data=data", "base=base", "classifier=classifier", "output=out", "device=cpu", "batch_size=32",
         "sampler.num_inference_steps=2"],
     "evaluate": [
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
-        "model.rnn.hidden_size=8", "training.epochs=1", "protocols=[tstr]"],
+        "model.rnn.hidden_size=8", "training.steps=1", "protocols=[tstr]"],
     "influence": [
         "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu",
         "bootstrap=20", "fine_tuned=16"],
@@ -34,6 +34,8 @@ SETTINGS = {
 }
 FINISHED = {"model.safetensors", "meta.json", "tstr.json", "tsrtr.json", "influence.json"}
 USER_MODELS = """
+import threading
+
 import torch
 from torch import nn
 
@@ -43,6 +45,11 @@ class Linear(nn.Module):
         self.head = nn.Linear(length * num_channels, num_classes + more)
     def forward(self, x):
         return self.head(x.flatten(1))
+
+class Locked(Linear):
+    def __init__(self, length, num_channels, num_classes):
+        super().__init__(length, num_channels, num_classes)
+        self.lock = threading.Lock()
 
 class Coupled(Linear):
     def forward(self, x):

@@ -59,7 +59,7 @@ def split_by_subject(whole: Split, ratios: dict[str, float], seed: int) -> dict[
 def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
     """Cut the validation split by subject into the guidance half and the selection half, stratified by label.
 
-    The guidance half feeds the guidance gradient; only the selection half chooses epochs, scales and checkpoints.
+    The guidance half feeds the guidance gradient; only the selection half chooses weights, scales and settings.
     """
     halves = split_by_subject(validation, {"guidance": 0.5, "selection": 0.5}, seed)
     return halves["guidance"], halves["selection"]

@@ -50,6 +50,11 @@ def auprc(y: np.ndarray, p: np.ndarray) -> float:
     return float(average_precision(y, p)[0])
 
 
+def log_loss(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean of -log p of the label, of rows with weights (N,); p counts as at least 1e-12."""
+    return float(np.average(-np.log(p[np.arange(len(y)), y].clip(1e-12)), weights=weights))
+
+
 def minority_f1(y: np.ndarray, p: np.ndarray, minority: int, threshold: float | None,
                 weights: np.ndarray | None = None) -> np.ndarray:
     """F1 of the class `minority`, predicted where its probability is at least `threshold`, or by argmax where None.

@@ -132,7 +132,7 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
 
 def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]], folder: Path | None
                    ) -> Protocol:
-    """Return what the arms share. Raises UserError if a class is missing where epochs are chosen or results
+    """Return what the arms share. Raises UserError if a class is missing where weights are chosen or results
     computed."""
     _, selection = halve_validation(real.val)
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")

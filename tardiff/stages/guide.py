@@ -38,5 +38,5 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder.close()
     y = parts["selection"][1]
     chance = np.mean(y == 1) if dataset.num_classes == 2 else 1 / dataset.num_classes
-    print(f"selection AUPRC {fitted.selection_auprc:.4f} at epoch {fitted.epoch} (chance: {chance:.4f}); written to "
-          f"{config.output}")
+    print(f"selection AUPRC {fitted.selection_auprc:.4f} (chance: {chance:.4f}), log-loss {fitted.selection_loss:.4f}, "
+          f"at step {fitted.step}; written to {config.output}")

@@ -130,7 +130,7 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
         return config
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
-    training = dataclasses.replace(config.training, epochs=min(config.training.epochs, 10))
+    training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
                                training=training, bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0,
                                fidelity_metrics=cheap)

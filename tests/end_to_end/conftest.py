@@ -23,8 +23,8 @@ SETTINGS = {
         "training.batch_size=32", "training.checkpoint_every=10", "training.log_every=4", "training.validate_every=15",
         "training.preview_every=0"],
     "classifier": [
-        "configs/classifier/gru.yaml", "model.rnn.hidden_size=16", "training.batch_size=8", "training.epochs=10",
-        "training.patience=10"],
+        "configs/classifier/gru.yaml", "model.rnn.hidden_size=16", "training.batch_size=8", "training.steps=160",
+        "training.evaluate_every=4"],
     "synthetic": [
         "configs/guidance/anchored.yaml", "num_samples=60", "batch_size=7", "sampler.num_inference_steps=12"],
 }

@@ -60,7 +60,8 @@ def test_a_killed_comparison_of_trained_baselines_goes_on(workplace, tmp_path):
     configs.mkdir()
     (configs / "timevae.yaml").write_text("budget: tiny\nepochs: 1\nfilters: [4, 4]\n")
     arguments = ["--baselines", "timevae", "smote", f"configs={configs}", "generation_seeds=2", "seeds=2",
-                 "bootstrap=20", "ratios=[0.5]", "model.rnn.hidden_size=8", "training.epochs=2", *ONE_METRIC,
+                 "bootstrap=20", "ratios=[0.5]", "model.rnn.hidden_size=8", "training.steps=20",
+                 "training.batch_size=32", *ONE_METRIC,
                  "sections=[utility,fidelity]", "variants={again: [timevae, sample_seed=7], unmade: [timegan]}"]
     process = workplace._start(sys.executable, "-m", "tardiff", "compare", "--real", str(workplace.folder / "data"),
                                "--output", str(output), *arguments)
@@ -92,7 +93,7 @@ def experiment(workplace, tmp_path):
     """An experiment of tiny models with one set; its device and its number of seeds give way to those of the
     comparison."""
     settings = {"base": [*workplace.settings("base"), "training.steps=6"],
-                "classifier": [*workplace.settings("classifier"), "training.epochs=1"],
+                "classifier": [*workplace.settings("classifier"), "training.steps=2"],
                 "guidance": {"diffusion": [*workplace.settings("synthetic"), "num_samples=20", "batch_size=20",
                                            "sampler.num_inference_steps=4"]},
                 "device": "cuda"}

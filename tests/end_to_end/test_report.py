@@ -21,9 +21,9 @@ from tardiff.evaluation.sections import COPY, FRESH
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUICK = ["device=cpu", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "model.rnn.hidden_size=8", "training.epochs=2",
-         "repeats=2", "fine_tuned=12", "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]",
-         "reference=first"]
+QUICK = ["device=cpu", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "model.rnn.hidden_size=8", "training.steps=20",
+         "training.batch_size=32", "repeats=2", "fine_tuned=12", "reference=first",
+         "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]"]
 
 
 class Outline(HTMLParser):
@@ -163,7 +163,7 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
     finish(workplace._start(
         sys.executable, "scripts/evaluate.py", "--real", str(tmp_path / "real"), "--synthetic", str(tmp_path / "whole"),
         str(tmp_path / "fast"), "--output", str(tmp_path / "report"), *QUICK, "reference=null", "seeds=3",
-        "training.epochs=15", "training.learning_rate=0.02"))
+        "training.steps=60", "training.learning_rate=0.02"))
     aurocs = pd.read_csv(tmp_path / "report" / "utility.csv").set_index("arm")["auroc_mean"]
     assert "TSTR whole" in aurocs and "TSTR fast" not in aurocs and "TSRTR fast 0.2" in aurocs
     assert aurocs["TSTR whole"] > 0.9

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score, roc_curve
+from sklearn.metrics import log_loss as log_loss_of_scikit_learn
 from sklearn.preprocessing import label_binarize
 
 from tardiff.evaluation.metrics import (
@@ -14,6 +15,7 @@ from tardiff.evaluation.metrics import (
     average_precision,
     best_f1_threshold,
     brier,
+    log_loss,
     macro_average_precision,
     minority_f1,
     predicted_share,
@@ -113,6 +115,15 @@ def test_the_brier_score_is_that_of_scikit_learn_and_of_a_plain_loop(seed):
     np.testing.assert_allclose(brier(y, p), [np.mean(loss)])
     assert brier(y, np.eye(3)[y])[0] == 0 and brier(y, np.eye(3)[(y + 1) % 3])[0] == 2
     assert brier(y % 2, np.eye(2)[1 - y % 2])[0] == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_log_loss_is_that_of_scikit_learn_and_finite_where_the_label_has_probability_0(classes):
+    y, p, weights = predictions(0, classes)
+    assert log_loss(y, p) == pytest.approx(log_loss_of_scikit_learn(y, p), rel=1e-12)
+    expected = log_loss_of_scikit_learn(y, p, sample_weight=weights[0])
+    assert log_loss(y, p, weights[0]) == pytest.approx(expected, rel=1e-12)
+    assert log_loss(y, np.eye(classes)[y - 1]) == pytest.approx(12 * np.log(10))
 
 
 def test_the_predicted_share_is_that_of_the_argmax():

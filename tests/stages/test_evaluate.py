@@ -23,7 +23,7 @@ from tardiff.utils.errors import UserError
 
 CONFIG = EvaluationConfig(ratios=[0.5], seeds=2, bootstrap=20, device="cpu", workers=1,
                           model=ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)),
-                          training=ClassifierTrainingConfig(epochs=2))
+                          training=ClassifierTrainingConfig(steps=20, evaluate_every=10))
 
 
 @pytest.fixture(scope="module")

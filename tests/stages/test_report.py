@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tardiff.config import ReportConfig, load_config
+from tardiff.config import ClassifierTrainingConfig, ReportConfig, load_config
 from tardiff.data.format import Dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
@@ -20,7 +20,7 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     assert quick_settings(config) is config
     quick = quick_settings(replace(config, quick=True))
     assert (quick.seeds, quick.ratios, quick.repeats, quick.bootstrap, quick.fine_tuned) == (3, [1.0], 1, 100, 0)
-    assert quick.training.epochs == 10 and quick_settings(quick) == quick
+    assert quick.training.steps == 200 and quick_settings(quick) == quick
     assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
     assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]
@@ -39,6 +39,8 @@ def test_the_expected_duration_grows_with_the_work():
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
     assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
     assert minutes(workers=4) < 0.6 * minutes()
+    longer = ClassifierTrainingConfig(steps=2000)
+    assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
 
 
 def test_a_report_without_parts_is_refused():

@@ -270,6 +270,7 @@ def test_a_mistyped_preset_lists_those_beside_it():
 @pytest.mark.parametrize(("command", "arguments", "message"), [
     ("guide", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect with model.name=gru"),
     ("guide", ["model.name=custom", "model.custom.loss_path=a:b"], "has no effect without model.custom.import_path"),
+    ("guide", ["training.keep=last", "training.min_steps=5"], "'training.min_steps' has no effect with"),
     ("generate", ["guidance.location=x_t", "guidance.through_denoiser=true"], "no effect with guidance.location=x_t"),
     ("generate", ["guidance.through_denoiser=true", "guidance.location=x_t"], "no effect with guidance.location=x_t"),
     ("generate", ["sampler.name=ddpm", "sampler.eta=0.5"], "'sampler.eta' is the noise of ddim and has no effect"),

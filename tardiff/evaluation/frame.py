@@ -84,6 +84,18 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def main_subject_variance(resampled: np.ndarray) -> float:
+    """Return the variance of what a draw of test subjects does to all seeds alike, for values (S, R) by seed and draw.
+
+    The variance over draws is main + own for a single seed and main + own / S for the mean over S seeds, where `own` is
+    what a draw does to a seed apart from the others. The variance between seeds holds that already, so that only the
+    main effect is added to it. With one seed the two cannot be told apart, and both are returned.
+    """
+    of_mean, of_one = np.nanvar(resampled.mean(axis=0)), np.nanvar(resampled, axis=1).mean()
+    seeds = len(resampled)
+    return float(of_mean if seeds == 1 else max(0.0, (seeds * of_mean - of_one) / (seeds - 1)))
+
+
 def standard_error(seed_variance: float, num_seeds: int, subject_variance: float) -> tuple[float, float]:
     """Return the standard error of a mean over seeds, from the variance between them and that over subjects, and its
     degrees of freedom (Welch-Satterthwaite; infinite where seeds do not vary)."""
@@ -133,8 +145,11 @@ def _summary(key: str, values: np.ndarray, subject_variance: np.ndarray | None) 
     (variance,) = map(float, subject_variance)
     error, freedom = standard_error(float(values.var(ddof=1)) if several else 0.0, len(values), variance)
     half = float(scipy.stats.t.ppf(0.975, freedom)) * error
-    summary |= {"low": mean - half, "high": mean + half, "subject_variance": variance}
     metric, minus, _ = key.partition("_minus_")
+    low, high = mean - half, mean + half
+    if not minus and metric != "brier":  # Shares and areas; a Brier score of several classes may be above 1.
+        low, high = max(low, 0.0), min(high, 1.0)
+    summary |= {"low": low, "high": high, "subject_variance": variance}
     if minus and metric in ("auroc", "auprc"):
         summary |= {"seeds_for_0.01": seeds_needed(values, variance), "smallest_visible": smallest_visible(variance)}
     return summary

@@ -18,7 +18,7 @@ import pandas as pd
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import metrics
-from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, long_frame
+from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, long_frame, main_subject_variance
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -157,8 +157,8 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
 
     Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the minority class;
     `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same
-    protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the variance of its mean
-    over seeds in a bootstrap over the subjects of the scored split, with the same draws for all arms.
+    protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the
+    `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     minority = minority_class(protocol.real.y)
@@ -175,7 +175,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
             for key, (values, resampled) in keys.items():
                 rows += [(*arm.place, key, protocol.dataset_number(arm, number), number, value)
                          for number, value in enumerate(values)]
-                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, np.nanvar(resampled.mean(axis=0))))
+                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled)))
     return long_frame(rows)
 
 

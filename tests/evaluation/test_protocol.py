@@ -11,6 +11,7 @@ from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation.frame import (
     long_frame,
+    main_subject_variance,
     seeds_needed,
     smallest_visible,
     standard_error,
@@ -234,19 +235,33 @@ def test_seeds_that_disagree_widen_the_interval():
     assert disagreed["high"] - disagreed["low"] > 3 * (agreed["high"] - agreed["low"])
 
 
-@pytest.mark.parametrize(("seed_deviation", "subject_deviation"), [(1.0, 0.01), (1.0, 0.6), (0.3, 1.0)])
-def test_intervals_of_three_seeds_hold_the_truth_as_often_as_they_say(seed_deviation, subject_deviation):
-    generator, held = np.random.default_rng(0), 0
-    for _ in range(1000):
-        shared = generator.normal(0, subject_deviation)  # What this draw of subjects does to all seeds alike.
-        values = shared + generator.normal(0, seed_deviation, 3)
-        resampled = values[:, None] + generator.normal(0, subject_deviation, 400)
-        variance = resampled.mean(axis=0).var()
-        frame = long_frame([("set", "TRTR", "auroc", None, seed, value) for seed, value in enumerate(values)]
-                           + [("set", "TRTR", "auroc_subject_variance", None, None, variance)])
-        summary = summaries(frame)["set", "TRTR"]["auroc"]
+@pytest.mark.parametrize(("shared", "own", "seed_deviation", "seeds"), [
+    (0.0, 1.0, 0.3, 3), (0.0, 1.0, 0.0, 10), (1.0, 0.0, 0.3, 3), (1.0, 1.0, 0.3, 5), (1.0, 1.0, 0.0, 10)])
+def test_intervals_hold_the_truth_as_often_as_they_say(shared, own, seed_deviation, seeds):
+    """A mean over 100 subjects, of what all seeds make of a subject alike and of what each makes of it alone."""
+    generator, held, widths = np.random.default_rng(0), 0, []
+    for _ in range(600):
+        of_subjects = shared * generator.normal(size=100) + own * generator.normal(size=(seeds, 100))
+        values = of_subjects.mean(axis=1) + seed_deviation * generator.normal(size=seeds)
+        drawn = generator.multinomial(100, np.full(100, 0.01), size=300) / 100
+        resampled = values[:, None] + (of_subjects - of_subjects.mean(axis=1, keepdims=True)) @ drawn.T
+        frame = long_frame([("set", "TSTR", "auroc_minus_trtr", None, seed, value) for seed, value in enumerate(values)]
+                           + [("set", "TSTR", "auroc_minus_trtr_subject_variance", None, None,
+                               main_subject_variance(resampled))])
+        summary = summaries(frame)["set", "TSTR"]["auroc_minus_trtr"]
         held += summary["low"] <= 0 <= summary["high"]
-    assert 0.93 <= held / 1000 <= 0.985
+        widths.append(summary["high"] - summary["low"])
+    assert 0.905 <= held / 600 <= 0.985  # With three seeds Welch and Satterthwaite are a little short.
+    exact = np.sqrt(shared**2 / 100 + (seed_deviation**2 + own**2 / 100) / seeds)
+    if seeds == 10:  # Not wider than it has to be, with a tenth of t in place of the normal distribution.
+        assert np.mean(widths) < 1.3 * 2 * 1.96 * exact
+
+
+def test_levels_stay_in_their_range():
+    rows = [("set", "TSTR", "auroc", None, seed, value) for seed, value in enumerate([0.9, 0.99, 0.95])]
+    frame = long_frame([*rows, ("set", "TSTR", "auroc_subject_variance", None, None, 0.1)])
+    summary = summaries(frame)["set", "TSTR"]["auroc"]
+    assert summary["high"] == 1.0 and 0 <= summary["low"] < 0.9
 
 
 def test_the_standard_error_against_its_limits():

@@ -76,7 +76,7 @@ def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):
 def library(real, synthetic, **settings):
     """Call the library with the settings of CONFIG; a dataset `real` is given as it is."""
     small = {"device": "cpu", "workers": 1, "seeds": 1, "bootstrap": 20, "ratios": [0.5], "protocols": ["tstr"],
-             "model.rnn.hidden_size": 8, "training.epochs": 1}
+             "model.rnn.hidden_size": 8, "training.steps": 10}
     return tardiff.evaluate(real, synthetic, **small | settings)
 
 

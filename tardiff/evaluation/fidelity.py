@@ -63,7 +63,9 @@ def _correlations(x: np.ndarray) -> np.ndarray:
     values -= values.mean(axis=0)
     lengths = np.sqrt((values**2).sum(axis=0))
     values /= np.where(lengths > 0, lengths, 1)
-    return values.T @ values
+    matrix = values.T @ values
+    np.fill_diagonal(matrix, 1)  # Also of a constant channel, which is no difference between the sets.
+    return matrix
 
 
 def autocorrelation_distance(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:

@@ -38,12 +38,11 @@ QUANTILES = (1, 10, 25, 50, 75, 90, 99)
 class InfluenceStudy:
     """A classifier with its guidance rows, and a folder in which each finished measurement is kept.
 
-    `precise` is the task in float64. A measurement is found again by the fingerprint of classifier, guidance rows and
+    `task` computes in float64. A measurement is found again by the fingerprint of classifier, guidance rows and
     series, so a killed analysis goes on where it was and nothing stale is ever read.
     """
 
     task: DownstreamTask
-    precise: DownstreamTask
     guidance: Series
     gradient: GuidanceGradient
     folder: Path
@@ -60,24 +59,24 @@ class InfluenceStudy:
         task.check_independence(x[:8].to(device))
         precise = in_float64(task, x.to(device))
         gradient = cached_guidance_gradient(folder, task, x, y, num_classes, num_train, ProcessGroup(0, 1, device))
-        return InfluenceStudy(task, precise, (x, y), gradient, Path(folder), device)
+        return InfluenceStudy(precise, (x, y), gradient, Path(folder), device)
 
     def gradient_norms(self) -> np.ndarray:
         """Return the norm of the loss gradient of each guidance row (N,) float64."""
-        return self._kept("gradient_norms", (), lambda: gradient_norms(self.precise, *self._in_float64(*self.guidance)))
+        return self._kept("gradient_norms", (), lambda: gradient_norms(self.task, *self._in_float64(*self.guidance)))
 
     def scores(self, x: Tensor, y: Tensor) -> np.ndarray:
         """Return the influence of each series (N,) float64, for x (N, L, C) float32 normalised and y (N,) int64."""
         def compute() -> np.ndarray:
-            direction = {name: value.to(self.device)
+            direction = {name: value.to(self.device).double()
                          for name, value in self.gradient.direction("all", "guidance_size").items()}
-            return influence_scores(self.task, direction, x, y).double().numpy()
+            return influence_scores(self.task, direction, x.double(), y).numpy()
         return self._kept("influence", (x, y), compute)
 
     def loss_falls(self, x: Tensor, y: Tensor, learning_rates: list[float]) -> np.ndarray:
         """Return `loss_falls` of each series (N, R) float64 on the guidance rows, measured in float64."""
         return self._kept("loss_falls", (x, y, learning_rates), lambda: loss_falls(
-            self.precise, self._in_float64(*self.guidance), *self._in_float64(x, y), learning_rates))
+            self.task, self._in_float64(*self.guidance), *self._in_float64(x, y), learning_rates))
 
     def _in_float64(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return x.to(self.device).double(), y.to(self.device)

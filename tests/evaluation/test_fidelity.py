@@ -71,12 +71,10 @@ def test_correlations_are_those_of_numpy():
 
 
 def test_correlational_score_of_one_channel_and_of_constants():
-    x = series()
+    x, y = (np.random.default_rng(seed).normal(size=(2000, 12, 3)).astype(np.float32) for seed in (0, 1))
     assert np.isnan(correlational_score(x[..., :1], x[..., :1], 0)["score"])
-    constant = x.copy()
-    constant[..., 0] = 2
-    assert np.isfinite(correlational_score(x, constant, 0)["score"])
-    assert correlational_score(x, constant, 0)["score"] > 0.1  # Its correlation with itself is gone too.
+    y[..., 0] = 2
+    assert correlational_score(x, y, 0)["per_pair"] < 0.03  # Uncorrelated with the others, as the real channel is.
 
 
 def loop_autocorrelations(x):

@@ -132,7 +132,7 @@ def test_a_wrong_label_turns_the_sign_and_grows_with_the_confidence_of_the_guide
     other label influence is -p_y / (1 - p_y) times as large."""
     opened, (x, y) = study(tmp_path, fitted_task("gru", steps=60)), series(80, seed=9)
     with torch.no_grad():
-        confidence = torch.softmax(opened.task.model(x), 1).gather(1, y[:, None])[:, 0].double().numpy()
+        confidence = torch.softmax(opened.task.model(x.double()), 1).gather(1, y[:, None])[:, 0].double().numpy()
     right, wrong = opened.scores(x, y), opened.scores(x, 1 - y)
     expected = -confidence / (1 - confidence) * right
     np.testing.assert_allclose(wrong, expected, rtol=0.02, atol=2e-3 * np.abs(wrong).max())
@@ -196,7 +196,7 @@ def test_gradient_norm_rows_are_the_table_of_the_paper(tmp_path):
         own = norms[y == label]
         assert (row["class"], row["rows"]) == ("ab"[label], len(own))
         assert (row["mean"], row["sd"], row["p50"]) == pytest.approx((own.mean(), own.std(ddof=1), np.median(own)))
-        members = [loop_gradient(opened.task, GUIDANCE[0][n], GUIDANCE[1][n]) for n in np.flatnonzero(y == label)]
+        members = [loop_gradient(opened.task, GUIDANCE[0][n].double(), GUIDANCE[1][n]) for n in np.flatnonzero(y == label)]
         mean = {name: torch.stack([one[name] for one in members]).mean(dim=0) for name in members[0]}
         assert row["norm_of_mean"] == pytest.approx(norm(mean), rel=1e-4)
         assert row["norm_of_mean"] < row["mean"]

@@ -196,7 +196,8 @@ def test_gradient_norm_rows_are_the_table_of_the_paper(tmp_path):
         own = norms[y == label]
         assert (row["class"], row["rows"]) == ("ab"[label], len(own))
         assert (row["mean"], row["sd"], row["p50"]) == pytest.approx((own.mean(), own.std(ddof=1), np.median(own)))
-        members = [loop_gradient(opened.task, GUIDANCE[0][n].double(), GUIDANCE[1][n]) for n in np.flatnonzero(y == label)]
+        members = [loop_gradient(opened.task, GUIDANCE[0][n].double(), GUIDANCE[1][n])
+                   for n in np.flatnonzero(y == label)]
         mean = {name: torch.stack([one[name] for one in members]).mean(dim=0) for name in members[0]}
         assert row["norm_of_mean"] == pytest.approx(norm(mean), rel=1e-4)
         assert row["norm_of_mean"] < row["mean"]

@@ -27,6 +27,9 @@ from tardiff.utils.parallel import worker_count
 
 SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
 
+FEW_SUBJECTS = 20
+"""Of the rarest class, below which intervals of levels hold the truth less often than they say (study_intervals.py)."""
+
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
     """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
@@ -50,6 +53,9 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
+    if (few := few_subjects(protocol.scored)) is not None:
+        print(f"Only {few} subjects of the rarest class are scored: intervals of levels hold the truth less often than "
+              "they say; those of differences do not suffer.")
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
@@ -125,9 +131,16 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
-        "scored_subjects": len(np.unique(scored.subjects())), "reliability_class": minority,
+        "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
+        "reliability_class": minority,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
+
+
+def few_subjects(scored: Split) -> int | None:
+    """Return the number of subjects that have rows of the rarest class, where it is below FEW_SUBJECTS, else None."""
+    count = len(np.unique(scored.subjects()[scored.y == minority_class(scored.y)]))
+    return count if count < FEW_SUBJECTS else None
 
 
 def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]], folder: Path | None

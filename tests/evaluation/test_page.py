@@ -31,10 +31,11 @@ def arm(synthetic, metric, auprc_change=None, seeds=3, chance=False, subject_var
             *((synthetic, metric, f"{key}_subject_variance", None, None, subject_variance) for key in keys)]
 
 
-def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, protocols=("tstr", "tsrtr")):
+def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None,
+            protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
+                   "few_subjects": few, "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
 def attack(auroc=(0,), tpr=(0,), copies=0.0):
@@ -205,3 +206,10 @@ def test_names_are_escaped():
     html = page(frames, ["<guided>"], utility=description)
     assert "It helped: adding series of &lt;guided&gt;" in html and "<guided>" not in html
     assert html.startswith("<!doctype html>") and "mean ± t x standard error" in html
+
+
+def test_few_subjects_of_the_rarest_class_are_told_of():
+    frame, description = utility(arm("guided", "TSRTR 1", 0.0), few=7)
+    assert "Only 7 subjects of the rarest class" in page({"utility": frame}, utility=description)
+    frame, description = utility(arm("guided", "TSRTR 1", 0.0))
+    assert "of the rarest class" not in page({"utility": frame}, utility=description)

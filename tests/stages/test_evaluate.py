@@ -18,7 +18,7 @@ from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sets import require_fit
-from tardiff.stages.evaluate import evaluate_sets
+from tardiff.stages.evaluate import evaluate_sets, few_subjects
 from tardiff.utils.errors import UserError
 
 CONFIG = EvaluationConfig(ratios=[0.5], seeds=2, bootstrap=20, device="cpu", workers=1,
@@ -137,3 +137,10 @@ def test_what_is_not_known_of_a_set_is_no_fault(real):
 def test_what_the_library_cannot_use_is_one_message(real, change, message):
     with pytest.raises(UserError, match=message):
         library(**{"real": real, "synthetic": {"made": real.train}} | change(real))
+
+
+def test_subjects_of_the_rarest_class_are_counted_and_not_their_rows():
+    y, subject = np.array([0] * 60 + [1] * 30), np.concatenate([np.arange(60), 100 + np.arange(30) // 10])
+    split = Split(np.zeros((90, 2, 1), dtype=np.float32), y, subject)
+    assert few_subjects(split) == 3
+    assert few_subjects(Split(split.x, y)) is None

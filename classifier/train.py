@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from classifier.models import build_classifier, build_loss, custom_source
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
-from tardiff.data.format import Dataset, Metadata, Split, absent_classes, read_metadata
+from tardiff.data.format import Dataset, Metadata, Split, absent_classes
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
-from tardiff.diffusion.fitted import DESCRIPTION
+from tardiff.data.trained import WEIGHTS, TrainedWeights
 from tardiff.evaluation.metrics import auprc, log_loss
 from tardiff.influence.task import DownstreamTask, probabilities
 from tardiff.models.ema import EMA
-from tardiff.utils.checkpoint import load_tensors, load_weights, save_tensors, write_json
+from tardiff.utils.checkpoint import load_weights
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run, read_run_config
@@ -177,30 +177,16 @@ class Guide:
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> Guide:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
-        folder = Path(folder)
         config = read_run_config(folder, ClassifierConfig)
-        path = folder / "model.safetensors"
-        if not path.exists():
-            raise UserError(f"{path}: file not found; the training of this run has not finished. Run "
-                            "classifier/train.sh again with the same configuration, and it resumes.")
-        tensors, metadata = load_tensors(path, "length", "channels", "classes", "normalizer")
-        normalizer, meta = Normalizer.load(folder / "normalizer.json"), read_metadata(folder / DESCRIPTION)
-        length, channels, classes = (int(metadata[name]) for name in ("length", "channels", "classes"))
-        if (channels, classes) != (len(meta.channels), len(meta.classes)) or (
-                metadata["normalizer"] != normalizer.fingerprint()):
-            raise UserError(f"{folder}: normalizer.json or {DESCRIPTION} is not the one the classifier was trained "
-                            "with. Restore the run folder, or train again.")
-        model = build_classifier(config.model, (length, channels), classes)
-        load_weights(model, tensors, path)
-        return Guide(folder, DownstreamTask(model.to(device), build_loss(config.model)), normalizer, (length, channels),
-                     meta, config.data, custom_source(config.model))
+        trained = TrainedWeights.load(folder, "classifier", "classifier/train.sh")
+        model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
+        load_weights(model, trained.weights, Path(folder) / WEIGHTS)
+        return Guide(Path(folder), DownstreamTask(model.to(device), build_loss(config.model)), trained.normalizer,
+                     trained.shape, trained.meta, config.data, custom_source(config.model))
 
 
 def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:
-    """Write `dataset.json`, `normalizer.json` and `model.safetensors`, whose metadata record what belongs to it."""
-    write_json(Path(folder) / DESCRIPTION, asdict(dataset.meta))
-    normalizer.save(Path(folder) / "normalizer.json")
-    save_tensors(Path(folder) / "model.safetensors", fitted.model.state_dict(), {
-        "length": str(dataset.shape[0]), "channels": str(dataset.shape[1]), "classes": str(dataset.num_classes),
-        "normalizer": normalizer.fingerprint(), "step": str(fitted.step),
-        "selection_loss": f"{fitted.selection_loss:.6f}", "selection_auprc": f"{fitted.selection_auprc:.6f}"})
+    """Write what `Guide.load` reads to a run folder."""
+    trained = TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta)
+    trained.save(folder, step=str(fitted.step), selection_loss=f"{fitted.selection_loss:.6f}",
+                 selection_auprc=f"{fitted.selection_auprc:.6f}")

@@ -1,0 +1,57 @@
+"""What a run folder holds of a trained model, denoiser or classifier alike: weights, normaliser, and data it was of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tardiff.data.format import Metadata, read_metadata
+from tardiff.data.normalize import Normalizer
+from tardiff.utils.checkpoint import load_tensors, save_tensors, write_json
+from tardiff.utils.errors import UserError
+
+WEIGHTS, NORMALIZER, DESCRIPTION = "model.safetensors", "normalizer.json", "dataset.json"
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata."""
+
+    weights: Mapping[str, Tensor]
+    normalizer: Normalizer
+    shape: tuple[int, int]
+    meta: Metadata
+
+    def save(self, folder: str | Path, **more: str) -> None:
+        """Write the description, the normaliser and, last, the weights, whose metadata record what belongs to them."""
+        write_json(Path(folder) / DESCRIPTION, asdict(self.meta))
+        self.normalizer.save(Path(folder) / NORMALIZER)
+        save_tensors(Path(folder) / WEIGHTS, self.weights, {
+            "length": str(self.shape[0]), "channels": str(self.shape[1]), "classes": str(len(self.meta.classes)),
+            "normalizer": self.normalizer.fingerprint(), **more})
+
+    @staticmethod
+    def load(folder: str | Path, what: str, command: str) -> TrainedWeights:
+        """Read them. what: the model, and command: what trains it, for messages.
+
+        Raises UserError if the run is unfinished or damaged, or if its files do not belong together.
+        """
+        folder = Path(folder)
+        path = folder / WEIGHTS
+        if not path.exists():
+            raise UserError(f"{path}: file not found; the training of this run has not finished. Run {command} again "
+                            "with the same configuration, and it resumes.")
+        weights, record = load_tensors(path, "length", "channels", "classes", "normalizer")
+        normalizer = Normalizer.load(folder / NORMALIZER)
+        if record["normalizer"] != normalizer.fingerprint():
+            raise UserError(f"{folder}: {NORMALIZER} is not the one the {what} was trained with. Restore the run "
+                            "folder, or train again.")
+        meta = read_metadata(folder / DESCRIPTION)
+        length, channels, classes = (int(record[name]) for name in ("length", "channels", "classes"))
+        if (channels, classes) != (len(meta.channels), len(meta.classes)):
+            raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the {what} was trained on. Restore the "
+                            "run folder, or train again.")
+        return TrainedWeights(weights, normalizer, (length, channels), meta)

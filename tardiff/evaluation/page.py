@@ -18,7 +18,7 @@ from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import Summary, by_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
+from tardiff.evaluation.summary import ADJUSTED, FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
 from tardiff.utils.checkpoint import write_text
 
 ATTACKS = {"train_attack": "training", "guidance_attack": "guidance"}
@@ -62,7 +62,7 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
         fidelity=fidelity, privacy=privacy, influence=influence,
         outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,
         fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
-        attacks=ATTACKS, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
+        attacks=ATTACKS, adjusted=ADJUSTED, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 
 def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import pandas as pd
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import metrics
-from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, long_frame, main_subject_variance
+from tardiff.evaluation.frame import REAL, SUBJECT_FREEDOM, SUBJECT_VARIANCE, long_frame
+from tardiff.evaluation.intervals import main_subject_variance, subject_freedom
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -158,13 +159,16 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the minority class;
     `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same
     protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the
-    `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
+    `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms, and
+    once per arm the `subject_freedom` of all of these.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
+    freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
     minority = minority_class(protocol.real.y)
     tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
+        rows.append((*arm.place, SUBJECT_FREEDOM, None, None, freedom))
         baselines = {"trtr": Arm("TRTR"), "reference": Arm(arm.protocol, reference, arm.ratio)}
         for name in METRICS:
             keys = {name: table[name]}
@@ -175,7 +179,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
             for key, (values, resampled) in keys.items():
                 rows += [(*arm.place, key, protocol.dataset_number(arm, number), number, value)
                          for number, value in enumerate(values)]
-                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled)))
+                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled, freedom)))
     return long_frame(rows)
 
 

@@ -19,7 +19,7 @@ from tardiff.evaluation.frame import utility_rows
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import METRICS, Arm, Protocol, minority_class, score_arms
 from tardiff.evaluation.sets import check_reference, inputs_exist, read_sets, synthetic_folders
-from tardiff.evaluation.summary import format_table, verdict, write_tables
+from tardiff.evaluation.summary import ADJUSTED, format_table, seen_beforehand, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -28,7 +28,8 @@ from tardiff.utils.parallel import worker_count
 SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
 
 FEW_SUBJECTS = 20
-"""Of the rarest class, below which intervals of levels hold the truth less often than they say (study_intervals.py)."""
+"""Of the rarest class, below which intervals of levels near 0 and 1 hold the truth in 9 of 10 cases
+(study_intervals.py)."""
 
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
@@ -43,6 +44,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     arms = arms_of(config, protocol)
     print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
           f"selection and {len(protocol.scored):,} {config.score_on} series")
+    print(seen_beforehand(protocol.scored.y, protocol.scored.subjects(), real.meta.classes))
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
@@ -52,10 +54,9 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
                  {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
-    print(format_table(rows, reference))
+    print(f"{format_table(rows, reference)}\n{ADJUSTED}")
     if (few := few_subjects(protocol.scored)) is not None:
-        print(f"Only {few} subjects of the rarest class are scored: intervals of levels hold the truth less often than "
-              "they say; those of differences do not suffer.")
+        print(f"Only {few} subjects of the rarest class are scored: intervals are wide, and rough near 0 and 1.")
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
@@ -83,8 +84,9 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     Columns: `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR), `metric`
     (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`,
     the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
-    `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain: it lies
-    above 0, loss: below; of the Brier score, less is better). Raises UserError if a set has too few rows for a ratio.
+    `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference, its p adjusted
+    over all arms (gain: it lies above 0, loss: below; of the Brier score, less is better). Raises UserError if a set
+    has too few rows for a ratio.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
@@ -122,7 +124,7 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
-    print(format_table(utility_rows(frame), reference))
+    print(f"{format_table(utility_rows(frame), reference)}\n{ADJUSTED}")
     minority, scored = minority_class(protocol.real.y), protocol.scored
     curves = {}
     for arm in (arm for arm in results if arm.ratio is None):
@@ -133,6 +135,7 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
         "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": minority,
+        "seen_beforehand": seen_beforehand(scored.y, scored.subjects(), real.meta.classes),
         "chance_auprc": chance_average_precision(scored.y, real.num_classes),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
 

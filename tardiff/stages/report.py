@@ -29,7 +29,7 @@ from tardiff.evaluation.sets import (
     read_sets,
     synthetic_folders,
 )
-from tardiff.evaluation.summary import write_csv, write_tables
+from tardiff.evaluation.summary import seen_beforehand, write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import SCORED_ON, report_utility, scored_split, splits_read
 from tardiff.stages.influence import (
@@ -71,6 +71,8 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
+    if "utility" in config.sections:
+        print(seen_beforehand(held_out.y, held_out.subjects(), real.meta.classes))
     minutes = estimated_minutes(config, real, sets, metrics, device)
     print(f"The report will take about {minutes:.0f} minutes on this machine, less where results are there already."
           if minutes >= 1.5 else "The report will take a minute or two.", flush=True)

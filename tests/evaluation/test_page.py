@@ -35,7 +35,8 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
             protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
+                   "few_subjects": few, "seen_beforehand": "On these 1,000 subjects",
+                   "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
 def attack(auroc=(0,), tpr=(0,), copies=0.0):
@@ -93,7 +94,7 @@ def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(ch
     outcome = utility_outcome(*utility(*arms))
     assert (outcome["kind"], outcome["ratio"], outcome["gained"], outcome["lost"]) == ("judged", 1.0, gained, lost)
     text = utility_words(*arms, sets=tuple(changes))
-    assert f"{said} Judged is AUPRC against real data alone at ratio 1, by" in text and "at ratio 0.2" not in text
+    assert f"{said} Judged is AUPRC against real data alone at ratio 1, once" in text and "at ratio 0.2" not in text
     assert f"once for each of {len(changes)} set(s)" in text
 
 

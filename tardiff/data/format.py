@@ -46,6 +46,16 @@ class Metadata:
     cohort: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
+    def times(self, length: int) -> tuple[np.ndarray, str]:
+        """Return where `length` steps stand on the axis of a figure (length,) float64, and its unit: hours, minutes or
+        seconds, whichever numbers the series best; where the interval is not known, steps."""
+        steps, seconds = np.arange(length, dtype=np.float64), interval_seconds(self.sampling_interval)
+        if seconds is None:
+            return steps, "step"
+        total = length * seconds
+        unit, size = ("hours", 3600) if total > 2 * 3600 else ("minutes", 60) if total > 2 * 60 else ("seconds", 1)
+        return steps * float(seconds / size), unit
+
     def of_synthetic(self) -> Metadata:
         """Return the description of synthetic series that a model of this dataset made."""
         return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={})

@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import Summary, by_set, utility_rows
+from tardiff.evaluation.frame import NOISE, REAL, Summary, by_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.summary import ADJUSTED, FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
@@ -23,6 +23,12 @@ from tardiff.utils.checkpoint import write_text
 
 ATTACKS = {"train_attack": "training", "guidance_attack": "guidance"}
 """The membership attacks and whom they are after."""
+
+TITLES = {"compared": "What was compared", "utility": "Utility: does it help?",
+          "fidelity": "Fidelity and plausibility: are they like real series?",
+          "privacy": "Privacy: what do they give away?", "influence": "Influence: what would a step on each do?",
+          "provenance": "Provenance"}
+"""The headings by the anchor of their part."""
 
 OUTER_PERCENTILES = ("p01", "p10", "p25", "p75", "p90", "p99")
 
@@ -50,15 +56,22 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"spread": spread, "interval": interval, "number": number, "verdict": verdict,
                             "breakable": breakable, "cell": cell, "flags": flags, "measured": measured,
-                            "assignments": assignments, "zip": zip}
+                            "assignments": assignments, "implausible": implausible, "zip": zip}
     fidelity, privacy = (by_set(frames[part]) if part in frames else {} for part in ("fidelity", "privacy"))
     measured_fidelity = next(iter(fidelity.values()), {})
     costs = {name: cost for name, cost in description["cost"].items()
              if any(value is not None for value in cost.values())}
     several_datasets = any(len(of_set[attack]["flagged"]["values"]) > 1
                            for of_set in privacy.values() for attack in ATTACKS)
+    classes = description["real"]["classes"]
+    always = {"compared", "fidelity", "provenance"}  # Pictures of the series stand under fidelity.
     return environment.get_template("page.html").render(
-        **description | {"cost": costs}, settings_file=settings_file, figures=figures, parts=[*frames],
+        **description | {"cost": costs},
+        titles={part: title for part, title in TITLES.items() if part in always or part in frames},
+        positive=f" of {classes[1]}" if len(classes) == 2 else " (mean over classes)", anchors=(REAL, NOISE),
+        minority=classes[description["utility"]["reliability_class"]] if "utility" in frames else None,
+        influence_of_sets=[line for lines in influence.values() for line in lines if "guide_auroc" in line],
+        settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
         outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,
         fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
@@ -85,6 +98,16 @@ def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, A
             "gained": [name for name, found in verdicts.items() if found == GAIN],
             "lost": [name for name, found in verdicts.items() if found == LOSS],
             "sets": [{"name": name, "alone": alone.get(name), "added": added.get(name)} for name in names]}
+
+
+def implausible(name: str, fidelity: dict[str, dict[str, dict[str, Summary]]], channels: list[str]) -> str:
+    """Return what the metric `extremes` says of a set, beside real training rows, and of its worst channel."""
+    own, real = (fidelity[who]["extremes"] for who in (name, REAL))
+    worst = max(range(len(channels)), key=lambda channel: own[f"outside_{channel}"]["mean"])
+    return (f"{own['outside']['mean']:.2%} of its values lie outside the range of 99.8 % of the real ones (most in "
+            f"{channels[worst]}, {own[f'outside_{worst}']['mean']:.2%}; real training rows "
+            f"{real['outside']['mean']:.2%}), {own['at_bound']['mean']:.2%} stand at the set's own largest or smallest "
+            f"value (real {real['at_bound']['mean']:.2%})")
 
 
 def measured(key: str, result: dict[str, Summary]) -> str:

@@ -27,6 +27,9 @@ from tardiff.utils.parallel import worker_count
 
 SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
 
+FEWEST_ROWS_OF_BIN = 20
+"""Of a reliability curve."""
+
 FEW_SUBJECTS = 20
 """Of the rarest class, below which intervals of levels near 0 and 1 hold the truth in 9 of 10 cases
 (study_intervals.py)."""
@@ -126,10 +129,10 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     frame = score_arms(results, protocol, reference, config.bootstrap)
     print(f"{format_table(utility_rows(frame), reference)}\n{ADJUSTED}")
     minority, scored = minority_class(protocol.real.y), protocol.scored
-    curves = {}
+    curves, bins = {}, max(1, min(10, len(scored) // FEWEST_ROWS_OF_BIN))
     for arm in (arm for arm in results if arm.ratio is None):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
-        curve = reliability_curve(scored.y, p, label=minority, subjects=scored.subjects())
+        curve = reliability_curve(scored.y, p, bins, minority, scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),

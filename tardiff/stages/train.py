@@ -69,7 +69,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
         real = (dataset.train.x, dataset.train.y)
         sampled = (normalizer.inverse(series.cpu().numpy()), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
-                             dataset.meta.classes)
+                             dataset.meta.classes, dataset.meta.times(dataset.shape[0]))
 
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:

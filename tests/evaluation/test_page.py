@@ -35,7 +35,7 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
             protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "seen_beforehand": "On these 1,000 subjects",
+                   "few_subjects": few, "reliability_class": 1, "seen_beforehand": "On these 1,000 subjects",
                    "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
@@ -84,29 +84,30 @@ def utility_words(*arms, sets=("guided",), **settings):
 
 
 @pytest.mark.parametrize(("changes", "gained", "lost", "said"), [
-    ({"a": 0.02}, ["a"], [], "It helped: adding series of a raised AUPRC."), ({"a": 0.0}, [], [], "No gain was shown."),
-    ({"a": -0.02}, [], ["a"], "No gain was shown. Adding series of a lowered AUPRC."),
+    ({"a": 0.02}, ["a"], [], "adding series of a raised AUPRC of yes."), ({"a": 0.0}, [], [], "no gain was shown."),
+    ({"a": -0.02}, [], ["a"], "no gain was shown. Adding series of a lowered it."),
     ({"a": 0.02, "b": 0.0, "c": -0.02, "d": 0.02}, ["a", "d"], ["c"],
-     "It helped: adding series of a, d raised AUPRC. Adding series of c lowered AUPRC.")])
+     "adding series of a, d raised AUPRC of yes. Adding series of c lowered it.")])
 def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(changes, gained, lost, said):
     arms = [arm(name, f"TSRTR {ratio}", sign * change) for name, change in changes.items()
             for ratio, sign in ((1.0, 1), (0.2, -1))]
     outcome = utility_outcome(*utility(*arms))
     assert (outcome["kind"], outcome["ratio"], outcome["gained"], outcome["lost"]) == ("judged", 1.0, gained, lost)
     text = utility_words(*arms, sets=tuple(changes))
-    assert f"{said} Judged is AUPRC against real data alone at ratio 1, once" in text and "at ratio 0.2" not in text
+    assert f"{said} Judged is AUPRC of yes against real data alone at ratio 1, once" in text
+    assert "at ratio 0.2" not in text
     assert f"once for each of {len(changes)} set(s)" in text
 
 
 @pytest.mark.parametrize(("settings", "kind", "said"), [
-    ({"seeds": 2}, "few_seeds", "No verdict: 2 seed(s) are too few."),
+    ({"seeds": 2}, "few_seeds", "no verdict, as 2 seed(s) are too few."),
     ({"chance": True}, "chance", "does not beat chance"),
     ({"chance": True, "seeds": 2}, "chance", "does not beat chance")])
 def test_there_is_no_verdict_below_3_seeds_or_of_a_classifier_at_chance(settings, kind, said):
     change = arm("guided", "TSRTR 1.0", 0.02, settings.get("seeds", 3))
     assert utility_outcome(*utility(change, **settings))["kind"] == kind
     text = utility_words(change, **settings)
-    assert said in text and "It helped" not in text and "Judged" not in text
+    assert said in text and "raised AUPRC" not in text and "Judged" not in text
 
 
 def test_without_real_and_synthetic_series_together_nothing_is_judged():
@@ -205,7 +206,7 @@ def test_names_are_escaped():
     frame, description = utility(arm("<guided>", "TSRTR 1.0", 0.02))
     frames = {"utility": frame, "privacy": privacy(attack(), attack(), "<guided>")}
     html = page(frames, ["<guided>"], utility=description)
-    assert "It helped: adding series of &lt;guided&gt;" in html and "<guided>" not in html
+    assert "adding series of &lt;guided&gt;" in html and "<guided>" not in html
     assert html.startswith("<!doctype html>") and "mean ± t x standard error" in html
 
 

@@ -10,6 +10,7 @@ from tardiff.evaluation.plots import example_series, principal_components, save_
 from tardiff.utils.figures import COLOURS, LEAST_WIDTH, MOST_CHANNELS, MOST_COLUMNS, channel_bands
 
 CLASSES = ["survived", "died"]
+TIMES = np.arange(6) * 0.5, "hours"
 SETS = ["real", "synthetic"]
 ROWS = {"bands": CLASSES, "examples": [f"{name}\n{label}" for label in CLASSES for name in SETS]}
 COLUMNS = {1: 1, 7: 7, 15: 5, 16: 6, 21: 7, 22: 7, 33: 7}
@@ -42,8 +43,8 @@ def draw(kind, channels):
     sets = {name: split(channels, seed) for seed, name in enumerate(SETS)}
     if kind == "bands":
         arrays = {name: (part.x, part.y) for name, part in sets.items()}
-        return channel_bands(arrays, *names_and_units(channels), CLASSES)
-    return example_series(sets, *names_and_units(channels), CLASSES)
+        return channel_bands(arrays, *names_and_units(channels), CLASSES, TIMES)
+    return example_series(sets, *names_and_units(channels), CLASSES, TIMES)
 
 
 def cells(figure):
@@ -106,7 +107,7 @@ def test_panels_do_not_overlap_and_the_legend_names_each_set_once(kind, tmp_path
 def test_each_channel_needs_a_unit():
     part = split(3, seed=0)
     with pytest.raises(ValueError):
-        channel_bands({"real": (part.x, part.y)}, ["a", "b", "c"], ["mV", "mV"], CLASSES)
+        channel_bands({"real": (part.x, part.y)}, ["a", "b", "c"], ["mV", "mV"], CLASSES, TIMES)
 
 
 def test_components_are_those_of_the_real_series():

@@ -15,7 +15,9 @@ import scipy.stats
 SMALL_EFFECT = 0.01
 POWER = 0.8
 ASSUMED_AUROC, ASSUMED_CORRELATION = 0.75, 0.9
-"""What `visible_beforehand` assumes of two classifiers before there is one."""
+"""What `visible_beforehand` assumes of two classifiers before there is one. The AUROCs of two GRUs, trained on
+simulated stays, on synthetic ones or on both, were correlated by 0.75 to 0.98 over draws of subjects, in the median by
+0.91."""
 
 _MOST_SEEDS = 10**6
 _ROUNDING = 1e-12

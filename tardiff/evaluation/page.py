@@ -68,7 +68,7 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
     return environment.get_template("page.html").render(
         **description | {"cost": costs},
         titles={part: title for part, title in TITLES.items() if part in always or part in frames},
-        positive=f" of {classes[1]}" if len(classes) == 2 else " (mean over classes)", anchors=(REAL, NOISE),
+        positive=f" of {classes[1]}" if len(classes) == 2 else " (mean over classes)", anchors=[REAL, NOISE],
         minority=classes[description["utility"]["reliability_class"]] if "utility" in frames else None,
         influence_of_sets=[line for lines in influence.values() for line in lines if "guide_auroc" in line],
         settings_file=settings_file, figures=figures, parts=[*frames],
@@ -100,14 +100,13 @@ def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, A
             "sets": [{"name": name, "alone": alone.get(name), "added": added.get(name)} for name in names]}
 
 
-def implausible(name: str, fidelity: dict[str, dict[str, dict[str, Summary]]], channels: list[str]) -> str:
-    """Return what the metric `extremes` says of a set, beside real training rows, and of its worst channel."""
-    own, real = (fidelity[who]["extremes"] for who in (name, REAL))
-    worst = max(range(len(channels)), key=lambda channel: own[f"outside_{channel}"]["mean"])
-    return (f"{own['outside']['mean']:.2%} of its values lie outside the range of 99.8 % of the real ones (most in "
-            f"{channels[worst]}, {own[f'outside_{worst}']['mean']:.2%}; real training rows "
-            f"{real['outside']['mean']:.2%}), {own['at_bound']['mean']:.2%} stand at the set's own largest or smallest "
-            f"value (real {real['at_bound']['mean']:.2%})")
+def implausible(result: dict[str, Summary], channels: list[str]) -> str:
+    """Return what a result of the metric `extremes` says, and of its worst channel."""
+    shares = {key: summary["mean"] for key, summary in result.items()}
+    worst = max(range(len(channels)), key=lambda channel: shares[f"outside_{channel}"])
+    return (f"{shares['outside']:.2%} of its values lie outside the range of 99.8 % of the real ones (most in "
+            f"{channels[worst]}, {shares[f'outside_{worst}']:.2%}), {shares['at_bound']:.2%} stand at its own largest "
+            "or smallest value")
 
 
 def measured(key: str, result: dict[str, Summary]) -> str:

@@ -58,12 +58,12 @@ def privacy(train, guidance, name="guided"):
     return long_frame(rows)
 
 
-def page(frames=None, sets=("guided",), influence=None, **description):
+def page(frames=None, sets=("guided",), influence=None, figures=None, **description):
     synthetic = {name: {"folders": ["a", "b"], "rows": [1794, 1794], "generation": [RECORD, None]} for name in sets}
     everything = {"real": REAL_DATA, "synthetic": synthetic, "cost": dict.fromkeys(sets, COSTS), "hashes": {},
                   "scored_on": "test", "quick": False, "settings": "seeds: 5",
                   "provenance": dict.fromkeys(["tardiff", "commit", "python", "torch", "numpy"], "1")}
-    return render(everything | description, frames or {}, influence or {}, {}, "out/settings.yaml")
+    return render(everything | description, frames or {}, influence or {}, figures or {}, "out/settings.yaml")
 
 
 def words(html):
@@ -170,6 +170,39 @@ def test_metrics_show_their_anchors_and_channels():
     assert rows_of(html, "Wasserstein-1 per channel")[1] == ["Temp", "-", "-", "-"]
     assert rows_of(html, f"<h3>{marginal.title}")[2] == ["guided", "0.500", "0.600"]
     assert "<caption>Perfect: KS 0, Wasserstein-1 0</caption>" in html and html.count('class="anchor"') == 4
+
+
+def test_plausibility_stands_in_the_answer_beside_real_rows_and_names_the_worst_channel():
+    shares = {"outside": 0.03, "outside_0": 0.001, "outside_1": 0.059, "at_bound": 0.02, "at_bound_0": 0.0,
+              "at_bound_1": 0.04}
+    frame = long_frame([(name, "extremes", key, 0, 0, value / 10 if name == REAL else value)
+                        for name in (REAL, NOISE, "guided") for key, value in shares.items()])
+    html = page({"fidelity": frame})
+    items = [words(item) for item in re.findall(r"<li>(.*?)</li>", html.split('class="answer"')[1].split("<nav")[0],
+                                                flags=re.DOTALL)]
+    assert [item.partition(":")[0] for item in items] == [REAL, "guided"]
+    assert "3.00%" in items[1] and "Temp, 5.90%" in items[1] and "2.00%" in items[1] and "0.30%" in items[0]
+
+
+def test_pictures_stand_in_their_part_and_the_contents_lead_to_every_part():
+    frame, description = utility(arm("guided", "TSTR"))
+    figures = {part: [{"text": f"picture of {part}", "data": ""}] for part in ("utility", "fidelity", "privacy")}
+    html = page({"utility": frame, "privacy": privacy(attack(), attack())}, utility=description, figures=figures)
+    contents = re.findall(r'href="#(\w+)"', html)
+    assert contents == re.findall(r'<h2 id="(\w+)"', html)
+    assert contents == ["compared", "utility", "fidelity", "privacy", "provenance"]
+    for part in figures:
+        assert f"picture of {part}" in html.split(f'<h2 id="{part}"')[1].split("<h2")[0]
+    assert html.index('class="answer"') < html.index("<nav") < html.index("<h2") and "<details>" in html
+
+
+def test_metrics_of_one_class_name_it():
+    frame, description = utility(arm("guided", "TSTR"))
+    table = page({"utility": frame}, utility=description).split('id="utility"')[1]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert "AUPRC of yes" in heads and "F1 of yes, most probable class" in heads
+    three = page({"utility": frame}, utility=description, real=REAL_DATA | {"classes": ["no", "yes", "maybe"]})
+    assert "AUPRC (mean over classes)" in three
 
 
 def test_costs_and_rows_stand_where_they_are_known():

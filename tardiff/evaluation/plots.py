@@ -180,12 +180,14 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
     rows: as `tardiff.evaluation.frame.utility_rows` returns them. metrics: key -> title and the value of guessing,
     which is drawn where it is in sight; one panel each. Ratios stand at equal distances.
     """
-    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]
     real = next(row for row in rows if row["protocol"] == "TRTR")
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
     style_of = styles(names)
     ratios = sorted({row["ratio"] for row in rows if row["protocol"] == "TSRTR"})
+    # Many intervals need the whole width.
+    lines, columns = (len(metrics), 1) if len(names) * len(ratios) > 20 else (1, len(metrics))
+    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 2.6 * lines + 1), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
     real_line, chance_line = {"color": "0.3", "linestyle": (0, (5, 2))}, {"color": "0.6", "linestyle": ":"}
     for axis, (key, (title, chance)) in zip(axes, metrics.items(), strict=True):
         axis.axhline(real[key]["mean"], linewidth=1.2, **real_line)

@@ -189,6 +189,10 @@ class ClassifierModelConfig:
     """Which classifier, and its size."""
 
     name: str = setting("gru", "Architecture.", choices=ARCHITECTURES)
+    inputs: str = setting(
+        "values", "values, or values+mask: with what was observed (0 or 1) as further channels, for judges of sets "
+                  "with masks.",
+        choices=("values", "values+mask"))
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
     boosting: BoostingConfig = setting(BoostingConfig, "")
@@ -256,6 +260,8 @@ class ClassifierConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.model.name == "boosting":
             yield "model.name", "boosting has no gradient that could guide. It can be a judge of an evaluation."
+        if self.model.inputs != "values":
+            yield "model.inputs", "is for judges: series are generated without masks, so a guide reads values."
         yield from _unused_custom_model(self.model, [self.model.name])
 
 
@@ -510,6 +516,11 @@ class CompareConfig(ReportConfig):
     experiment: str | None = setting(
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
               "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
+        if self.model.inputs != "values":
+            yield "model.inputs", "needs sets with masks, and what is trained here generates none."
 
 
 @dataclass(frozen=True)

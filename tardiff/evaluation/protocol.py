@@ -87,7 +87,8 @@ class Protocol:
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
     kept (None: none is). workers: fits at a time. For the controls: the guidance half, the judges with balanced
-    classes, and the number of classifiers in an ensemble.
+    classes, and the number of classifiers in an ensemble. with_mask: whether judges read the masks as well, which all
+    splits then have.
     """
 
     real: Split
@@ -101,6 +102,7 @@ class Protocol:
     guidance: Split | None = None
     balanced: dict[str, Judge] = field(default_factory=dict)
     ensemble_size: int = 2
+    with_mask: bool = False
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
@@ -119,6 +121,11 @@ class Protocol:
             results[arm].append(tuple(np.mean([member[part] for member in members], axis=0)
                                       for part in ("selection", "scored")))
         return results
+
+    def inputs(self, split: Split) -> np.ndarray:
+        """Return what judges read of a split: x (N, L, C) float32 normalised, and with masks (N, L, 2 C)."""
+        x = self.normalizer.transform(split.x)
+        return np.concatenate([x, split.mask.astype(np.float32)], axis=2) if self.with_mask else x
 
     def dataset_number(self, arm: Arm, seed: int) -> int | None:
         """Return which dataset of its synthetic set an arm uses; None without a set."""
@@ -141,12 +148,13 @@ class Protocol:
                          self._synthetic_set(arm, seed).y[chosen])
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
-            return _joined((x, y), (self.normalizer.transform(self.guidance.x), self.guidance.y))
+            return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
         if arm.protocol == "self_distillation":
             return x, taught
         shares, seed = np.eye(self._num_classes)[y], derive_seed(seed, arm.protocol)
         if arm.protocol == "jitter":
-            return _joined((x, shares), (controls.jitter(x, seed), taught))
+            values, mask = np.split(x, [self.real.x.shape[2]], axis=2)
+            return _joined((x, shares), (np.concatenate([controls.jitter(values, seed), mask], axis=2), taught))
         if arm.protocol in ("mixup", "cutmix"):
             return _joined((x, shares), getattr(controls, arm.protocol)(x, shares, seed))
         return x, y
@@ -194,16 +202,16 @@ class Protocol:
 
     @cached_property
     def _real_x(self) -> np.ndarray:
-        return self.normalizer.transform(self.real.x)
+        return self.inputs(self.real)
 
     @cached_property
     def _synthetic_x(self) -> dict[str, list[np.ndarray]]:
-        return {name: [self.normalizer.transform(part.x) for part in parts] for name, parts in self.synthetic.items()}
+        return {name: list(map(self.inputs, parts)) for name, parts in self.synthetic.items()}
 
     @cached_property
     def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
-        """Normalised x of the selection half and of the scored split."""
-        return self.normalizer.transform(self.selection.x), self.normalizer.transform(self.scored.x)
+        """What judges read of the selection half and of the scored split."""
+        return self.inputs(self.selection), self.inputs(self.scored)
 
     def _results(self, fits: list[Fit], description: str) -> list[dict[str, np.ndarray]]:
         """Return what each fit predicts; it is kept by all that decides it."""

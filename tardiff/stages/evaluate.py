@@ -168,6 +168,12 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
     if config.score_on == "test":
         faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
+    with_mask = config.model.inputs == "values+mask"
+    if with_mask:
+        splits = [*((f"{real.path}/{name}.npz", real.splits[name]) for name in splits_read(config)),
+                  *((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)]
+        faults += [f"{what}: has no mask, which model.inputs=values+mask reads. Evaluate with model.inputs=values."
+                   for what, split in splits if split.mask is None]
     if faults:
         raise UserError("\n".join(faults))
     device = resolve_device(config.device)
@@ -175,7 +181,8 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
                         for training in (config.training, replace(config.training, class_weighting="balanced")))
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), judges, folder,
-                    worker_count(config.workers, device), guidance, balanced, config.ensemble_size)
+                    worker_count(config.workers, device), guidance, balanced, config.ensemble_size,
+                    with_mask)
 
 
 def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, real: Dataset, device: torch.device
@@ -184,7 +191,8 @@ def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, r
     if model.name == "boosting":
         code = {"scikit-learn": sklearn.__version__}
     else:
-        build_classifier(model, real.shape, real.num_classes)
+        length, channels = real.shape
+        build_classifier(model, (length, channels * (2 if model.inputs == "values+mask" else 1)), real.num_classes)
         code = custom_source(model)
 
     def fit(train, chosen_on, x_scored, seed):

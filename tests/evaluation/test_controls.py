@@ -151,6 +151,20 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, *[200] * 6]
 
 
+def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
+    def masked(split):
+        return replace(split, mask=np.random.default_rng(0).random(split.x.shape) < 0.5)
+
+    names = ("real", "selection", "scored", "guidance")
+    whole = replace(protocol, with_mask=True, **{name: masked(getattr(protocol, name)) for name in names})
+    for name in ("TRTR", "guidance_rows", "jitter"):
+        taught = np.full((200, 2), 0.5)
+        x, plain = (each.training_rows(Arm(name), 0, taught)[0] for each in (whole, protocol))
+        assert x.shape == (*plain.shape[:2], 4)
+        np.testing.assert_array_equal(x[..., :2], plain)
+    np.testing.assert_array_equal(x[..., 2:], np.concatenate([whole.real.mask] * 2))
+
+
 def test_an_ensemble_is_the_mean_of_as_many_seeds_of_which_the_first_is_that_of_the_arm(protocol):
     results = protocol.predictions([Arm("TRTR"), Arm("ensemble")], 2)
     seeds = [seed for *_, seed in calls(protocol)]

@@ -183,6 +183,38 @@ def test_controls_stand_in_the_frame_and_sets_are_compared_with_the_best_of_them
         assert row.control_difference == pytest.approx(row.mean - means[row.control, row.metric])
 
 
+def masked(split, seed, of_class_1=0.5):
+    """The split with a mask that shows `of_class_1` of the values of class 1 and half of the others."""
+    share = np.where(split.y == 1, of_class_1, 0.5)[:, None, None]
+    return replace(split, mask=np.random.default_rng(seed).random(split.x.shape) < share)
+
+
+def test_a_judge_of_values_and_masks_learns_from_the_masks_and_a_set_without_one_is_named(real):
+    def evaluated(inputs, of_class_1, sets=None):
+        splits = {name: masked(split, seed, of_class_1) for seed, (name, split) in enumerate(real.splits.items())}
+        model = replace(CONFIG.model, inputs=inputs, boosting=BoostingConfig(trees=30, min_rows=3))
+        config = replace(CONFIG, model=model, judges=["gru", "boosting"], seeds=1,
+                         training=replace(CONFIG.training, steps=100, learning_rate=0.02))
+        sets = {"copy": [splits["train"]]} if sets is None else sets
+        return evaluate_sets(replace(real, splits=splits), sets, config)
+
+    def aurocs(frame, protocol):
+        chosen = frame[(frame["metric"] == "auroc") & (frame["protocol"] == protocol)]
+        return dict(zip(chosen["judge"], chosen["mean"], strict=True))
+
+    told = evaluated("values+mask", of_class_1=0.8)
+    values = evaluated("values", of_class_1=0.8)
+    assert values.equals(evaluated("values", of_class_1=0.5))
+    for protocol in ("TRTR", "TSTR"):
+        assert min(aurocs(told, protocol).values()) > 0.85 > 0.75 > max(aurocs(values, protocol).values())
+    bare = {"made": [masked(real.train, 0), Split(real.train.x, real.train.y)]}
+    with pytest.raises(UserError, match="synthetic set 'made': has no mask, which model"):
+        evaluated("values+mask", 0.5, bare)
+    without = replace(CONFIG, model=replace(CONFIG.model, inputs="values+mask"))
+    with pytest.raises(UserError, match=r"test\.npz: has no mask"):
+        evaluate_sets(real, {}, without)
+
+
 @pytest.mark.parametrize(("settings", "fault"), [
     (["controls=[mixup,mixup]"], "'controls' must name each"), (["controls=[smote]"], "'controls' must be one of"),
     (["controls=[mixup]", "ensemble_size=3"], "'ensemble_size' has no effect"),

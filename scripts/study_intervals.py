@@ -43,12 +43,12 @@ def study(generator: np.random.Generator, seeds: int, positives: int, effect: st
         arms.append((np.array([auroc(y, fit)[0] for fit in fits]), np.array([auroc(y, fit, weights) for fit in fits])))
     (level, resampled_level), (other, resampled_other) = arms
     freedom = subject_freedom(y, subjects)
-    rows = [("set", "TSTR", SUBJECT_FREEDOM, None, None, freedom)]
+    rows = [("set", "TSTR", "", SUBJECT_FREEDOM, None, None, freedom)]
     for key, values, resampled in (("auroc", level, resampled_level),
                                    ("auroc_minus_trtr", level - other, resampled_level - resampled_other)):
-        rows += [("set", "TSTR", key, None, number, value) for number, value in enumerate(values)]
-        rows.append(("set", "TSTR", key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled, freedom)))
-    found = summaries(long_frame(rows))["set", "TSTR"]
+        rows += [("set", "TSTR", "", key, None, number, value) for number, value in enumerate(values)]
+        rows.append(("set", "TSTR", "", key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled, freedom)))
+    found = summaries(long_frame(rows))["set", "TSTR", ""]
     difference = found["auroc_minus_trtr"]
     return found["auroc"], difference, *standard_error(difference["sd"] ** 2, seeds, difference["subject_variance"],
                                                        freedom)

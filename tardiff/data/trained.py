@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -18,20 +18,22 @@ WEIGHTS, NORMALIZER, DESCRIPTION = "model.safetensors", "normalizer.json", "data
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata."""
+    """Weights by name, of the training data the normaliser, the shape (L, C) and the metadata, and a `record` of the
+    training."""
 
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
+    record: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: str | Path, **more: str) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the description, the normaliser and, last, the weights, whose metadata record what belongs to them."""
         write_json(Path(folder) / DESCRIPTION, asdict(self.meta))
         self.normalizer.save(Path(folder) / NORMALIZER)
         save_tensors(Path(folder) / WEIGHTS, self.weights, {
             "length": str(self.shape[0]), "channels": str(self.shape[1]), "classes": str(len(self.meta.classes)),
-            "normalizer": self.normalizer.fingerprint(), **more})
+            "normalizer": self.normalizer.fingerprint(), **self.record})
 
     @staticmethod
     def load(folder: str | Path, what: str, command: str) -> TrainedWeights:
@@ -54,4 +56,4 @@ class TrainedWeights:
         if (channels, classes) != (len(meta.channels), len(meta.classes)):
             raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the {what} was trained on. Restore the "
                             "run folder, or train again.")
-        return TrainedWeights(weights, normalizer, (length, channels), meta)
+        return TrainedWeights(weights, normalizer, (length, channels), meta, record)

@@ -1,28 +1,31 @@
 """Results as one long frame, and what follows from it: means, deviations, intervals and the rows of tables.
 
-A number is one row (set, metric, key, dataset, repeat, value) of the frame:
+A number is one row (set, metric, judge, key, dataset, repeat, value) of the frame:
 
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
-| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO   | see `score_arms` | yes     | seed   |
+| utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
+|           |                             | a name in CONTROLS        |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
 | influence | the rows that were measured | a table of the analysis   | GROUP/STATISTIC  | -       | -      |
 
-`dataset` is the number of the dataset within its set (one for each generation seed), `repeat` the seed of the
-classifier or of the metric. Both are empty where a number is of all together: a variance over subjects and its degrees
-of freedom, all of influence, and `dataset` for TRTR. GROUP is a class or a learning rate.
+`judge` is the classifier that the utility part trains; it is empty elsewhere. `dataset` is the number of the dataset
+within its set (one for each generation seed), `repeat` the seed of the classifier or of the metric. Both are empty
+where a number is of all together: a variance over subjects and its degrees of freedom, all of influence, and `dataset`
+for TRTR. GROUP is a class or a learning rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
+from tardiff.config import CONTROLS
 from tardiff.evaluation.intervals import (
     holm,
     level_interval,
@@ -35,7 +38,7 @@ from tardiff.evaluation.intervals import (
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
 
-COLUMNS = ("set", "metric", "key", "dataset", "repeat", "value")
+COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
 SUBJECT_VARIANCE, SUBJECT_FREEDOM = "_subject_variance", "subject_freedom"
 """The ending of the key of a variance over subjects, and the key of the degrees of freedom of all those of an arm
 (absent: infinitely many)."""
@@ -47,30 +50,31 @@ also `subject_variance`, `low` and `high`, for differences `p`, and for those of
 
 
 def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
-    """Return rows (set, metric, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or
+    """Return rows (set, metric, judge, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or
     None."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.astype({"dataset": "Int64", "repeat": "Int64", "value": "float64"})
 
 
-def summaries(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Summary]]:
-    """Return the summary of each key by (set, metric), in the order of the frame.
+def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summary]]:
+    """Return the summary of each key by (set, metric, judge), in the order of the frame.
 
     Intervals have both sources of chance in their error: the variance over subjects and that between seeds (see
     `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases). Those of
     differences are mean +- t x standard error, those of levels that of `level_interval`.
     """
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for (name, metric, key), values in frame.groupby(["set", "metric", "key"], sort=False)["value"]:
-        found.setdefault((name, metric), {})[key] = values.to_numpy()
-    return {pair: {key: _summary(key, of_pair) for key in of_pair
-                   if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM} for pair, of_pair in found.items()}
+    found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    for (*place, key), values in frame.groupby(["set", "metric", "judge", "key"], sort=False)["value"]:
+        found.setdefault(tuple(place), {})[key] = values.to_numpy()
+    return {place: {key: _summary(key, of_place) for key in of_place
+                    if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM}
+            for place, of_place in found.items()}
 
 
 def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
-    """Return `{set: {metric: {key: summary}}}`."""
+    """Return `{set: {metric: {key: summary}}}` of results without a judge."""
     nested: dict[str, dict[str, dict[str, Summary]]] = {}
-    for (name, metric), of_pair in summaries(frame).items():
+    for (name, metric, _), of_pair in summaries(frame).items():
         nested.setdefault(name, {})[metric] = of_pair
     return nested
 
@@ -83,22 +87,43 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one row per arm of the utility part: `arm`, its label, `protocol`, `synthetic` (None for TRTR), `ratio`
-    (None but for TSRTR), and the summary of each key.
+    """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
+    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
+    on, and the summary of each key; that of `<metric>_minus_control` names the `control`.
 
-    The p values of the same difference of all arms are adjusted together, by Holm, to `p_adjusted`.
+    The p values of the same difference of one judge are adjusted together, by Holm, to `p_adjusted`: those of the arms
+    with synthetic rows, and apart from them those of the controls.
     """
     rows = []
-    for (name, metric), of_pair in summaries(frame).items():
+    for (name, metric, judge), of_arm in summaries(frame).items():
         protocol, _, ratio = metric.partition(" ")
-        synthetic, number = None if protocol == "TRTR" else name, float(ratio) if ratio else None
-        label = " ".join([protocol, *([synthetic] if synthetic else []), *([f"{number:g}"] if ratio else [])])
-        rows.append({"arm": label, "protocol": protocol, "synthetic": synthetic, "ratio": number, **of_pair})
-    for key in {key for row in rows for key in row if "_minus_" in key}:
-        family = [row[key] for row in rows if key in row]
+        synthetic, number = None if protocol in ("TRTR", *CONTROLS) else name, float(ratio) if ratio else None
+        label = " ".join([*(["control"] if protocol in CONTROLS else []), protocol, *([synthetic] if synthetic else []),
+                          *([f"{number:g}"] if ratio else [])])
+        real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
+        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
+                     **real_rows, **of_arm})
+    families: dict[tuple[str, str, bool], list[Summary]] = {}
+    for row in rows:
+        controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
+        for key in [key for key in row if "_minus_" in key]:
+            families.setdefault((row["judge"], key, row["synthetic"] is None), []).append(row[key])
+            metric, _, baseline = key.partition("_minus_")
+            if baseline == "control":
+                means = {control["protocol"]: control[metric]["mean"] for control in controls}
+                row[key]["control"] = best_control(metric, means)
+    for family in families.values():
         for difference, adjusted in zip(family, holm(np.array([one["p"] for one in family])), strict=True):
             difference["p_adjusted"] = float(adjusted)
     return rows
+
+
+def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
+    """Return the control with the best mean of a metric, the first of equals; None without controls, and of a metric
+    that has no better and worse."""
+    if not means or metric == "positive_rate":
+        return None
+    return (min if metric == "brier" else max)(means, key=means.get)
 
 
 def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:

@@ -24,9 +24,9 @@ from tardiff.evaluation.summary import NEITHER, verdict
 
 
 def level_rows(values, freedom, variance=0.0, key="auroc"):
-    return [*(("set", "TSTR", key, None, seed, value) for seed, value in enumerate(values)),
-            ("set", "TSTR", f"{key}_subject_variance", None, None, variance),
-            ("set", "TSTR", "subject_freedom", None, None, freedom)]
+    return [*(("set", "TSTR", "", key, None, seed, value) for seed, value in enumerate(values)),
+            ("set", "TSTR", "", f"{key}_subject_variance", None, None, variance),
+            ("set", "TSTR", "", "subject_freedom", None, None, freedom)]
 
 
 @pytest.mark.parametrize(("shared", "own", "seed_deviation", "seeds"), [
@@ -53,24 +53,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say(shared, own, seed_deviati
 
 def test_levels_stay_in_their_range():
     for freedom in (np.inf, 2):
-        summary = summaries(long_frame(level_rows([0.9, 0.99, 0.95], freedom, 0.1)))["set", "TSTR"]["auroc"]
+        summary = summaries(long_frame(level_rows([0.9, 0.99, 0.95], freedom, 0.1)))["set", "TSTR", ""]["auroc"]
         assert 0 <= summary["low"] < 0.9 and 0.95 < summary["high"] <= 1
 
 
 @pytest.mark.parametrize("subjects", [2, 5, 20, 200])
 def test_a_ceiling_leaves_about_as_much_open_as_the_exact_interval_of_a_share(subjects):
     """That of Clopper and Pearson, of which 3 / m is the approximation."""
-    summary = summaries(long_frame(level_rows([1.0, 1.0, 1.0], subjects - 1)))["set", "TSTR"]["auroc"]
+    summary = summaries(long_frame(level_rows([1.0, 1.0, 1.0], subjects - 1)))["set", "TSTR", ""]["auroc"]
     exact = beta.ppf(0.025, subjects, 1)
     assert summary["high"] == 1 and 1 - summary["low"] == pytest.approx(1 - exact, rel=0.35)
-    floor = summaries(long_frame(level_rows([0.0], subjects - 1, key="f1")))["set", "TSTR"]["f1"]
+    floor = summaries(long_frame(level_rows([0.0], subjects - 1, key="f1")))["set", "TSTR", ""]["f1"]
     assert (floor["low"], floor["high"]) == (0, pytest.approx(1 - summary["low"]))
 
 
 def test_two_arms_at_the_ceiling_are_not_known_to_be_equal():
     rows = [*level_rows([1.0, 1.0, 1.0], 4),
             *level_rows([0.0, 0.0, 0.0], 4, key="auroc_minus_trtr")[:-1]]
-    found = summaries(long_frame(rows))["set", "TSTR"]
+    found = summaries(long_frame(rows))["set", "TSTR", ""]
     assert found["auroc_minus_trtr"]["high"] == -found["auroc_minus_trtr"]["low"] == 1 - found["auroc"]["low"]
     assert found["auroc_minus_trtr"]["p"] == 1
 
@@ -97,7 +97,7 @@ def test_levels_of_few_subjects_hold_the_truth_as_often_as_they_say(seeds, posit
         freedom = subject_freedom(y, subjects)
         variance = main_subject_variance(np.array([auroc(y, fit, weights) for fit in fits]), freedom)
         values = [auroc(y, fit)[0] for fit in fits]
-        summary = summaries(long_frame(level_rows(values, freedom, variance)))["set", "TSTR"]["auroc"]
+        summary = summaries(long_frame(level_rows(values, freedom, variance)))["set", "TSTR", ""]["auroc"]
         held += summary["low"] <= norm.cdf(0.5**0.5) <= summary["high"]
     assert 0.92 <= held / 300 <= 0.99
 
@@ -145,10 +145,10 @@ def test_any_false_verdict_is_as_rare_for_ten_sets_as_for_one():
         rows = []
         for number in range(10):
             values = generator.normal(size=3) + generator.normal() - of_trtr
-            rows += [(f"set {number}", "TSTR", "auprc_minus_trtr", None, seed, value)
+            rows += [(f"set {number}", "TSTR", "gru", "auprc_minus_trtr", None, seed, value)
                      for seed, value in enumerate(values)]
-            rows += [(f"set {number}", "TSTR", "auprc", None, 0, 0.5),
-                     (f"set {number}", "TSTR", "auprc_minus_trtr_subject_variance", None, None, 2.0)]
+            rows += [(f"set {number}", "TSTR", "gru", "auprc", None, 0, 0.5),
+                     (f"set {number}", "TSTR", "gru", "auprc_minus_trtr_subject_variance", None, None, 2.0)]
         differences = [row["auprc_minus_trtr"] for row in utility_rows(long_frame(rows))]
         false += any(verdict(difference) != NEITHER for difference in differences)
         unadjusted += any(difference["p"] < 0.05 for difference in differences)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import NOISE, REAL, long_frame
+from tardiff.evaluation.frame import NOISE, REAL, long_frame, utility_rows
 from tardiff.evaluation.page import render, utility_outcomes
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.protocol import METRICS
@@ -109,6 +109,45 @@ def test_there_is_no_verdict_below_3_seeds_or_of_a_classifier_at_chance(settings
     assert utility_outcomes(*utility(change, **settings))[0]["kind"] == kind
     text = utility_words(change, **settings)
     assert said in text and "raised AUPRC" not in text and "Judged" not in text
+
+
+def against_control(synthetic, change, judge="gru"):
+    """The rows of an arm that is above TRTR by 0.02 and above the best control by `change`."""
+    rows = arm(synthetic, "TSRTR 1.0", 0.02)
+    for key, values in (("auprc_minus_control", change + 0.001 * np.arange(3)),
+                        ("auprc_minus_control_subject_variance", [1e-6])):
+        rows += [(synthetic, "TSRTR 1.0", judge, key, None, seed, value) for seed, value in enumerate(values)]
+    return rows
+
+
+def test_what_is_above_real_data_is_needed_only_if_it_is_above_the_best_control_too():
+    better = [(*row[:6], 0.8) if row[3] == "auprc" else row for row in arm(REAL, "jitter", 0.01)]
+    frame, description = utility(arm(REAL, "mixup", 0.01), better,
+                                 against_control("a", 0.02), against_control("b", 0.0), controls=["mixup", "jitter"])
+    (outcome,) = utility_outcomes(frame, description)
+    assert (outcome["gained"], outcome["needed"], outcome["best_control"]) == (["a", "b"], ["a"], "jitter")
+    html = page({"utility": frame}, ("a", "b"), utility=description)
+    first = [row[0] for row in rows_of(html, "Judge: gru")]
+    assert first == ["TRTR", "Controls: real rows alone, used otherwise", "control mixup", "control jitter (best)",
+                     "With synthetic series", "TSRTR a 1", "TSRTR b 1"]
+    answer = words(html.split('class="answer"')[1].split("<nav")[0])
+    assert "a is shown to be needed for that" in answer and answer.count("against the best control (jitter) by") == 2
+    without = words(page({"utility": utility(arm("a", "TSRTR 1.0", 0.02))[0]}, ("a",), utility=utility()[1]))
+    assert "best control" not in without
+
+
+def test_each_judge_has_its_answer_and_its_table_and_a_family_of_its_own():
+    rows = [row for judge in ("gru", "boosting") for part in (arm(REAL, "TRTR"), arm("a", "TSRTR 1.0", 0.02))
+            for row in ((*row[:2], judge, *row[3:]) for row in part)]
+    frame, description = long_frame(rows), utility()[1]
+    assert [outcome["judge"] for outcome in utility_outcomes(frame, description)] == ["gru", "boosting"]
+    for row in utility_rows(frame):
+        if row["synthetic"]:
+            assert row["auprc_minus_trtr"]["p_adjusted"] == row["auprc_minus_trtr"]["p"]
+    html = page({"utility": frame}, ("a",), utility=description)
+    answer = words(html.split('class="answer"')[1].split("<nav")[0])
+    assert "judged by gru" in answer and "judged by boosting" in answer and answer.count("What could be seen") == 1
+    assert rows_of(html, "Judge: gru")[-1][0] == rows_of(html, "Judge: boosting")[-1][0] == "TSRTR a 1"
 
 
 def test_without_real_and_synthetic_series_together_nothing_is_judged():

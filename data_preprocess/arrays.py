@@ -74,13 +74,13 @@ def preprocess(options: argparse.Namespace) -> None:
     parts = {name: Split(part.x, labels, part.subject, part.mask)
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
+    imputation = None
     if options.impute is not None:
-        splits, medians = grid.fill_gaps(splits, options.impute,
+        splits, imputation = grid.fill_gaps(splits, options.impute,
                                          [grid.Vital(name, "", -np.inf, np.inf) for name in channels])
-        cohort |= {"imputation": options.impute, "train_medians": medians.tolist()}
     meta = Metadata(name=options.name or options.output.name, channels=channels, units=units, classes=classes,
                     sampling_interval=options.interval, source=options.input.name, licence=options.licence,
-                    cohort=cohort)
+                    cohort=cohort, imputation=imputation)
     own_data.write(options.output, splits, meta, "series")
 
 

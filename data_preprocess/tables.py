@@ -211,14 +211,14 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
     else:
         splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
-    splits, medians = grid.fill_gaps(splits, options.impute, channels)
+    splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
-              "imputation": options.impute, "attrition": attrition,
-              "channels": grid.summarize_channels(splits, medians, channels)}
+              "attrition": attrition, "channels": grid.summarize_channels(splits, imputation.medians, channels)}
     own_data.write(options.output, splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
         units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
-        source=options.input.name, licence=options.licence, cohort=cohort), "ids")
+        source=options.input.name, licence=options.licence, cohort=cohort, imputation=imputation),
+        "ids")
 
 
 def microseconds_of(duration: str) -> float:

@@ -124,6 +124,8 @@ class BaseConfig:
     seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    mask: bool = setting(True, "Where the dataset has gaps and says how they were filled: model the mask with the "
+                               "values, so that series have gaps of their own, filled by the same rule.")
     expect: ExpectConfig = setting(ExpectConfig, "", semantic=False)
     model: UNetConfig = setting(UNetConfig, "")
     diffusion: DiffusionConfig = setting(DiffusionConfig, "")

@@ -90,7 +90,7 @@ class Guidance:
         """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
         if not self.config.is_on:
             return None
-        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config)
+        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config, self.guide.shape[1])
         return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.through_denoiser)
 
     @cached_property
@@ -146,8 +146,8 @@ class Denoiser:
 
         Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
         `SamplerConfig`, None for its default; settings: its other fields, such as `eta=1.0`. batch_size bounds memory.
-        callback(t, x_t, x0_pred, gradient) sees every step of every batch, each (B, L, C) in normalised units, the
-        gradient None where unguided.
+        callback(t, x_t, x0_pred, gradient) sees every step of every batch, each (B, L, C) in normalised units, with
+        the mask (B, L, 2C), the gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
         """
         config = load_config(SamplerConfig, values={
@@ -177,9 +177,10 @@ class Denoiser:
                 conditioning = None if guidance is None else guidance.conditioning(labels_of)
                 series = sample_series(self.fitted, labels_of, samples_of, seed, config, conditioning,
                                        callback=callback)
-                parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
+                parts.append(self.fitted.decode(series))
                 bar.update()
-        return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
+        x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic()
+        return LabelledSeries(Split(meta.filled(x), y, mask=~np.isnan(x) if self.fitted.mask else None), meta)
 
 
 def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: str | Path | None = None, **settings: Any

@@ -46,6 +46,14 @@ def test_classes_are_given_by_name_or_number(base):
     assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
 
 
+def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule(base, guide):
+    for guidance in (None, tardiff.Guidance(guide, **GUIDED)):
+        series = base.sample({"died": 8}, steps=STEPS, guidance=guidance)
+        mask, imputation = series.split.mask, series.meta.imputation
+        assert 0 < mask.mean() < 1 and imputation == read_dataset(guide.data, ("train",)).meta.imputation
+        np.testing.assert_array_equal(imputation.fill(np.where(mask, series.x, np.float32(np.nan))), series.x)
+
+
 @pytest.mark.parametrize("settings", [{}, {"name": "ddpm"}, {"eta": 1.0, "guidance": GUIDED}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
@@ -73,7 +81,7 @@ def test_the_callback_sees_every_step_of_every_batch(base, guide):
         seen.append((int(t), tuple(x_t.shape), tuple(x0_pred.shape), strongest))
 
     traced = base.sample({"died": 5}, steps=STEPS, batch_size=3, callback=note)
-    assert [shape for _, shape, _, _ in seen] == [(3, 24, 7)] * STEPS + [(2, 24, 7)] * STEPS
+    assert [shape for _, shape, _, _ in seen] == [(3, 24, 14)] * STEPS + [(2, 24, 14)] * STEPS
     assert all(shape == predicted and gradient is None for _, shape, predicted, gradient in seen)
     assert [t for t, *_ in seen[:STEPS]] == sorted({t for t, *_ in seen}, reverse=True)
     assert np.array_equal(traced.x, base.sample({"died": 5}, steps=STEPS, batch_size=3).x)

@@ -18,12 +18,14 @@ WEIGHTS, NORMALIZER, DESCRIPTION = "model.safetensors", "normalizer.json", "data
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata."""
+    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata; `mask` tells
+    whether the model has the mask of a series beside its values."""
 
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
+    mask: bool = False
 
     def save(self, folder: str | Path, **more: str) -> None:
         """Write the description, the normaliser and, last, the weights, whose metadata record what belongs to them."""
@@ -31,7 +33,7 @@ class TrainedWeights:
         self.normalizer.save(Path(folder) / NORMALIZER)
         save_tensors(Path(folder) / WEIGHTS, self.weights, {
             "length": str(self.shape[0]), "channels": str(self.shape[1]), "classes": str(len(self.meta.classes)),
-            "normalizer": self.normalizer.fingerprint(), **more})
+            "normalizer": self.normalizer.fingerprint(), "mask": str(self.mask), **more})
 
     @staticmethod
     def load(folder: str | Path, what: str, command: str) -> TrainedWeights:
@@ -44,7 +46,7 @@ class TrainedWeights:
         if not path.exists():
             raise UserError(f"{path}: file not found; the training of this run has not finished. Run {command} again "
                             "with the same configuration, and it resumes.")
-        weights, record = load_tensors(path, "length", "channels", "classes", "normalizer")
+        weights, record = load_tensors(path, "length", "channels", "classes", "normalizer", "mask")
         normalizer = Normalizer.load(folder / NORMALIZER)
         if record["normalizer"] != normalizer.fingerprint():
             raise UserError(f"{folder}: {NORMALIZER} is not the one the {what} was trained with. Restore the run "
@@ -54,4 +56,4 @@ class TrainedWeights:
         if (channels, classes) != (len(meta.channels), len(meta.classes)):
             raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the {what} was trained on. Restore the "
                             "run folder, or train again.")
-        return TrainedWeights(weights, normalizer, (length, channels), meta)
+        return TrainedWeights(weights, normalizer, (length, channels), meta, record["mask"] == "True")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import GuidanceConfig
@@ -85,15 +86,18 @@ def objective_gradient(task: DownstreamTask, direction: Mapping[str, Tensor] | N
             "anchored": config.influence_weight * influence_gradient - loss_gradient}[config.objective]
 
 
-def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig
-                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig,
+                      num_channels: int | None = None) -> Callable[[Tensor, Tensor, int], Tensor]:
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
-    It is read at x0_pred or x_t, pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where
-    `unit_rms`. Each row depends on its own sample.
+    It is read at x0_pred or x_t, of whose signals the classifier reads the first `num_channels` (None: all), pulled
+    back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`. Each row depends on its
+    own sample.
     """
     def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        gradient = objective_gradient(task, direction, x_t if config.location == "x_t" else x0_pred, y, config)
+        signals = x_t if config.location == "x_t" else x0_pred
+        gradient = objective_gradient(task, direction, signals[..., :num_channels], y, config)
+        gradient = F.pad(gradient, (0, signals.shape[2] - gradient.shape[2]))
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:

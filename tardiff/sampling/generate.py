@@ -25,7 +25,8 @@ from tardiff.utils.progress import progress
 from tardiff.utils.seeding import derive_seed
 
 SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
-"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units."""
+"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units, NaN
+where a gap was drawn."""
 
 
 def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,
@@ -59,23 +60,20 @@ def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | 
 
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                   conditioning: Conditioning | None, bf16: bool = False, callback: Callback | None = None) -> Tensor:
-    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64.
+    """Return signals, as `FittedDenoiser.decode` reads them, for labels (B,) int64 and sample numbers (B,) int64.
 
     `callback` sees every step of the sampler, see `tardiff.sampling.samplers`.
     Raises UserError if a series is not finite.
     """
     device = labels.device
-    bounds = None
-    if config.clip_x0:
-        bounds = tuple(torch.tensor(edge, dtype=torch.float32, device=device)
-                       for edge in (fitted.normalizer.low, fitted.normalizer.high))
+    bounds = fitted.bounds if config.clip_x0 else None
 
     def denoiser(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with autocast(device, bf16):
             return fitted.denoiser(x_t, t, y)
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
-    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
+    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
     timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
@@ -91,17 +89,18 @@ def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
     """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` is the conditioning of a chunk."""
     def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
         series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
-        return fitted.normalizer.inverse(series.cpu().numpy())
+        return fitted.decode(series)
 
     return sample
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
-                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup) -> None:
+                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup, has_gaps: bool = False) -> None:
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
-    `meta` describes it. `runtime.json` tells what sampling took, in this call alone where it resumed.
+    `meta` describes it; with `has_gaps` there is a mask, and its imputation fills the gaps. `runtime.json` tells what
+    sampling took, in this call alone where it resumed.
     `meta.json` appears last, so a dataset with it is complete.
     """
     output = Path(output)
@@ -128,7 +127,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
             write_json(output / "runtime.json", {
                 "series": sampled, "seconds": seconds, "seconds_per_series": seconds / sampled,
                 "processes": group.world_size, "device": str(group.device)})
-        write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
+        write_split_in_parts(output / "train.npz", lambda: map(_read_chunk, paths), (len(labels), *shape), labels,
+                             meta.imputation if has_gaps else None)
         write_json(output / "meta.json", dataclasses.asdict(meta))
     _clear_chunks(output, group)
     group.barrier()

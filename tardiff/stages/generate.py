@@ -57,6 +57,6 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         condition = guidance.conditioning if guidance is not None else lambda labels: None
         sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
-                         denoiser.meta.of_synthetic(), group)
+                         denoiser.meta.of_synthetic(), group, denoiser.mask)
         if group.is_main:
             print(f"written to {config.output}")

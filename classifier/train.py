@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from classifier.boosting import FittedBoosting, fit_boosting
 from classifier.models import build_classifier, build_loss, custom_source
+from classifier.targets import class_shares, class_weights
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
 from tardiff.data.format import Dataset, Metadata, Split, absent_classes
@@ -75,12 +77,26 @@ class BestLook:
 
 def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
-                   device: torch.device, run: Run | None = None) -> FittedClassifier:
-    """Train on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep` names.
+                   device: torch.device) -> FittedClassifier | FittedBoosting:
+    """Train a classifier of any architecture on `train`; it has `predict`.
 
-    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`,
-    which needs rows of every class, by the log-loss with its classes weighted as in training. The batch and the dropout
-    of a step depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
+    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); `selection` chooses what `config.keep` names and needs
+    rows of every class. Raises UserError where a log-loss is not finite.
+    """
+    if model_config.name == "boosting":
+        return fit_boosting(train, selection, num_classes, model_config.boosting, config, seed)
+    return fit_network(train, selection, num_classes, model_config, config, seed, device)
+
+
+def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+                model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
+                device: torch.device, run: Run | None = None) -> FittedClassifier:
+    """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
+    names.
+
+    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
+    classes weighted as in training. The batch and the dropout of a step depend on (seed, step) alone; with a run
+    folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)
@@ -90,10 +106,12 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
         model.fit_periods(torch.from_numpy(train[0]))
     model.to(device)
     average = EMA(model, config.ema_decay)
-    loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
-    # The shares of the selection rows, not of the training rows: balanced has to be balanced on either.
-    y_selection = torch.from_numpy(selection[1])
-    selection_weights = _class_weights(y_selection, num_classes, config.class_weighting)[y_selection].numpy()
+    loss_function = build_loss(model_config)
+    # Of the selection rows' own shares: balanced has to be balanced on either.
+    of_training, of_selection = (class_weights(class_shares(targets, num_classes), config.class_weighting)
+                                 for targets in (train[1], selection[1]))
+    weights = torch.from_numpy(of_training).float().to(device)
+    selection_weights = of_selection[selection[1]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best = BestLook(0, float("inf"), float("nan"), copy.deepcopy(average.module.state_dict()))
     parts = {"model": model, "average": average.module, "optimizer": optimizer, "best": best}
@@ -129,12 +147,6 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     return FittedClassifier(model.eval(), best.step, best.selection_loss, best.selection_auprc)
 
 
-def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
-    counts = torch.bincount(y, minlength=num_classes).float()
-    balanced = len(y) / (num_classes * counts.clamp(min=1))
-    return balanced if weighting == "balanced" else torch.ones_like(counts)
-
-
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
 
@@ -153,11 +165,12 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
-    `data` is the folder of the dataset that it was trained on; `shape` is (L, C); `code` has the hashes of the source
-    of a model and loss of the user's own.
+    `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
+    `code` has the hashes of the source of a model and loss of the user's own.
     """
 
     folder: Path
+    architecture: str
     task: DownstreamTask
     normalizer: Normalizer
     shape: tuple[int, int]
@@ -181,8 +194,9 @@ class Guide:
         trained = TrainedWeights.load(folder, "classifier", "classifier/train.sh")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
-        return Guide(Path(folder), DownstreamTask(model.to(device), build_loss(config.model)), trained.normalizer,
-                     trained.shape, trained.meta, config.data, custom_source(config.model))
+        task = DownstreamTask(model.to(device), build_loss(config.model))
+        return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
+                     config.data, custom_source(config.model))
 
 
 def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:

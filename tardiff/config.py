@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,6 +155,22 @@ class TimesNetConfig:
 
 
 @dataclass(frozen=True)
+class BoostingConfig:
+    """Gradient boosting of trees (scikit-learn's HistGradientBoostingClassifier) on the flattened series and summaries
+    of each channel. Its trees stand for the steps of the networks, of which it reads no other settings than
+    training.keep and training.class_weighting."""
+
+    trees: int = setting(
+        300, "Trees per class, of which those up to the lowest log-loss on the selection half are kept.", low=1)
+    learning_rate: float = setting(0.05, "Weight of each tree.", low=1e-4, high=1)
+    max_leaves: int = setting(8, "Largest number of leaves of a tree.", low=2)
+    min_rows: int = setting(20, "Least number of different series in a leaf.", low=1)
+    l2: float = setting(1.0, "L2 penalty of the leaves, in rows.", low=0)
+    feature_share: float = setting(0.3, "Share of the features, drawn anew, that a split chooses from.", low=1e-3,
+                                   high=1)
+
+
+@dataclass(frozen=True)
 class CustomModelConfig:
     """Your own classifier."""
 
@@ -167,24 +183,30 @@ class CustomModelConfig:
     options: dict = setting({}, "Keyword arguments of the class.")
 
 
+ARCHITECTURES = ("gru", "lstm", "timesnet", "boosting", "custom")
+
+
 @dataclass(frozen=True)
 class ClassifierModelConfig:
     """Which classifier, and its size."""
 
-    name: str = setting("gru", "Architecture.", choices=("gru", "lstm", "timesnet", "custom"))
+    name: str = setting("gru", "Architecture.", choices=ARCHITECTURES)
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
+    boosting: BoostingConfig = setting(BoostingConfig, "")
     custom: CustomModelConfig = setting(CustomModelConfig, "")
+
+    @property
+    def section(self) -> str:
+        """The section that the architecture reads."""
+        return {"gru": "rnn", "lstm": "rnn"}.get(self.name, self.name)
 
     def without_effect(self) -> list[str]:
         """Return the sections that differ from their defaults and that the architecture does not use."""
-        own_section = {"gru": "rnn", "lstm": "rnn"}.get(self.name, self.name)
-        return [section for section, default in (("rnn", RNNConfig()), ("timesnet", TimesNetConfig()))
-                if section != own_section and getattr(self, section) != default]
+        return [section for section in ("rnn", "timesnet", "boosting")
+                if section != self.section and getattr(self, section) != getattr(ClassifierModelConfig(), section)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        if self.name != "custom" and self.custom.import_path is not None:
-            yield "custom.import_path", f"has no effect with model.name={self.name}. Give model.name=custom as well."
         for name, value in vars(self.custom).items():
             if self.custom.import_path is None and value != getattr(CustomModelConfig(), name):
                 yield f"custom.{name}", "has no effect without model.custom.import_path='package.module:Class'."
@@ -232,6 +254,11 @@ class ClassifierConfig:
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.model.name == "boosting":
+            yield "model.name", "boosting has no gradient that could guide. It can be a judge of an evaluation."
+        yield from _unused_custom_model(self.model, [self.model.name])
 
 
 @dataclass(frozen=True)
@@ -379,10 +406,22 @@ class EvaluationConfig:
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    judges: list[str] | None = setting(
+        None, "Architectures that judge, each on the same arms and seeds and with its section of model; null: "
+              "model.name alone.", choices=ARCHITECTURES, semantic=False)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
 
+    @property
+    def judge_models(self) -> dict[str, ClassifierModelConfig]:
+        """The settings of the model of each judge, by its name."""
+        names = [self.model.name] if self.judges is None else self.judges
+        return {name: replace(self.model, name=name) for name in names}
+
     def faults(self) -> Iterator[tuple[str, str]]:
+        if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
+            yield "judges", "must name at least one architecture, and each once."
+        yield from _unused_custom_model(self.model, self.judge_models)
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
@@ -489,6 +528,12 @@ class InfluenceAnalysisConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.learning_rates:
             yield "learning_rates", "must hold at least one."
+
+
+def _unused_custom_model(model: ClassifierModelConfig, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    if model.custom.import_path is not None and "custom" not in names:
+        yield "model.custom.import_path", (f"has no effect with model.name={', '.join(names)}. Give model.name=custom "
+                                           "as well.")
 
 
 def _has_repeats(values: list) -> bool:

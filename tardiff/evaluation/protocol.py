@@ -32,11 +32,13 @@ FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the table: a protocol, a synthetic set and the ratio of synthetic to real training rows."""
+    """One line of the table: a protocol, a synthetic set and the ratio of synthetic to real training rows, and which of
+    the judges is trained on these rows."""
 
     protocol: str
     synthetic: str | None = None
     ratio: float | None = None
+    judge: str = ""
 
     @property
     def label(self) -> str:
@@ -44,9 +46,19 @@ class Arm:
                          *([f"{self.ratio:g}"] if self.ratio is not None else [])])
 
     @property
-    def place(self) -> tuple[str, str]:
-        """The set and the metric of the arm in the frame of results."""
-        return self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}"
+    def place(self) -> tuple[str, str, str]:
+        """The set, the metric and the judge of the arm in the frame of results."""
+        return (self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}",
+                self.judge)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier that is trained anew for every arm and seed: `fit` trains and predicts, and `recipe` is its
+    settings, which with the data decide whether a kept fit is reused."""
+
+    fit: FitAndPredict
+    recipe: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,8 @@ class Protocol:
     """Everything that the arms share.
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
-    for each name the training splits of its datasets, one per generation seed. fit: trains and predicts; `recipe` is
-    its settings, which with the data decide whether a fit kept in `folder` (None: none is kept) is reused. workers:
-    fits at a time.
+    for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
+    kept (None: none is). workers: fits at a time.
     """
 
     real: Split
@@ -64,8 +75,7 @@ class Protocol:
     scored: Split
     synthetic: dict[str, list[Split]]
     normalizer: Normalizer
-    fit: FitAndPredict
-    recipe: dict[str, Any]
+    judges: dict[str, Judge]
     folder: Path | None = None
     workers: int = 1
 
@@ -76,7 +86,7 @@ class Protocol:
         dataset s modulo their number.
         """
         fits = [(arm, seed) for arm in arms for seed in range(num_seeds)]
-        jobs = [Job(self._key(arm, seed), partial(self._fit, arm, seed), f"{arm.label}, seed {seed}")
+        jobs = [Job(self._key(arm, seed), partial(self._fit, arm, seed), f"{arm.judge}: {arm.label}, seed {seed}")
                 for arm, seed in fits]
         folder = None if self.folder is None else self.folder / "fits"
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
@@ -123,13 +133,13 @@ class Protocol:
         """Return all that decides the predictions of a fit."""
         train = self.training_rows(arm, seed)
         return ("fit", Split(train.x, train.y).fingerprint(), *self._evaluated[2], self.normalizer.fingerprint(),
-                self.recipe, seed)
+                self.judges[arm.judge].recipe, seed)
 
     def _fit(self, arm: Arm, seed: int) -> dict[str, np.ndarray]:
         """Fit and predict."""
         train, (x_selection, x_scored, _) = self.training_rows(arm, seed), self._evaluated
-        selection, scored = self.fit((self.normalizer.transform(train.x), train.y), (x_selection, self.selection.y),
-                                     x_scored, seed)
+        selection, scored = self.judges[arm.judge].fit((self.normalizer.transform(train.x), train.y),
+                                                       (x_selection, self.selection.y), x_scored, seed)
         return {"selection": selection, "scored": scored}
 
 
@@ -165,7 +175,8 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
-        baselines = {"trtr": Arm("TRTR"), "reference": Arm(arm.protocol, reference, arm.ratio)}
+        baselines = {"trtr": Arm("TRTR", judge=arm.judge),
+                     "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge)}
         for name in METRICS:
             keys = {name: table[name]}
             for key, baseline in baselines.items():

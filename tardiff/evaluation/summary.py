@@ -20,11 +20,11 @@ FEWEST_SEEDS = 3
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 %
     intervals."""
-    heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", ""]
+    heads = ["", "judge", *HEADERS.values(), "AUPRC - TRTR [95 %]", ""]
     heads += [f"AUPRC - {reference} [95 %]", ""] if reference else []
     lines = [heads]
     for row in rows:
-        cells = [row["arm"], *(spread(row[name]) for name in HEADERS)]
+        cells = [row["arm"], row["judge"], *(spread(row[name]) for name in HEADERS)]
         for key in ["trtr", *(["reference"] if reference else [])]:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)

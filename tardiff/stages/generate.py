@@ -44,7 +44,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             return
         inputs = {"denoiser": denoiser.fingerprint(), "train": dataset.train.fingerprint()}
         if guidance is not None:
-            inputs |= {"classifier": guidance.guide.task.fingerprint(), **guidance.guide.code}
+            inputs |= {"classifier": guidance.guide.task.fingerprint(), "guide": guide.architecture, **guide.code}
             if config.guidance.uses_guidance_gradient:
                 inputs["guidance data"] = dataset.val.fingerprint()
         open_run(config.output, config, inputs, group.is_main, record="provenance.json")

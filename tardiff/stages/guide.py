@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from classifier.models import build_classifier, custom_source
-from classifier.train import fit_classifier, normalized_splits, save_classifier
+from classifier.train import fit_network, normalized_splits, save_classifier
 from tardiff.config import ClassifierConfig
 from tardiff.data.format import read_dataset
 from tardiff.utils.distributed import resolve_device
@@ -32,8 +32,8 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
         return
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(), **custom_source(config.model)}
     run_folder = open_run(config.output, config, inputs)
-    fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
-                            config.seed, device, run_folder)
+    fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
+                         config.seed, device, run_folder)
     save_classifier(run_folder.folder, fitted, normalizer, dataset)
     run_folder.close()
     y = parts["selection"][1]

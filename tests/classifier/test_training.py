@@ -13,7 +13,7 @@ from torch import nn
 
 from classifier import train as training
 from classifier.models import build_classifier
-from classifier.train import fit_classifier
+from classifier.train import fit_network
 from tardiff.config import (
     ClassifierConfig,
     ClassifierModelConfig,
@@ -55,7 +55,7 @@ def models_of_a_user(monkeypatch):
 
 
 def fit(x=X, y=Y, model="gru", config=CONFIG, run=None, selection=(X[:24], Y[:24]), **changes):
-    return fit_classifier((x, y), selection, 3, TINY[model], dataclasses.replace(config, **changes), 0, CPU, run)
+    return fit_network((x, y), selection, 3, TINY[model], dataclasses.replace(config, **changes), 0, CPU, run)
 
 
 def assert_same(first, second):
@@ -184,7 +184,7 @@ def test_a_small_set_ends_far_above_chance_where_one_epoch_does_not():
     selection = sinusoids(90, length=12, num_classes=3, seed=1)
     normalizer = Normalizer.fit("zscore", x)
     parts = [(normalizer.transform(series), labels) for series, labels in ((x, y), selection)]
-    enough, epoch = (fit_classifier(*parts, 3, ClassifierModelConfig(), ClassifierTrainingConfig(steps=steps), 0, CPU)
+    enough, epoch = (fit_network(*parts, 3, ClassifierModelConfig(), ClassifierTrainingConfig(steps=steps), 0, CPU)
                      for steps in (100, 2))
     assert enough.selection_auprc > 0.95 > 0.75 > epoch.selection_auprc
     assert enough.selection_loss < 0.3 < 1 < epoch.selection_loss

@@ -142,6 +142,7 @@ CONFIG = [
     Case("no_levels", "train", ("channel_multipliers",), ("model.channel_multipliers=[]",)),
     Case("num_heads", "train", ("8 channels cannot be divided among num_heads=3",), ("model.num_heads=3",)),
     Case("top_k", "guide", ("top_k=13", "between 1 and 12"), ("model.name=timesnet", "model.timesnet.top_k=13")),
+    Case("boosting_guides", "guide", ("boosting has no gradient that could guide",), ("model.name=boosting",)),
     Case("experiment_preset", "run", ("guidance.guided", "of key=value, got 5."), ("guidance={guided: 5}",)),
     Case("experiment_stage", "run", ("unknown key 'guidance.scal'", "Did you mean 'guidance.scale'?"),
          ("guidance={guided: [configs/guidance/classifier.yaml, guidance.scal=2]}",)),

@@ -8,6 +8,7 @@ import pytest
 
 import tardiff
 from tardiff.config import (
+    BoostingConfig,
     ClassifierModelConfig,
     ClassifierTrainingConfig,
     EvaluationConfig,
@@ -17,8 +18,9 @@ from tardiff.config import (
 from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.simulator import simulate_cohort
-from tardiff.evaluation.sets import require_fit
+from tardiff.evaluation.sets import guide_kinds, require_fit
 from tardiff.stages.evaluate import evaluate_sets, few_subjects
+from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 
 CONFIG = EvaluationConfig(ratios=[0.5], seeds=2, bootstrap=20, device="cpu", workers=1,
@@ -144,3 +146,44 @@ def test_subjects_of_the_rarest_class_are_counted_and_not_their_rows():
     split = Split(np.zeros((90, 2, 1), dtype=np.float32), y, subject)
     assert few_subjects(split) == 3
     assert few_subjects(Split(split.x, y)) is None
+
+
+def test_every_judge_is_evaluated_on_the_same_arms_and_its_fits_do_not_depend_on_the_other(real, tmp_path):
+    sets = {"copy": [Split(real.train.x, real.train.y)]}
+    model = replace(CONFIG.model, boosting=BoostingConfig(trees=5))
+    both = evaluate_sets(real, sets, replace(CONFIG, model=model, judges=["gru", "boosting"]), tmp_path)
+    arms = {judge: of_judge.drop(columns="judge").reset_index(drop=True) for judge, of_judge in both.groupby("judge")}
+    assert list(dict.fromkeys(both["judge"])) == ["gru", "boosting"]
+    places = ["set", "protocol", "ratio", "metric"]
+    assert arms["gru"][places].equals(arms["boosting"][places])
+    assert not arms["gru"]["mean"].equals(arms["boosting"]["mean"])
+    fits = set((tmp_path / "fits").iterdir())
+    for judge, of_judge in arms.items():
+        changed = replace(model, name=judge, **{{"gru": "boosting", "boosting": "rnn"}[judge]: None})
+        alone = evaluate_sets(real, sets, replace(CONFIG, model=changed), tmp_path)
+        assert alone.drop(columns="judge").equals(of_judge) and set(alone["judge"]) == {judge}
+    assert set((tmp_path / "fits").iterdir()) == fits
+
+
+@pytest.mark.parametrize(("settings", "fault"), [
+    (["judges=[gru,gru]"], "'judges' must name at least one"), (["judges=[]"], "'judges' must name at least one"),
+    (["judges=[forest]"], "'judges' must be one of"),
+    (["judges=[gru,boosting]", "model.custom.import_path=a:B"], "has no effect with model.name=gru, boosting"),
+    (["judges=[gru,custom]", "model.custom.import_path=a:B"], None)])
+def test_judges_that_cannot_be_are_refused(settings, fault):
+    if fault is None:
+        assert list(load_config(EvaluationConfig, overrides=settings).judge_models) == ["gru", "custom"]
+    else:
+        with pytest.raises(UserError, match=fault):
+            load_config(EvaluationConfig, overrides=settings)
+
+
+def test_the_kind_of_the_guides_of_a_set_is_read_from_how_it_was_made(tmp_path):
+    inputs = {"a0": {"guide": "gru"}, "a1": {"guide": "timesnet"}, "b": {}, "c": None}
+    for name, recorded in inputs.items():
+        (tmp_path / name).mkdir()
+        if recorded is not None:
+            write_json(tmp_path / name / "provenance.json", {"seed": 0, "inputs": recorded})
+    folders = {"a": ["a0", "a1"], "b": ["b"], "c": ["c"]}
+    assert guide_kinds({name: [str(tmp_path / part) for part in parts] for name, parts in folders.items()}) == {
+        "a": ["gru", "timesnet"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tardiff.config import ClassifierTrainingConfig, ReportConfig, load_config
+from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, ReportConfig, load_config
 from tardiff.data.format import Dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
@@ -31,7 +31,7 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     splits, meta = simulate_cohort(200, seed=0)
     real, sets = Dataset(Path("memory"), meta, splits), {"copy": [splits["train"]]}
     cpu = torch.device("cpu")
-    tried = estimate._seconds_per_row(ReportConfig(), real, cpu)
+    tried = estimate._seconds_per_row(ClassifierModelConfig(), ReportConfig(), real, cpu)
     assert tried > 0
     # One and the same for all that is compared, whatever else the machine does.
     monkeypatch.setattr(estimate, "_seconds_per_row", lambda *_: 2e-4)
@@ -44,6 +44,8 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
     assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
     assert minutes(workers=4) < 0.6 * minutes()
+    boosted = minutes(fidelity_metrics=["marginal"], judges=["gru", "boosting"])
+    assert boosted > minutes(fidelity_metrics=["marginal"])
     longer = ClassifierTrainingConfig(steps=2000)
     assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
 

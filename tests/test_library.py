@@ -46,7 +46,8 @@ def test_classes_are_given_by_name_or_number(base):
     assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
 
 
-@pytest.mark.parametrize("settings", [{}, {"name": "ddpm"}, {"eta": 1.0, "guidance": GUIDED}])
+@pytest.mark.parametrize("settings", [
+    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
         settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
@@ -118,7 +119,7 @@ def test_a_frame_has_the_channels_in_their_units(base):
     ({2: 3}, {}, "'2' is not a class"), ({}, {}, "not all 0"), ({"died": 0}, {}, "not all 0"),
     ({"died": -1}, {}, "at least 0"), ({"died": 2.5}, {}, "number of series"),
     ({"died": 1}, {"steps": 201}, "201"), ({"died": 1}, {"steps": 0}, "at least 1"),
-    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, got 'heun'"),
+    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, dpm_solver_pp, got 'heun'"),
     ({"died": 1}, {"name": "ddpm", "eta": 1.0}, "eta.* no effect")])
 def test_a_fault_of_sampling_is_one_message(base, counts, settings, message):
     with pytest.raises(UserError, match=message):

@@ -67,7 +67,7 @@ def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[st
 
 
 def guided_sampling_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
-    """DDIM-50 with each objective of guidance against DDIM-50 without, 512 series."""
+    """The default sampler with each objective of guidance against the same without, 512 series."""
     fitted, task, x, y = components(config, device)
     direction = compute_guidance_gradient(task, x, y, 2, len(x), ProcessGroup(0, 1, device)).direction("all", "l2_norm")
     direction = {name: value.to(device) for name, value in direction.items()}

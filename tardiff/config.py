@@ -265,9 +265,12 @@ class ClassifierConfig:
 class SamplerConfig:
     """The reverse process."""
 
-    name: str = setting("ddim", "ddpm (ancestral, the paper's Algorithm 1) or ddim.", choices=("ddpm", "ddim"))
-    num_inference_steps: int | None = setting(50, "Denoiser calls per series; null for all training steps.", low=1)
-    eta: float = setting(0.0, "Noise of DDIM: 0 for none; 1 for that of DDPM, with which series made in few steps vary "
+    name: str = setting("dpm_solver_pp", "dpm_solver_pp (second order, without noise, steps even in log-SNR), ddim, or "
+                                         "ddpm (ancestral, the paper's Algorithm 1).",
+                        choices=("ddpm", "ddim", "dpm_solver_pp"))
+    num_inference_steps: int | None = setting(
+        10, "Denoiser calls per series; null for all training steps. ddim needs about 50, ddpm all.", low=1)
+    eta: float = setting(0.0, "Noise of ddim: 0 for none; 1 for that of ddpm, with which series made in few steps vary "
                               "less.", low=0, high=1)
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
     clip_x0: bool = setting(True, "Clip x0_pred to the training range of each channel at every step.")
@@ -287,10 +290,10 @@ class GuidanceConfig:
         choices=("none", "influence", "classifier", "anchored"))
     scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     step_size: str = setting(
-        "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
-                              "variance, for DDIM the score form, which at x0_pred and without noise is the stronger "
-                              "one) or constant (the paper: scale times the gradient is added to the mean).",
-        choices=("posterior_variance", "constant"))
+        "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
+        "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "
+        "gradient is added to the mean of each step).",
+        choices=("bayes", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
     through_denoiser: bool = setting(False, "At x0_pred, differentiate through the denoiser as well (slower).")

@@ -1,8 +1,12 @@
 """The library: what a notebook loads and samples is what the commands train and write."""
 
 import dataclasses
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from user_errors import run_tiny
@@ -54,7 +58,8 @@ def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule
         np.testing.assert_array_equal(imputation.fill(np.where(mask, series.x, np.float32(np.nan))), series.x)
 
 
-@pytest.mark.parametrize("settings", [{}, {"name": "ddpm"}, {"eta": 1.0, "guidance": GUIDED}])
+@pytest.mark.parametrize("settings", [
+    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
         settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
@@ -126,7 +131,7 @@ def test_a_frame_has_the_channels_in_their_units(base):
     ({2: 3}, {}, "'2' is not a class"), ({}, {}, "not all 0"), ({"died": 0}, {}, "not all 0"),
     ({"died": -1}, {}, "at least 0"), ({"died": 2.5}, {}, "number of series"),
     ({"died": 1}, {"steps": 201}, "201"), ({"died": 1}, {"steps": 0}, "at least 1"),
-    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, got 'heun'"),
+    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, dpm_solver_pp, got 'heun'"),
     ({"died": 1}, {"name": "ddpm", "eta": 1.0}, "eta.* no effect")])
 def test_a_fault_of_sampling_is_one_message(base, counts, settings, message):
     with pytest.raises(UserError, match=message):
@@ -163,3 +168,16 @@ def test_what_does_not_fit_the_record_of_a_run_is_refused(base, guide, runs):
 def test_numbers_of_numpy_and_whole_weights_are_settings(base, guide, runs):
     guidance = tardiff.Guidance(runs / "classifier", scale=np.float32(0.5), objective="influence", classes={"died": 1})
     assert len(base.sample({"died": 1}, steps=np.int64(STEPS), guidance=guidance)) == 1
+
+
+def test_the_study_of_samplers_measures_each_and_resumes(runs, tmp_path, monkeypatch, capsys):
+    command = ["study_samplers.py", "--base", str(runs / "base"), "--data", str(runs / "data"), "--output",
+               str(tmp_path), "--samplers", "ddim", "dpm_solver_pp", "--series", "40", "--quick", "--steps", "2"]
+    tables = []
+    for more in ([], ["4"]):
+        monkeypatch.setattr(sys, "argv", command + more)
+        runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "study_samplers.py"), run_name="__main__")
+        tables.append(pd.read_csv(tmp_path / "samplers.csv").set_index(["sampler", "steps"]))
+    assert len(tables[0]) == 3 and len(tables[1]) == 5 and (tmp_path / "samplers.png").is_file()
+    assert (tables[0].loc[("ddim", 2)] == tables[1].loc[("ddim", 2)]).all()  # The seconds as well: sampled once.
+    assert tables[1][["level", "within", "ks"]].notna().all(axis=None)

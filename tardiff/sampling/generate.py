@@ -17,7 +17,7 @@ from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, Callback, Conditioning, Prediction
+from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Callback, Conditioning, Prediction
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
@@ -74,7 +74,7 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
     noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
-    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
+    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, EVEN_IN[config.name])
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
     finite = torch.isfinite(series).flatten(1).all(dim=1)

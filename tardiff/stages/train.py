@@ -64,8 +64,9 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, g
     def preview(network: nn.Module) -> Figure:
         """Real beside sampled series, 64 per class."""
         labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(64)
+        steps = min(SamplerConfig.num_inference_steps, process.schedule.num_train_timesteps)
         series = sample_series(fitted(network), labels, torch.arange(len(labels), device=group.device), config.seed,
-                               SamplerConfig(num_inference_steps=min(20, config.diffusion.num_train_timesteps)), None)
+                               SamplerConfig(num_inference_steps=steps), None)
         real = (dataset.train.x, dataset.train.y)
         sampled = (dataset.meta.filled(fitted(network).decode(series)), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,

@@ -164,10 +164,11 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
     splits, medians = split_and_impute(x, y, subject, ratios, seed, vitals)
+    meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,
         "imputation": "forward fill within the stay, then the median of the observed training cells",
         "channels": summarize_channels(splits, medians, vitals),
-        "splits": summarize_splits(splits, meta.classes, "stays"),
+        "splits": summarize_splits(splits, meta, "stays"),
     }
     command.write(output, splits, replace(meta, cohort=cohort))

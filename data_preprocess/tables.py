@@ -18,7 +18,8 @@ Decisions:
 - --range drops values outside a closed interval, never repairs them.
 - Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for
   it.
-- Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them. Rows of ids without a
+- Labels become 0..K-1 in their sorted order (as text, or by value where all are whole numbers) and stay as class names,
+  unless --classes gives another order or other names (--classes 0=survived 1=died). Rows of ids without a
   label, rows outside the window and ids without a value in it are left out and counted.
 - Splits are by subject. Without --subject, each id is its own; give it wherever a patient can have several ids.
 """
@@ -218,6 +219,7 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
     own_data.write(options.output, splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
         units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
+        positive=own_data.positive_class(options.positive, classes),
         source=options.input.name, licence=options.licence, cohort=cohort), "ids")
 
 

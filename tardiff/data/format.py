@@ -33,7 +33,8 @@ class Metadata:
     """What the numbers of a dataset mean (`meta.json`).
 
     sampling_interval: the time between two steps as `interval_seconds` reads it, such as `1 hour`, `5 min` or `1/256
-    s`; empty where it is not known.
+    s`; empty where it is not known. positive: the class that AUPRC and F1 are of; empty for the rarest of the training
+    rows, of equally rare ones the last.
     """
 
     name: str
@@ -44,7 +45,13 @@ class Metadata:
     source: str = ""
     licence: str = ""
     cohort: dict[str, Any] = field(default_factory=dict)
+    positive: str = ""
     format_version: int = FORMAT_VERSION
+
+    def with_positive(self, y: np.ndarray) -> Metadata:
+        """Return the description with a positive class: where it has none, the rarest of the labels y (N,) int64."""
+        counts = np.bincount(y, minlength=len(self.classes))[::-1]
+        return self if self.positive else replace(self, positive=self.classes[::-1][counts.argmin()])
 
     def of_synthetic(self) -> Metadata:
         """Return the description of synthetic series that a model of this dataset made."""
@@ -95,6 +102,11 @@ class Dataset:
         return len(self.meta.classes)
 
     @property
+    def positive(self) -> int:
+        """The number of the positive class, which AUPRC and F1 are of."""
+        return self.meta.classes.index(self.meta.with_positive(self.train.y).positive)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(L, C), equal in every split."""
         return next(iter(self.splits.values())).x.shape[1:]
@@ -139,6 +151,8 @@ def read_metadata(path: str | Path) -> Metadata:
             raise UserError(f"{path}: '{name}' must be a list with at least {fewest} entries.")
     if len(meta.units) != len(meta.channels):
         raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
+    if meta.positive not in ("", *meta.classes):
+        raise UserError(f"{path}: positive '{meta.positive}' is not one of the classes {', '.join(meta.classes)}.")
     return meta
 
 

@@ -122,19 +122,26 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
-    print(format_table(utility_rows(frame), reference))
-    minority, scored = minority_class(protocol.real.y), protocol.scored
+    print(f"{scored_class(real)}\n\n{format_table(utility_rows(frame), reference)}")
+    scored = protocol.scored
     curves = {}
     for arm in (arm for arm in results if arm.ratio is None):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
-        curve = reliability_curve(scored.y, p, label=minority, subjects=scored.subjects())
+        curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
-        "reliability_class": minority,
-        "chance_auprc": chance_average_precision(scored.y, real.num_classes),
+        "reliability_class": real.positive, "scored_class": scored_class(real),
+        "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
+
+
+def scored_class(real: Dataset) -> str:
+    """Return the sentence that names the class which the scores are of."""
+    positive = real.meta.classes[real.positive]
+    return (f"AUPRC and F1 are of the class '{positive}'." if real.num_classes == 2
+            else f"AUPRC is the mean over all classes; F1 is of the class '{positive}'.")
 
 
 def few_subjects(scored: Split) -> int | None:
@@ -164,4 +171,4 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
               **custom_source(config.model), "device": device.type}
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), fit, recipe, folder,
-                    worker_count(config.workers, device))
+                    worker_count(config.workers, device), real.positive)

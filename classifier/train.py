@@ -90,13 +90,13 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
 
 def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                 model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
-                device: torch.device, run: Run | None = None) -> FittedClassifier:
+                device: torch.device, run: Run | None = None, positive: int = 1) -> FittedClassifier:
     """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
     names.
 
     Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
-    classes weighted as in training. The batch and the dropout of a step depend on (seed, step) alone; with a run
-    folder, a killed training resumes after its last look.
+    classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of a step
+    depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, y = (torch.from_numpy(array).to(device) for array in train)
@@ -134,7 +134,7 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
 
     def look(done: int) -> dict[str, float]:
         p = predict(average.module, selection[0])
-        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p)
+        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
         is_last = done == config.steps
         is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
         if is_best or (is_last and (config.keep == "last" or best.step == 0)):

@@ -164,9 +164,10 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
     splits, imputation = split_and_impute(x, y, subject, ratios, seed, vitals)
+    meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,
         "channels": summarize_channels(splits, imputation.medians, vitals),
-        "splits": summarize_splits(splits, meta.classes, "stays"),
+        "splits": summarize_splits(splits, meta, "stays"),
     }
     command.write(output, splits, replace(meta, cohort=cohort, imputation=imputation))

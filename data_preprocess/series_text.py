@@ -16,7 +16,8 @@ MISSING = ("?", "nan", "NaN", "NAN")
 def read_tsv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a UCR file, one series a line: its class and its values, between tabs; NaN is missing.
 
-    Returns x (N, L, 1) float32 and the classes (N,) str. Raises UserError naming the line that is no such series.
+    Returns x (N, L, 1) float32 and the classes (N,), float64 or str. Raises UserError naming the line that is no such
+    series.
     """
     series, labels = [], []
     for number, line in lines(path):
@@ -26,7 +27,15 @@ def read_tsv(path: Path) -> tuple[np.ndarray, np.ndarray]:
                             f"between tabs. {AGAIN}")
         labels.append(label.strip())
         series.append([parse_values(values, f"{path}, line {number}")])
-    return stack(series, path), np.array(labels)
+    return stack(series, path), numbers_or_text(labels)
+
+
+def numbers_or_text(labels: Sequence[str]) -> np.ndarray:
+    """Return labels as float64 where all are numbers, which the archive writes in several ways: 1 and 1.0000000e+00."""
+    try:
+        return np.array(labels, dtype=np.float64)
+    except ValueError:
+        return np.array(labels)
 
 
 def read_ts(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,8 @@ class Metadata:
 
     sampling_interval: the time between two steps as `interval_seconds` reads it, such as `1 hour`, `5 min` or `1/256
     s`; empty where it is not known. imputation: how gaps, where the mask is False, were filled; None where there are
-    none, or where that is not known.
+    none, or where that is not known. positive: the class that AUPRC and F1 are of; empty for the rarest of the training
+    rows, of equally rare ones the last.
     """
 
     name: str
@@ -48,7 +49,13 @@ class Metadata:
     licence: str = ""
     cohort: dict[str, Any] = field(default_factory=dict)
     imputation: Imputation | None = None
+    positive: str = ""
     format_version: int = FORMAT_VERSION
+
+    def with_positive(self, y: np.ndarray) -> Metadata:
+        """Return the description with a positive class: where it has none, the rarest of the labels y (N,) int64."""
+        counts = np.bincount(y, minlength=len(self.classes))[::-1]
+        return self if self.positive else replace(self, positive=self.classes[::-1][counts.argmin()])
 
     def filled(self, x: np.ndarray) -> np.ndarray:
         """Fill the gaps, which are NaN, of x (N, L, C) float in raw units as those of the dataset were filled."""
@@ -103,6 +110,11 @@ class Dataset:
         return len(self.meta.classes)
 
     @property
+    def positive(self) -> int:
+        """The number of the positive class, which AUPRC and F1 are of."""
+        return self.meta.classes.index(self.meta.with_positive(self.train.y).positive)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(L, C), equal in every split."""
         return next(iter(self.splits.values())).x.shape[1:]
@@ -149,6 +161,8 @@ def read_metadata(path: str | Path) -> Metadata:
             raise UserError(f"{path}: '{name}' must be a list with at least {fewest} entries.")
     if len(meta.units) != len(meta.channels):
         raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
+    if meta.positive not in ("", *meta.classes):
+        raise UserError(f"{path}: positive '{meta.positive}' is not one of the classes {', '.join(meta.classes)}.")
     return meta
 
 

@@ -81,7 +81,7 @@ def simulate_cohort(num_stays: int, seed: int,
               "deaths": int(stays.y.sum()), "deaths_after_sudden_event": int((stays.y * (stays.event > 0)).sum())}
     meta = Metadata(name="simulated", channels=list(CHANNELS), units=list(UNITS), classes=["survived", "died"],
                     sampling_interval="1 hour", source="tardiff.data.simulator: simulated, not patient data",
-                    licence="MIT", cohort=cohort, imputation=imputation)
+                    licence="MIT", cohort=cohort, imputation=imputation, positive="died")
     return splits, meta
 
 

@@ -67,7 +67,7 @@ class Protocol:
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
-    kept (None: none is). workers: fits at a time.
+    kept (None: none is). workers: fits at a time. positive: the class that AUPRC and F1 are of.
     """
 
     real: Split
@@ -78,6 +78,7 @@ class Protocol:
     judges: dict[str, Judge]
     folder: Path | None = None
     workers: int = 1
+    positive: int = 1
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
@@ -165,14 +166,13 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
                resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
-    Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the minority class;
+    Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the positive class;
     `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same
     protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the
     `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
-    minority = minority_class(protocol.real.y)
-    tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
+    tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
         baselines = {"trtr": Arm("TRTR", judge=arm.judge),
@@ -204,23 +204,23 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn.astype(np.uint16)[:, inverse]
 
 
-def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, minority: int, weights: np.ndarray
+def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
-    y = protocol.scored.y
+    y, positive = protocol.scored.y, protocol.positive
     blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
-        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, minority)
+        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, positive)
         for values, parts in ((points, [None]), (resampled, blocks)):
             values["auroc"].append(_over(parts, metrics.auroc, y, scored))
-            values["auprc"].append(_over(parts, metrics.average_precision, y, scored))
-            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, minority, None))
-            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, minority, threshold))
+            values["auprc"].append(_over(parts, partial(metrics.average_precision, positive=positive), y, scored))
+            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, positive, None))
+            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, positive, threshold))
             values["brier"].append(_over(parts, metrics.brier, y, scored))
             values["auprc_macro"].append(_over(parts, metrics.macro_average_precision, y, scored))
-            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, minority))
+            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, positive))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
 
 

@@ -131,22 +131,29 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(config))
-    print(format_table(utility_rows(frame), reference))
+    print(f"{scored_class(real)}\n\n{format_table(utility_rows(frame), reference)}")
     print_guided_judges(kinds, protocol.judges)
-    minority, scored = minority_class(protocol.real.y), protocol.scored
+    scored = protocol.scored
     curves = {}
     first = next(iter(protocol.judges))
     for arm in (arm for arm in results if arm.ratio is None and arm.judge == first):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
-        curve = reliability_curve(scored.y, p, label=minority, subjects=scored.subjects())
+        curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "judges": list(protocol.judges), "guide_kinds": kinds,
         "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
-        "reliability_class": minority,
-        "chance_auprc": chance_average_precision(scored.y, real.num_classes),
+        "reliability_class": real.positive, "scored_class": scored_class(real),
+        "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
+
+
+def scored_class(real: Dataset) -> str:
+    """Return the sentence that names the class which the scores are of."""
+    positive = real.meta.classes[real.positive]
+    return (f"AUPRC and F1 are of the class '{positive}'." if real.num_classes == 2
+            else f"AUPRC is the mean over all classes; F1 is of the class '{positive}'.")
 
 
 def few_subjects(scored: Split) -> int | None:
@@ -169,7 +176,7 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     judges = {name: judge_of(model, config.training, real, device) for name, model in config.judge_models.items()}
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), judges, folder,
-                    worker_count(config.workers, device))
+                    worker_count(config.workers, device), real.positive)
 
 
 def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, real: Dataset, device: torch.device

@@ -58,6 +58,18 @@ def test_a_dataset_is_read_as_it_was_written(tmp_path):
         assert dataset.splits[name].fingerprint() == split.fingerprint()
 
 
+def test_the_positive_class_is_the_one_stated_else_the_rarest_of_train(tmp_path):
+    splits = toy_dataset()
+    rare = {**splits, "train": replace(splits["train"], y=np.array([0, 1, 1, 1, 0, 1]))}
+    for name, parts, positive, expected in (("even", splits, "", 1), ("rare", rare, "", 0), ("named", rare, "dead", 1)):
+        write_dataset(tmp_path / name, parts, replace(META, positive=positive))
+        assert read_dataset(tmp_path / name).positive == expected
+    meta = tmp_path / "named" / "meta.json"
+    meta.write_text(meta.read_text().replace('"positive": "dead"', '"positive": "gone"'))
+    with pytest.raises(UserError, match="positive 'gone' is not one of the classes alive, dead"):
+        read_dataset(tmp_path / "named")
+
+
 def test_a_split_of_an_earlier_dataset_does_not_survive(tmp_path):
     splits = toy_dataset()
     write_dataset(tmp_path, splits, META)

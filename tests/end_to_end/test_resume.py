@@ -92,7 +92,7 @@ def test_generation_resumes_after_its_last_chunk(workplace, tmp_path, monkeypatc
     process = workplace.start("synthetic", output)
     kill_when(process, lambda: len(list(chunks.glob("*.npy"))) >= 2, unless=output / "meta.json")
     kept = {path: path.stat().st_mtime_ns for path in chunks.glob("*.npy")}
-    (chunks / ".000005.npy.x7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
+    (chunks / ".000005.npy.abcdefg7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
     with monkeypatch.context() as patch:
         patch.setattr(generate, "_write_chunk", interrupted_after(1, generate._write_chunk))
         assert run_command("generate", *workplace.arguments("synthetic", output)) == 130

@@ -33,7 +33,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             settings = {name: value for name, value in vars(config.guidance).items() if name not in unused}
             guidance = Guidance(guide, dataset, group, **settings)
             guidance.check(denoiser)
-        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
+        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes)
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")

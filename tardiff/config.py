@@ -349,7 +349,8 @@ class GenerationConfig:
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0)
     num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1)
-    batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1)
+    batch_size: int = setting(512, "Series sampled at a time: bounds memory; the unit of resuming.", low=1,
+                              semantic=False)
     bf16: bool = setting(False, "bfloat16 autocast in the denoiser (CUDA only; ignored on CPU).")
     compile: bool = setting(False, "torch.compile the denoiser (CUDA only; ignored on CPU).", semantic=False)
     sampler: SamplerConfig = setting(SamplerConfig, "")
@@ -375,7 +376,7 @@ class BaselineConfig:
                           semantic=False)
     labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0, semantic=False)
     num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1, semantic=False)
-    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1,
+    sampling_batch_size: int = setting(512, "Series sampled at a time: bounds memory; the unit of resuming.", low=1,
                                        semantic=False)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)

@@ -182,7 +182,7 @@ class Denoiser:
                                        callback=callback)
                 parts.append(self.fitted.decode(series))
                 bar.update()
-        x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic()
+        x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic(self.fitted.mask)
         return LabelledSeries(Split(meta.filled(x), y, mask=~np.isnan(x) if self.fitted.mask else None), meta)
 
 

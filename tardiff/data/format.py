@@ -61,9 +61,10 @@ class Metadata:
         """Fill the gaps, which are NaN, of x (N, L, C) float in raw units as those of the dataset were filled."""
         return x if self.imputation is None else self.imputation.fill(x)
 
-    def of_synthetic(self) -> Metadata:
-        """Return the description of synthetic series that a model of this dataset made."""
-        return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={})
+    def of_synthetic(self, with_gaps: bool = False) -> Metadata:
+        """Return the description of synthetic series, with gaps or without, that a model of this dataset made."""
+        return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={},
+                       imputation=self.imputation if with_gaps else None)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             settings = {name: value for name, value in vars(config.guidance).items() if name not in unused}
             guidance = Guidance(guide, dataset, group, **settings)
             guidance.check(denoiser)
-        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
+        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes)
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
@@ -57,6 +57,6 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         condition = guidance.conditioning if guidance is not None else lambda labels: None
         sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
-                         denoiser.meta.of_synthetic(), group, denoiser.mask)
+                         denoiser.meta.of_synthetic(denoiser.mask), group)
         if group.is_main:
             print(f"written to {config.output}")

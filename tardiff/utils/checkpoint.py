@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import inspect
 import json
 import os
 import pickle
+import re
 import tempfile
 import tokenize
 import zipfile
@@ -27,6 +29,8 @@ from tardiff.utils.errors import UserError
 # What numpy raises on a damaged .npy or .npz file, or on one with Python objects.
 DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error,
                   tokenize.TokenError)
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""The names that `atomic_path` gives."""
 
 
 @contextlib.contextmanager
@@ -50,9 +54,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
         temporary = Path(name)
         try:
+            with contextlib.suppress(OSError):  # A lock tells it from what a kill left, where the system has locks.
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -60,6 +65,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of `atomic_path` that nobody writes any more, in `folder` and the folders in it."""
+    for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), open(path, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def require_folder(path: str | Path) -> None:

@@ -55,11 +55,11 @@ class Run:
         return load_state(path) if path is not None and path.exists() else None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left."""
+        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states."""
         name = f"state-{step}.pt"
         save_state(self.folder / name, state)
         write_json(self.folder / "latest.json", {"state": name, "step": step})
-        for path in [*self.folder.glob("state-*.pt"), *self.folder.glob(".state-*.tmp")]:
+        for path in self.folder.glob("state-*.pt"):
             if path.name != name:
                 path.unlink()
 

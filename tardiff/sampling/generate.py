@@ -114,8 +114,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     At most `batch_size` series are sampled at a time and kept as a chunk; what is on disk is not made again, whatever
-    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `runtime.json` tells what sampling took, in
-    all calls. `meta.json` appears last, so a dataset with it is complete.
+    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `runtime.json`
+    tells what sampling took, in all calls. `meta.json` appears last, so a dataset with it is complete.
     Raises UserError that names `setting`, the one of the batch size, where memory runs out.
     """
     output = Path(output)

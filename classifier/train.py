@@ -21,7 +21,7 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
 from tardiff.evaluation.metrics import auprc, log_loss
-from tardiff.influence.task import DownstreamTask, probabilities
+from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
 from tardiff.utils.checkpoint import load_weights
 from tardiff.utils.distributed import ProcessGroup
@@ -80,8 +80,9 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
                    device: torch.device) -> FittedClassifier | FittedBoosting:
     """Train a classifier of any architecture on `train`; it has `predict`.
 
-    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); `selection` chooses what `config.keep` names and needs
-    rows of every class. Raises UserError where a log-loss is not finite.
+    Both sets are (x (N, L, C) float32 normalised, labels y (N,) int64); `train` may have the probability of each class
+    (N, K) in place of labels, toward which the loss is the expected one. `selection` chooses what `config.keep` names
+    and needs rows of every class. Raises UserError where a log-loss is not finite.
     """
     if model_config.name == "boosting":
         return fit_boosting(train, selection, num_classes, model_config.boosting, config, seed)
@@ -99,7 +100,9 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
     depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
-    x, y = (torch.from_numpy(array).to(device) for array in train)
+    x, targets = torch.from_numpy(train[0]).to(device), torch.from_numpy(train[1]).to(device)
+    if targets.ndim == 2:
+        targets = targets.float()
     seed_torch(seed, "classifier", "initialisation")
     model = build_classifier(model_config, tuple(x.shape[1:]), num_classes)
     if isinstance(model, TimesNet):
@@ -108,8 +111,8 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
     average = EMA(model, config.ema_decay)
     loss_function = build_loss(model_config)
     # Of the selection rows' own shares: balanced has to be balanced on either.
-    of_training, of_selection = (class_weights(class_shares(targets, num_classes), config.class_weighting)
-                                 for targets in (train[1], selection[1]))
+    of_training, of_selection = (class_weights(class_shares(part[1], num_classes), config.class_weighting)
+                                 for part in (train, selection))
     weights = torch.from_numpy(of_training).float().to(device)
     selection_weights = of_selection[selection[1]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -122,7 +125,7 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
         seed_torch(seed, "classifier", step)
         model.train()
         rows = torch.randint(len(x), (config.batch_size,), device=device)
-        loss = (loss_function(model(x[rows]), y[rows]) * weights[y[rows]]).mean()
+        loss = expected_losses(loss_function, model(x[rows]), targets[rows], weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -145,6 +148,16 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
     loop.train("classifier", config.steps, config.batch_size, train_step)
     model.load_state_dict(best.weights)
     return FittedClassifier(model.eval(), best.step, best.selection_loss, best.selection_auprc)
+
+
+def expected_losses(loss_function: LossFunction, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the loss of each sample (B,) times the weight of its class, for labels (B,) int64 among the weights (K,);
+    for probabilities (B, K) its expectation over the classes, which for cross-entropy is that of soft targets."""
+    if targets.ndim == 1:
+        return loss_function(logits, targets) * weights[targets]
+    of_class = [loss_function(logits, torch.full_like(targets[:, 0], label, dtype=torch.int64))
+                for label in range(len(weights))]
+    return (torch.stack(of_class, dim=1) * targets * weights).sum(dim=1)
 
 
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:

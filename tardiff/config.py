@@ -191,6 +191,10 @@ class ClassifierModelConfig:
     """Which classifier, and its size."""
 
     name: str = setting("gru", "Architecture.", choices=ARCHITECTURES)
+    inputs: str = setting(
+        "values", "values, or values+mask: with what was observed (0 or 1) as further channels, for judges of sets "
+                  "with masks.",
+        choices=("values", "values+mask"))
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
     boosting: BoostingConfig = setting(BoostingConfig, "")
@@ -258,6 +262,8 @@ class ClassifierConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.model.name == "boosting":
             yield "model.name", "boosting has no gradient that could guide. It can be a judge of an evaluation."
+        if self.model.inputs != "values":
+            yield "model.inputs", "is for judges: series are generated without masks, so a guide reads values."
         yield from _unused_custom_model(self.model, [self.model.name])
 
 
@@ -382,6 +388,9 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
+CONTROLS = ("guidance_rows", "ensemble", "self_distillation", "jitter", "mixup", "cutmix", "class_weights")
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Stage 4: TSTR and TSRTR against real-only training."""
@@ -409,6 +418,12 @@ class EvaluationConfig:
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
+    controls: list[str] = setting(
+        [*CONTROLS], "Rivals of the synthetic sets, which make more of real rows alone (see "
+                  "tardiff/evaluation/controls.py). The two that need a teacher cost five fits more per seed.",
+        choices=CONTROLS, semantic=False)
+    ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
+                                 semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     judges: list[str] | None = setting(
         None, "Architectures that judge, each on the same arms and seeds and with its section of model; null: "
@@ -426,6 +441,10 @@ class EvaluationConfig:
         if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
             yield "judges", "must name at least one architecture, and each once."
         yield from _unused_custom_model(self.model, self.judge_models)
+        if _has_repeats(self.controls):
+            yield "controls", "must name each control once."
+        if "ensemble" not in self.controls and self.ensemble_size != EvaluationConfig.ensemble_size:
+            yield "ensemble_size", "has no effect without the control ensemble."
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
@@ -472,7 +491,8 @@ class ReportConfig(EvaluationConfig):
                               low=0, semantic=False)
     quick: bool = setting(
         False, "A first look in a minute or two: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
-               "ratio alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
+               "ratio alone, two controls, no fine-tuning, and no fidelity metrics that train networks.",
+        semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()
@@ -502,6 +522,11 @@ class CompareConfig(ReportConfig):
     experiment: str | None = setting(
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
               "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
+        if self.model.inputs != "values":
+            yield "model.inputs", "needs sets with masks, and what is trained here generates none."
 
 
 @dataclass(frozen=True)

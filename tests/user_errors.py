@@ -26,6 +26,7 @@ SETTINGS = {
         "sampler.num_inference_steps=2"],
     "evaluate": [
         "real=data", "synthetic={guided: synthetic}", "output=out", "device=cpu", "seeds=1", "bootstrap=20",
+        "controls=[]",
         "model.rnn.hidden_size=8", "training.steps=1", "protocols=[tstr]"],
     "influence": [
         "real=data", "classifier=classifier", "synthetic={guided: synthetic}", "output=out", "device=cpu",

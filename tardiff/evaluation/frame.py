@@ -4,7 +4,8 @@ A number is one row (set, metric, judge, key, dataset, repeat, value) of the fra
 
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
-| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO   | see `score_arms` | yes     | seed   |
+| utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
+|           |                             | a name in CONTROLS        |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
 | influence | the rows that were measured | a table of the analysis   | GROUP/STATISTIC  | -       | -      |
@@ -17,12 +18,14 @@ or a learning rate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.stats
+
+from tardiff.config import CONTROLS
 
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
@@ -74,16 +77,33 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol`, `synthetic` (None for TRTR),
-    `ratio` (None but for TSRTR), and the summary of each key."""
+    """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
+    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
+    on, and the summary of each key; that of `<metric>_minus_control` names the `control`."""
     rows = []
-    for (name, metric, judge), of_pair in summaries(frame).items():
+    for (name, metric, judge), of_arm in summaries(frame).items():
         protocol, _, ratio = metric.partition(" ")
-        synthetic, number = None if protocol == "TRTR" else name, float(ratio) if ratio else None
-        label = " ".join([protocol, *([synthetic] if synthetic else []), *([f"{number:g}"] if ratio else [])])
+        synthetic, number = None if protocol in ("TRTR", *CONTROLS) else name, float(ratio) if ratio else None
+        label = " ".join([*(["control"] if protocol in CONTROLS else []), protocol, *([synthetic] if synthetic else []),
+                          *([f"{number:g}"] if ratio else [])])
+        real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
         rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
-                     **of_pair})
+                     **real_rows, **of_arm})
+    for row in rows:
+        controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
+        for key in [key for key in row if key.endswith("_minus_control")]:
+            metric = key.removesuffix("_minus_control")
+            means = {control["protocol"]: control[metric]["mean"] for control in controls}
+            row[key]["control"] = best_control(metric, means)
     return rows
+
+
+def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
+    """Return the control with the best mean of a metric, the first of equals; None without controls, and of a metric
+    that has no better and worse."""
+    if not means or metric == "positive_rate":
+        return None
+    return (min if metric == "brier" else max)(means, key=means.get)
 
 
 def main_subject_variance(resampled: np.ndarray) -> float:

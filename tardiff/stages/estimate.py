@@ -14,6 +14,7 @@ from tardiff.config import ClassifierModelConfig, ReportConfig
 from tardiff.data.format import Dataset, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
+from tardiff.evaluation.controls import FOLDS, TAUGHT
 from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.stages.evaluate import scored_split
@@ -35,9 +36,12 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     parts = [part for datasets in sets.values() for part in datasets]
     rows = fits = 0.0
     if "utility" in config.sections:
-        arms = 1 + len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
+        arms = 1 + len(config.controls)
+        arms += len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
+        trained = arms + ("ensemble" in config.controls) * (config.ensemble_size - 2)
+        trained += FOLDS * any(name in config.controls for name in TAUGHT)
         for model in config.judge_models.values():
-            fits += config.seeds * arms * _seconds_of_fit(model, config, real, selection, device)
+            fits += config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
             rows += config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW
     if "fidelity" in config.sections:
         rows += sum(metric.trains for metric in metrics) * (len(sets) + 2) * config.repeats * _TRAINED_METRIC

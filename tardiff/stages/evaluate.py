@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     rows = utility_rows(score_arms(protocol.predictions(arms, config.seeds), protocol, reference, config.bootstrap))
     kinds = guide_kinds(folders)
     write_tables(config.output, name, rows, {"scored on": config.score_on, "guide_kinds": kinds,
-                                             "config": dataclasses.asdict(config), **provenance()})
+                                             "config": asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
@@ -86,12 +86,13 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
     was; None keeps none.
 
-    Columns: `judge`, `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR),
-    `metric` (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and
-    `high`, the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and
-    seed, in `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain:
-    it lies above 0, loss: below; of the Brier score, less is better). Raises UserError if a set has too few rows for a
-    ratio.
+    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR or a control), `ratio` of
+    synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1,
+    f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval
+    over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`,
+    `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference (gain: it lies above 0, loss:
+    below; of the Brier score, less is better); of sets, `control`, the best one by that metric, and the same of the
+    difference to it in `control_difference` and so on. Raises UserError if a set has too few rows for a ratio.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
@@ -99,27 +100,31 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
         for metric in METRICS:
             line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
-                    "ratio": row["ratio"], "metric": metric,
+                    "ratio": row["ratio"], "real_rows": row["real_rows"], "metric": metric,
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
-            if (difference := row.get(f"{metric}_minus_trtr")) is not None:
-                line |= {"difference": difference["mean"], "verdict": verdict(difference),
-                         **{f"difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+            for prefix, key in (("", "trtr"), ("control_", "control")):
+                if (difference := row.get(f"{metric}_minus_{key}")) is not None:
+                    line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
+                             **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+                    line |= {"control": difference["control"]} if "control" in difference else {}
             lines.append(line)
-    return pd.DataFrame(lines, columns=["judge", "set", "protocol", "ratio", "metric", "mean", "sd", "low", "high",
-                                        "difference", "difference_sd", "difference_low", "difference_high", "verdict"])
+    differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(lines, columns=[
+        "judge", "set", "protocol", "ratio", "real_rows", "metric", "mean", "sd", "low", "high", *differences,
+        "control", *(f"control_{name}" for name in differences)])
 
 
 def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
-    """Return the lines of the table, judge by judge. A set that lacks a class can only be added to real rows: beside
-    TSRTR it has no TSTR."""
-    arms, sets = [Arm("TRTR")], protocol.synthetic
+    """Return the lines of the table, judge by judge: TRTR, the controls and the sets. A set that lacks a class can only
+    be added to real rows: beside TSRTR it has no TSTR."""
+    arms, sets = [Arm("TRTR"), *map(Arm, config.controls)], protocol.synthetic
     if "tstr" in config.protocols:
         classes = set(protocol.real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
         arms += [Arm("TSTR", name) for name in (complete if "tsrtr" in config.protocols else sets)]
     if "tsrtr" in config.protocols:
         arms += [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios]
-    return [dataclasses.replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
+    return [replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
 
 
 def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]
@@ -136,13 +141,13 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     scored = protocol.scored
     curves = {}
     first = next(iter(protocol.judges))
-    for arm in (arm for arm in results if arm.ratio is None and arm.judge == first):
+    for arm in (arm for arm in results if arm.protocol in ("TRTR", "TSTR") and arm.judge == first):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
         curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "judges": list(protocol.judges), "guide_kinds": kinds,
-        "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
+        "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
@@ -166,17 +171,25 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
                    ) -> Protocol:
     """Return what the arms share. Raises UserError if a class is missing where weights are chosen or results
     computed."""
-    _, selection = halve_validation(real.val)
+    guidance, selection = halve_validation(real.val)
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
     if config.score_on == "test":
         faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
+    with_mask = config.model.inputs == "values+mask"
+    if with_mask:
+        splits = [*((f"{real.path}/{name}.npz", real.splits[name]) for name in splits_read(config)),
+                  *((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)]
+        faults += [f"{what}: has no mask, which model.inputs=values+mask reads. Evaluate with model.inputs=values."
+                   for what, split in splits if split.mask is None]
     if faults:
         raise UserError("\n".join(faults))
     device = resolve_device(config.device)
-    judges = {name: judge_of(model, config.training, real, device) for name, model in config.judge_models.items()}
+    judges, balanced = ({name: judge_of(model, training, real, device) for name, model in config.judge_models.items()}
+                        for training in (config.training, replace(config.training, class_weighting="balanced")))
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), judges, folder,
-                    worker_count(config.workers, device), real.positive)
+                    worker_count(config.workers, device), real.positive, guidance, balanced, config.ensemble_size,
+                    with_mask)
 
 
 def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, real: Dataset, device: torch.device
@@ -185,15 +198,16 @@ def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, r
     if model.name == "boosting":
         code = {"scikit-learn": sklearn.__version__}
     else:
-        build_classifier(model, real.shape, real.num_classes)
+        length, channels = real.shape
+        build_classifier(model, (length, channels * (2 if model.inputs == "values+mask" else 1)), real.num_classes)
         code = custom_source(model)
 
     def fit(train, chosen_on, x_scored, seed):
         fitted = fit_classifier(train, chosen_on, real.num_classes, model, training, seed, device)
         return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
 
-    return Judge(fit, {"model": model.name, model.section: dataclasses.asdict(getattr(model, model.section)),
-                       "training": dataclasses.asdict(training), **code, "device": device.type})
+    return Judge(fit, {"model": model.name, model.section: asdict(getattr(model, model.section)),
+                       "training": asdict(training), **code, "device": device.type})
 
 
 def print_guided_judges(kinds: dict[str, list[str]], judges: Iterable[str]) -> None:

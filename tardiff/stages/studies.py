@@ -25,7 +25,6 @@ from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
 PLACE = re.compile(r"^\{(.+\.csv)\}$", flags=re.MULTILINE)
-PROTOCOLS = ("TRTR", "TSTR", "TSRTR")
 
 
 def results_page(studies: Path) -> str:
@@ -68,7 +67,7 @@ def take_report(report: Path, folder: Path) -> None:
         raise UserError(f"{report / 'results.csv'}: has no column judge; an earlier version made this report. Make it "
                         "again.")
     commit = description["provenance"]["commit"]
-    is_utility = frame["metric"].str.split().str[0].isin(PROTOCOLS)
+    is_utility = frame["judge"] != ""
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

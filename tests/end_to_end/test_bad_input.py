@@ -144,6 +144,8 @@ CONFIG = [
     Case("top_k", "guide", ("top_k=13", "between 1 and 12"), ("model.name=timesnet", "model.timesnet.top_k=13")),
     Case("boosting_guides", "guide", ("boosting has no gradient that could guide",), ("model.name=boosting",)),
     Case("experiment_preset", "run", ("guidance.guided", "of key=value, got 5."), ("guidance={guided: 5}",)),
+    Case("experiment_masks", "run", ("evaluation: model.inputs=values+mask needs sets with masks",),
+         ("evaluation=[model.inputs=values+mask]",)),
     Case("experiment_stage", "run", ("unknown key 'guidance.scal'", "Did you mean 'guidance.scale'?"),
          ("guidance={guided: [configs/guidance/classifier.yaml, guidance.scal=2]}",)),
     Case("experiment_config", "run", ("nowhere.yaml: configuration file not found",),

@@ -133,21 +133,27 @@ def test_the_reference_of_an_augmented_arm_has_the_same_ratio(protocol):
 @pytest.mark.parametrize("ratio", [0.01, 0.2, 0.333, 1.0, 1.1])
 def test_training_rows_are_real_rows_and_a_share_of_synthetic_ones(protocol, ratio):
     real, synthetic = protocol.real, protocol.synthetic["poor"][1]
-    rows = protocol.training_rows(Arm("TSRTR", "poor", ratio), seed=1)
-    assert len(rows) == 200 + round(ratio * 200)
-    np.testing.assert_array_equal(rows.x[:200], real.x)
-    np.testing.assert_array_equal(rows.y[:200], real.y)
-    number = {row.tobytes(): index for index, row in enumerate(synthetic.x)}
-    drawn = [number[row.tobytes()] for row in rows.x[200:]]
+    x, y = protocol.training_rows(Arm("TSRTR", "poor", ratio), seed=1)
+    assert len(x) == len(y) == 200 + round(ratio * 200)
+    np.testing.assert_array_equal(x[:200], protocol.normalizer.transform(real.x))
+    np.testing.assert_array_equal(y[:200], real.y)
+    number = {row.tobytes(): index for index, row in enumerate(protocol.normalizer.transform(synthetic.x))}
+    drawn = [number[row.tobytes()] for row in x[200:]]
     assert len(set(drawn)) == len(drawn)
-    np.testing.assert_array_equal(synthetic.y[drawn], rows.y[200:])
+    np.testing.assert_array_equal(synthetic.y[drawn], y[200:])
 
 
 def test_training_rows_of_the_other_protocols(protocol):
-    assert protocol.training_rows(TRTR, 0) is protocol.real
+    assert_rows(protocol, protocol.training_rows(TRTR, 0), protocol.real)
     for seed in range(4):
-        rows = protocol.training_rows(Arm("TSTR", "poor"), seed)
-        np.testing.assert_array_equal(rows.x, protocol.synthetic["poor"][seed % 2].x)
+        assert_rows(protocol, protocol.training_rows(Arm("TSTR", "poor"), seed), protocol.synthetic["poor"][seed % 2])
+    assert [protocol.real_rows(arm) for arm in (TRTR, Arm("TSTR", "poor"), Arm("TSRTR", "poor", 0.5))] == [200, 0, 200]
+
+
+def assert_rows(protocol, rows, *splits):
+    """The rows are those of the splits, one after the other, normalised."""
+    np.testing.assert_array_equal(rows[0], np.concatenate([protocol.normalizer.transform(part.x) for part in splits]))
+    np.testing.assert_array_equal(rows[1], np.concatenate([part.y for part in splits]))
 
 
 def test_stratified_rows_keep_the_class_shares():

@@ -22,6 +22,8 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     quick = quick_settings(replace(config, quick=True))
     assert (quick.seeds, quick.ratios, quick.repeats, quick.bootstrap, quick.fine_tuned) == (3, [1.0], 1, 100, 0)
     assert quick.training.steps == 200 and quick_settings(quick) == quick
+    assert quick.controls == ["guidance_rows", "class_weights"]
+    assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == []
     assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
     assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]
@@ -37,13 +39,14 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(estimate, "_seconds_per_row", lambda *_: 2e-4)
 
     def minutes(**changes):
-        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"]), **changes)
+        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"], controls=[]), **changes)
         return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics), cpu)
 
     cheap = minutes(fidelity_metrics=["marginal"], seeds=1)
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
     assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
     assert minutes(workers=4) < 0.6 * minutes()
+    assert minutes(fidelity_metrics=["marginal"], controls=["jitter"]) > 1.5 * minutes(fidelity_metrics=["marginal"])
     boosted = minutes(fidelity_metrics=["marginal"], judges=["gru", "boosting"])
     assert boosted > minutes(fidelity_metrics=["marginal"])
     longer = ClassifierTrainingConfig(steps=2000)

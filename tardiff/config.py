@@ -80,17 +80,18 @@ class DiffusionConfig:
 
     num_train_timesteps: int = setting(200, "Diffusion steps T.", low=2)
     noise_schedule: str = setting(
-        "linear", "How noise grows with the step; linear is linear in the square root of beta, as released.",
-        choices=("linear", "cosine"))
-    beta_start: float = setting(5e-4, "First beta of the linear schedule.", low=1e-8, high=0.999)
-    beta_end: float = setting(0.1, "Last beta of the linear schedule.", low=1e-8, high=0.999)
+        "scaled_linear", "How noise grows: scaled_linear (as released: linear in the square root of beta) "
+                         "or cosine.",
+        choices=("scaled_linear", "cosine"))
+    beta_start: float = setting(5e-4, "First beta of scaled_linear.", low=1e-8, high=0.999)
+    beta_end: float = setting(0.1, "Last beta of scaled_linear.", low=1e-8, high=0.999)
     prediction_type: str = setting("v_prediction", "What the denoiser predicts.",
                                    choices=("epsilon", "sample", "v_prediction"))
     loss: str = setting("l2", "Distance between prediction and target.", choices=("l1", "l2"))
 
     def faults(self) -> Iterator[tuple[str, str]]:
         for name in ("beta_start", "beta_end"):
-            if self.noise_schedule != "linear" and getattr(self, name) != getattr(DiffusionConfig, name):
+            if self.noise_schedule != "scaled_linear" and getattr(self, name) != getattr(DiffusionConfig, name):
                 yield name, f"has no effect with diffusion.noise_schedule={self.noise_schedule}."
 
 

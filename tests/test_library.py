@@ -1,6 +1,7 @@
 """The library: what a notebook loads and samples is what the commands train and write."""
 
 import dataclasses
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -105,6 +106,22 @@ def test_the_command_writes_the_same_series(base, guide, runs, tmp_path, setting
     written = read_dataset(tmp_path, ("train",), every_class=False)
     assert np.array_equal(written.train.x, sampled.x) and np.array_equal(written.train.y, sampled.y)
     assert written.meta == sampled.meta
+
+
+def test_values_at_the_ends_of_the_training_range_are_counted_and_told_of(runs, tmp_path, capsys):
+    """Guided far too strongly, series end there."""
+    shares = {}
+    for name, scale in (("unguided", 0), ("guided", 1e6)):
+        capsys.readouterr()
+        assert run_tiny("generate", f"data={runs / 'data'}", f"base={runs / 'base'}", f"output={tmp_path / name}",
+                        f"classifier={runs / 'classifier'}", f"guidance.scale={scale}", "num_samples=20") == 0
+        shares[name] = json.loads((tmp_path / name / "at_bounds.json").read_text())
+        warned = "lie at an end of the training range or beyond" in capsys.readouterr().out
+        assert warned == (name == "guided")
+    assert np.mean(shares["guided"]["synthetic"]) > 0.2 > 0.05 > np.mean(shares["unguided"]["synthetic"])
+    x = read_dataset(runs / "data").train.x
+    ends = (x == np.nanmin(x, axis=(0, 1))) | (x == np.nanmax(x, axis=(0, 1)))
+    assert shares["guided"]["train"] == shares["unguided"]["train"] == pytest.approx(ends.mean(axis=(0, 1)), rel=0.2)
 
 
 def test_influence_finds_its_guidance_rows_by_the_record_of_the_guide(guide, runs):

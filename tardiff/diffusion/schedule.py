@@ -21,13 +21,13 @@ class NoiseSchedule:
 
     @staticmethod
     def from_config(config: DiffusionConfig) -> NoiseSchedule:
-        """Build the linear schedule as released, linear in the square root of beta, or the cosine schedule of Nichol &
-        Dhariwal (2021), equation 17, with betas capped at 0.999. Raises UserError if a linear schedule falls."""
+        """Build the schedule `scaled_linear`, linear in the square root of beta, as released, or `cosine` (Nichol &
+        Dhariwal 2021, equation 17), with betas capped at 0.999. Raises UserError if beta_start is above beta_end."""
         steps = config.num_train_timesteps
         if config.beta_start > config.beta_end:
             raise UserError(f"diffusion.beta_start={config.beta_start:g} is above beta_end={config.beta_end:g}; noise "
                             "must grow with the step.")
-        if config.noise_schedule == "linear":
+        if config.noise_schedule == "scaled_linear":
             roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64)
             return NoiseSchedule(roots**2)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps

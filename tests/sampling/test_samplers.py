@@ -15,7 +15,7 @@ from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Conditioning, Predictio
 MEAN = torch.tensor([0.5, -0.3, 0.1, 0.8, -0.6, 0.0])
 FACTOR = torch.tensor(np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(6), range(6))))).float()
 COVARIANCE = 0.5 * FACTOR @ FACTOR.T
-SAMPLES = 10_000
+SAMPLES = 5_000
 
 
 def optimal_denoiser(process, covariance):
@@ -30,7 +30,8 @@ def optimal_denoiser(process, covariance):
     return denoiser
 
 
-def prediction(num_train_timesteps=1000, beta_end=0.02, count=SAMPLES, noise_schedule="linear", covariance=COVARIANCE):
+def prediction(num_train_timesteps=1000, beta_end=0.02, count=SAMPLES, noise_schedule="scaled_linear",
+               covariance=COVARIANCE):
     process = DiffusionProcess(DiffusionConfig(num_train_timesteps=num_train_timesteps, beta_start=1e-4,
                                                beta_end=beta_end, noise_schedule=noise_schedule))
     return Prediction(optimal_denoiser(process, covariance), process, torch.zeros(count, dtype=torch.int64), 1)
@@ -136,7 +137,7 @@ def test_the_steps_of_first_order_are_those_of_ddim(conditioning):
 GUIDED_SAMPLERS = pytest.mark.parametrize(("sampler", "steps", "options"), [
     (ddpm, None, {}), (ddim, 50, {"eta": 1.0}), (ddim, 50, {"eta": 0.0}), (ddim, 50, {"eta": 0.5}),
     (dpm_solver_pp, 10, {})])
-SCHEDULES = pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
+SCHEDULES = pytest.mark.parametrize("noise_schedule", ["scaled_linear", "cosine"])
 A = torch.tensor([0.7, 0.0, -0.4, 0.2, 0.0, 0.5])
 
 

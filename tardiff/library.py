@@ -22,7 +22,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
-from tardiff.sampling.generate import sample_series
+from tardiff.sampling.generate import sample_chunk
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
@@ -146,8 +146,8 @@ class Denoiser:
 
         Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
         `SamplerConfig`, None for its default; settings: its other fields, such as `eta=1.0`. batch_size bounds memory.
-        callback(t, x_t, x0_pred, gradient) sees every step of every batch, each (B, L, C) in normalised units, the
-        gradient None where unguided.
+        callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in normalised
+        units, the gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
         """
         config = load_config(SamplerConfig, values={
@@ -170,14 +170,13 @@ class Denoiser:
         y = np.repeat(np.array(numbers, dtype=np.int64), sizes)
         device = self.fitted.device
         labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
+        condition = guidance.conditioning if guidance is not None else lambda labels: None
         parts = []
         chunks = list(zip(labels.split(batch_size), samples.split(batch_size), strict=True))
         with progress("sampling", len(chunks), "chunk", shown=len(chunks) > 1) as bar:
             for labels_of, samples_of in chunks:
-                conditioning = None if guidance is None else guidance.conditioning(labels_of)
-                series = sample_series(self.fitted, labels_of, samples_of, seed, config, conditioning,
-                                       callback=callback)
-                parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
+                parts.append(sample_chunk(self.fitted, labels_of, samples_of, seed, config, condition,
+                                          callback=callback))
                 bar.update()
         return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
 

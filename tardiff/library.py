@@ -22,6 +22,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
+from tardiff.influence.task import layer_parameters
 from tardiff.sampling.generate import sample_chunk
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages.evaluate import evaluate_sets, splits_read
@@ -68,8 +69,8 @@ class Guidance:
         self.dataset = self.guide.data if dataset is None else dataset
 
     def check(self, denoiser: FittedDenoiser) -> None:
-        """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or if the
-        choice of guidance rows is empty."""
+        """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or has no
+        head where its parameters are asked for, and if the choice of guidance rows is empty."""
         guide = self.guide
         read, written = (guide.shape, guide.meta.classes), (denoiser.shape, denoiser.meta.classes)
         if read != written:
@@ -81,9 +82,9 @@ class Guidance:
         if guide.task.device != denoiser.device:
             raise UserError(f"{guide.folder}: is on {guide.task.device}, the denoiser on {denoiser.device}. Load both "
                             "on the same device.")
-        probes = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
-        guide.task.check_independence(torch.from_numpy(probes.astype(np.float32)).to(guide.task.device))
+        guide.task.check_independence(self._probes())
         if self.config.uses_guidance_gradient:
+            self._counted_parameters()
             self._chosen(np.bincount(self._guidance_half.y, minlength=guide.num_classes).tolist())
 
     def conditioning(self, labels: Tensor) -> Conditioning | None:
@@ -105,8 +106,22 @@ class Guidance:
     def _direction(self) -> dict[str, Tensor] | None:
         if not self.config.uses_guidance_gradient:
             return None
-        direction = self.gradient.direction(self._chosen(self.gradient.counts), self.config.divide_by)
+        direction = self.gradient.direction(self._chosen(self.gradient.counts), self.config.divide_by,
+                                            self._counted_parameters())
         return {name: value.to(self.guide.task.device) for name, value in direction.items()}
+
+    def _counted_parameters(self) -> list[str]:
+        """Return the names of the parameters that `guidance.parameters` chooses."""
+        task = self.guide.task
+        if self.config.parameters == "all":
+            return list(task.parameters)
+        return [name for name in layer_parameters(task.head(self._probes())) if name in task.parameters]
+
+    def _probes(self) -> Tensor:
+        """Return a few series (8, L, C) within the normaliser's range, on the guide's device."""
+        low, high = self.guide.normalizer.low, self.guide.normalizer.high
+        probes = np.random.default_rng(0).uniform(low, high, size=(8, *self.guide.shape))
+        return torch.from_numpy(probes.astype(np.float32)).to(self.guide.task.device)
 
     def _chosen(self, counts: list[int]) -> dict[int, float]:
         """Return the weight of each class that `guidance.classes` chooses among the guidance rows `counts`."""

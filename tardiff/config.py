@@ -313,6 +313,10 @@ class GuidanceConfig:
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
         choices=("train_size", "guidance_size", "l2_norm"))
     unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1.")
+    parameters: str = setting(
+        "all", "Weights of the classifier whose training counts for influence: all, or head, those of the linear layer "
+               "that gives the logits, for which J has a closed form and costs one backward pass.",
+        choices=("all", "head"))
     method: str = setting("central_difference", "Computation of J: central_difference (two backward passes) or exact "
                                                 "(double backward; not for cuDNN recurrent layers).",
                           choices=("central_difference", "exact"))
@@ -331,7 +335,7 @@ class GuidanceConfig:
 
         They are no fault, for they may be left of a preset whose objective was changed; but they are told of.
         """
-        unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
+        unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "parameters", "method"]
         unused += [] if self.objective == "anchored" else ["influence_weight"]
         unused += ["scale", "step_size", "location", "through_denoiser", "unit_rms"] * (self.objective == "none")
         return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
@@ -339,6 +343,8 @@ class GuidanceConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
+        if self.parameters == "head" and self.method != GuidanceConfig.method:
+            yield "method", "has no effect with guidance.parameters=head, whose J has a closed form."
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from user_errors import run_tiny
 import tardiff
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.sampling import generate
 from tardiff.utils.errors import UserError
 
 STEPS = 4
@@ -60,7 +61,8 @@ def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule
 
 
 @pytest.mark.parametrize("settings", [
-    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED}])
+    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED},
+    {"guidance": {**GUIDED, "parameters": "head"}}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
         settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
@@ -77,6 +79,15 @@ def test_guidance_steers_and_scale_0_is_bit_for_bit_the_unguided_sampler(base, g
         assert np.array_equal(unguided.x, plain.x)
     steered = base.sample({"died": 6}, steps=STEPS, guidance=tardiff.Guidance(guide, scale=20.0))
     assert (guide.predict(steered.x)[:, 1] > guide.predict(plain.x)[:, 1]).all()
+
+
+def test_a_cpu_samples_in_passes_of_so_many_time_steps_whatever_the_batch(base, guide, monkeypatch):
+    guidance, sizes = tardiff.Guidance(guide), []
+    whole = base.sample({"died": 5}, steps=STEPS, guidance=guidance)
+    monkeypatch.setattr(generate, "STEPS_PER_PASS", 2 * 24)
+    parts = base.sample({"died": 5}, steps=STEPS, guidance=guidance, callback=lambda t, x_t, *_: sizes.append(len(x_t)))
+    assert sizes == [2] * STEPS + [2] * STEPS + [1] * STEPS
+    np.testing.assert_allclose(parts.x, whole.x, rtol=1e-4, atol=1e-3)
 
 
 def test_the_callback_sees_every_step_of_every_batch(base, guide):

@@ -30,6 +30,10 @@ SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
 """sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units, NaN
 where a gap was drawn."""
 
+STEPS_PER_PASS = 256 * 24
+"""Time steps of all series that a CPU denoises together: enough to outweigh the cost of calling the layers, few enough
+that what they pass on stays in the caches."""
+
 
 def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,
                classes: list[str]) -> np.ndarray:
@@ -99,14 +103,17 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
     return series
 
 
-def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
-                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False) -> SampleChunk:
-    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` is the conditioning of a chunk."""
-    def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
-        series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
-        return fitted.decode(series)
+def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
+                 condition: Callable[[Tensor], Conditioning | None], bf16: bool = False,
+                 callback: Callback | None = None) -> np.ndarray:
+    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, made in passes of a size that suits the device.
 
-    return sample
+    `condition(labels)` is the conditioning of a pass; the other arguments are those of `sample_series`.
+    """
+    size = max(1, STEPS_PER_PASS // fitted.shape[0]) if labels.device.type == "cpu" else len(labels)
+    parts = [sample_series(fitted, labels_of, samples_of, seed, config, condition(labels_of), bf16, callback)
+             for labels_of, samples_of in zip(labels.split(size), samples.split(size), strict=True)]
+    return fitted.decode(torch.cat(parts))
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tardiff.config import GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
-from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
+from tardiff.sampling.generate import generate_dataset, label_plan, sample_chunk
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import process_group, resolve_device
 from tardiff.utils.logging import open_run
@@ -60,7 +61,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if config.compile and group.device.type == "cuda":
             denoiser.denoiser.compile()
         condition = guidance.conditioning if guidance is not None else lambda labels: None
-        sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
+        sample = functools.partial(sample_chunk, denoiser, seed=config.seed, config=config.sampler,
+                                   condition=condition, bf16=config.bf16)
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
                          denoiser.meta.of_synthetic(denoiser.mask), group)
         if group.is_main:

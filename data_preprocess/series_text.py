@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -87,13 +88,12 @@ def check_header(header: dict[str, list[str]], path: Path) -> tuple[list[str], i
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that is neither empty nor a comment (`#`)."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip() and not line.startswith("#"):
-                    yield number, line.strip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file ({error.reason} at byte {error.start}). {AGAIN}") from None
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not line.startswith("#"):  # Published comments hold dashes of other encodings.
+                if re.search("[\ud800-\udfff]", line):
+                    raise UserError(f"{path}, line {number}: not UTF-8 text. Save it as UTF-8. {AGAIN}")
+                yield number, line.strip("\r\n")
 
 
 def parse_values(values: Sequence[str], where: str) -> np.ndarray:

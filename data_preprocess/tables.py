@@ -60,6 +60,8 @@ from tardiff.utils.errors import UserError
 UNITS = {unit: float(UNIT_SECONDS[unit] * 1_000_000) for unit in ("ms", "s", "min", "h", "d")}  # in microseconds
 CLOCK_TIME = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"
 ZONED = CLOCK_TIME + r"(Z| ?UTC|[+-]\d\d(:?\d\d)?)"
+# What pandas writes of the index of a frame, and reads a column without a name as.
+ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 UNZONED = CLOCK_TIME + r"|\d{4}-\d\d-\d\d"
 
 
@@ -244,7 +246,8 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
     wide = None
     if options.layout == "wide":
         roles = {getattr(options, role) for role in ("id", "time", "label", "subject", "split", "origin")}
-        wide = tuple(options.channels or (column for column in columns(options.input) if column.lower() not in roles))
+        named = [column for column in columns(options.input) if column.lower() not in roles]
+        wide = tuple(options.channels or (column for column in named if not ROW_NUMBERS.fullmatch(column)))
         if not wide:
             raise UserError(f"{options.input}: no column is left for a variable; found "
                             f"{', '.join(columns(options.input))}.")
@@ -260,7 +263,8 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
 def columns(path: Path) -> list[str]:
     """Return the names of a table's columns. Raises UserError if the file is not there or no table."""
     if not path.is_file():
-        raise UserError(f"{path}: file not found. Give a .csv, .csv.gz or .parquet file.")
+        state = "is not a file" if path.exists() else "file not found"
+        raise UserError(f"{path}: {state}. Give a .csv, .csv.gz or .parquet file.")
     header = parquet_header(path) if path.suffix.lower() == ".parquet" else csv_header(path)
     return [column.strip() for column in header]
 
@@ -315,11 +319,12 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
         raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. The first id there is "
                         f"'{first_id(connection, measurements)}'.")
     names = measurements.wide or options.channels or present
-    keys = list(map(measurements.key, names))
-    for channel, key in zip(names, keys, strict=True):
-        if keys.count(key) > 1:
+    there, seen = set(map(measurements.key, present)), set()
+    for channel, key in zip(names, map(measurements.key, names), strict=True):
+        if key in seen:
             raise UserError(f"--channels: {channel} is there more than once.")
-        if key not in map(measurements.key, present):
+        seen.add(key)
+        if key not in there:
             raise UserError(f"--channels: {path} has no variable '{channel}' of an id with a label; found "
                             f"{', '.join(present)[:500]}.")
     ranges = dict(parse_range(text, names) for text in options.range)
@@ -434,7 +439,7 @@ def warn_of_gaps(stay: np.ndarray, channel: np.ndarray, step: np.ndarray, readin
     steps = np.maximum(last - first + 1, 1)
     regular = (steps > 2) & (np.abs(read - steps) <= np.maximum(1, 0.1 * steps))
     empty = 1 - filled[regular].sum() / max(steps[regular].sum(), 1)
-    if empty > 0.1:
+    if regular.any() and empty > 0.1:
         print(f"warning: {empty:.0%} of the steps of {regular.sum():,} series are empty, although each has about as "
               "many readings as steps. If its times are regular, they fall to either side of the starts of steps: "
               "round them, give another --step, or with --origin a start that lies between two readings.",

@@ -211,6 +211,13 @@ def test_a_ts_file_by_hand(tmp_path):
     assert dataset.test.y.tolist() == [0, 1] and dataset.test.mask.sum() == 11
 
 
+def test_a_comment_may_be_of_another_encoding(tmp_path):
+    write_ts(tmp_path, TS)
+    for path in tmp_path.glob("*.ts"):
+        path.write_bytes(path.read_bytes().replace(b"# a comment", b"# 10 \x96 12"))
+    assert convert(tmp_path, tmp_path / "out", "--impute", "median", "--val-ratio", "0.5").shape == (3, 2)
+
+
 def test_a_tsv_file_by_hand(tmp_path):
     text = "\n".join(f"{label}\t{value}\t{value + 1}\t-.5e1" for value, label in enumerate([1, -1, -1, 1, 1, -1]))
     (tmp_path / "Beat_TRAIN.tsv").write_text(text)
@@ -349,7 +356,7 @@ FAULTS = {
     "ts: no series": (ts(TS[TS.index("1,2,3:"):], ""), [], "Two_TEST.ts: no series in it"),
     "ts: web page": (lambda folder: write_ts(folder, test="<html>"), [], "line 1: found '<html>'"),
     "tsv: commas": (raw("a.tsv", b"1,2,3\n0,2,3\n"), [], "a.tsv, line 1: found '1,2,3'"),
-    "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv: not a text file"),
+    "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv, line 1: not UTF-8 text"),
     "val ratio": (lambda folder: (give()(folder), (folder / "val.npz").unlink()), ["--val-ratio", "0"],
                   "positive shares"),
 }

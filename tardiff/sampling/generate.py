@@ -106,7 +106,7 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False,
                  callback: Callback | None = None) -> np.ndarray:
-    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, made in passes of a size that suits the device.
+    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, in passes of a size that suits the device.
 
     `condition(labels)` is the conditioning of a pass; the other arguments are those of `sample_series`.
     """

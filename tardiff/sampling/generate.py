@@ -6,7 +6,7 @@ import dataclasses
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import SAMPLERS, Callback, Conditioning, Prediction
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
+from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError, naming_memory
 from tardiff.utils.progress import progress
@@ -134,8 +134,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
                     part = (torch.from_numpy(array).to(group.device) for array in (labels[numbers], numbers))
                     with naming_memory(setting):
                         series = sample(*part)
-                    _write_chunk(chunks / f"{numbers[0]:09d}-{numbers[-1] + 1:09d}.npz", series,
-                                 time.perf_counter() - clock)
+                    save_arrays(chunks / f"{numbers[0]:09d}-{numbers[-1] + 1:09d}.npz", x=series,
+                                seconds=time.perf_counter() - clock)
                     bar.update(min(len(numbers) * group.world_size, len(labels) - bar.n))
         group.barrier()
         if group.is_main:
@@ -152,12 +152,18 @@ def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[in
     if bounds[::2] != bounds[1::2]:
         raise UserError(f"{chunks}: holds series twice or too few. Delete this folder, and the same command makes them "
                         "again.")
-    seconds = sum(float(_read_chunk(path, "seconds")) for path in paths)
+    seconds = []
+
+    def parts() -> Iterator[np.ndarray]:
+        for path in paths:
+            chunk = load_arrays(path)
+            seconds.append(float(chunk["seconds"]))
+            yield chunk["x"]
+
+    write_split_in_parts(output / "train.npz", parts(), (len(labels), *shape), labels)
     write_json(output / "runtime.json", {
-        "series": len(labels), "seconds": seconds, "seconds_per_series": seconds / len(labels),
+        "series": len(labels), "seconds": sum(seconds), "seconds_per_series": sum(seconds) / len(labels),
         "processes": group.world_size, "device": str(group.device)})
-    write_split_in_parts(output / "train.npz", (_read_chunk(path, "x") for path in paths), (len(labels), *shape),
-                         labels)
     write_json(output / "meta.json", dataclasses.asdict(meta))
 
 
@@ -175,16 +181,3 @@ def _numbers_of(path: Path) -> tuple[int, int]:
 def _runs(numbers: np.ndarray) -> list[np.ndarray]:
     """Return numbers (N,) cut into runs without gap."""
     return np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
-
-
-def _write_chunk(path: Path, series: np.ndarray, seconds: float) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, x=series, seconds=seconds)
-
-
-def _read_chunk(path: Path, name: str) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[name]
-    except DAMAGED_ARRAYS as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None

@@ -34,7 +34,7 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder = open_run(config.output, config, inputs)
     fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                             config.seed, device, run_folder)
-    save_classifier(run_folder.folder, fitted, normalizer, dataset)
+    save_classifier(run_folder.folder, config, fitted, normalizer, dataset)
     run_folder.close()
     y = parts["selection"][1]
     chance = np.mean(y == 1) if dataset.num_classes == 2 else 1 / dataset.num_classes

@@ -1,4 +1,7 @@
-"""Typed settings on OmegaConf: dataclasses with documented, range-checked fields, filled from YAML and `key=value`."""
+"""Typed settings: dataclasses with documented, range-checked fields, filled from YAML and `key=value`.
+
+OmegaConf resolves what refers to other settings, `${...}`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from tardiff.utils.errors import UserError
 
 MOST_QUOTED = 200
+SCALARS = {int, float, bool, type(None)}
 OmegaConf.register_resolver("folder_name", lambda path: Path(os.path.abspath(path)).name, replace=True)
 
 
@@ -48,34 +52,42 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
     Every unknown key, wrong type, value out of range and setting that cannot apply (what a method `faults` of a
     dataclass yields, by field name) is collected into one UserError that names the source.
     """
-    config, leaves = _writable(OmegaConf.structured(schema)), _leaves(schema)
+    leaves = _leaves(schema())
+    settings, sources = {name: leaf.value for name, leaf in leaves.items()}, dict.fromkeys(leaves, "default")
     faults: list[str] = []
-    sources: dict[str, str] = {}
     for source, key, value in _assignments(leaves, path, overrides, values or {}, faults):
         name = next((leaf for leaf in leaves if f"{key}.".startswith(f"{leaf}.")), None)
         if name is None or (key != name and dict not in _parts(leaves[name].hint)):
             faults.append(f"{source}: {_unknown(key, leaves)}")
             continue
-        hint = leaves[name].hint if key == name else Any
         try:
-            OmegaConf.update(config, key, _converted(value, hint), merge=False, force_add=key != name)
+            if key == name:
+                settings[name] = _converted(value, leaves[name].hint)
+            else:
+                _put(settings[name], key.removeprefix(f"{name}.").split("."), _converted(value, Any))
             sources[name] = source
         except GrammarParseError as error:
             faults.append(f"{source}: '{key}' is no valid interpolation ({_reason(error)}).")
-        except (OmegaConfBaseException, ValueError):
-            expected = (f"'{key}' must be {_type_name(hint)}" if key == name else
+        except (ValueError, OverflowError):
+            expected = (f"'{key}' must be {_type_name(leaves[name].hint)}" if key == name else
                         f"{_quoted(key)} needs a mapping under '{name}' ({name}={{...}})")
             faults.append(f"{source}: {expected}, got {_quoted(value)}.")
+    tree = OmegaConf.create()
+    for name, value in settings.items():
+        OmegaConf.update(tree, name, value, merge=False, force_add=True)
     for name, leaf in leaves.items():
         try:
-            value = _resolved(config, name)
-            faults += [f"{sources.get(name, 'default')}: {fault}" for fault in _range_faults(name, value, leaf.bounds)]
+            value = _resolved(tree, name, settings[name])
+            settings[name] = _converted(value, leaf.hint)
+            faults += [f"{sources[name]}: {fault}" for fault in _range_faults(name, settings[name], leaf.metadata)]
         except OmegaConfBaseException as error:
-            if name in sources or not faults:  # A default fails because of what it refers to.
-                faults.append(f"{sources.get(name, 'default')}: '{name}': {_reason(error)}.")
+            if sources[name] != "default" or not faults:  # A default fails because of what it refers to.
+                faults.append(f"{sources[name]}: '{name}': {_reason(error)}.")
+        except ValueError:
+            faults.append(f"{sources[name]}: '{name}' must be {_type_name(leaf.hint)}, got {_quoted(value)}.")
     if not faults:
-        instance = OmegaConf.to_object(config)
-        faults += [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
+        instance = _instance(schema, settings)
+        faults = [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise UserError(f"{count} in the configuration:\n" + "\n".join(f"  - {fault}" for fault in faults))
@@ -87,35 +99,48 @@ def to_yaml(instance: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(instance), sort_keys=False, allow_unicode=True)
 
 
-def semantic_values(instance: Any, prefix: str = "") -> dict[str, Any]:
+def semantic_values(instance: Any) -> dict[str, Any]:
     """Return the dotted names and values of the fields that decide the result."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if not field.metadata.get("semantic", True):
-            continue
-        if dataclasses.is_dataclass(value):
-            values |= semantic_values(value, f"{prefix}{field.name}.")
-        else:
-            values[prefix + field.name] = value
-    return values
+    return {name: leaf.value for name, leaf in _leaves(instance).items() if leaf.semantic}
 
 
 def describe(schema: type) -> list[str]:
     """Return help on each setting of `schema`: its dotted name, the value that a command would use, and what it is."""
-    config = OmegaConf.structured(schema)
     lines = []
-    for name, leaf in _leaves(schema).items():
-        choices = f" One of {', '.join(map(str, leaf.bounds['choices']))}." if leaf.bounds["choices"] else ""
-        lines.append(f"  {name}={as_typed(_resolved(config, name))}\n      {leaf.bounds['text']}{choices}")
+    for name, leaf in _leaves(load_settings(schema)).items():
+        choices = f" One of {', '.join(map(str, leaf.metadata['choices']))}." if leaf.metadata["choices"] else ""
+        lines.append(f"  {name}={as_typed(leaf.value)}\n      {leaf.metadata['text']}{choices}")
     return lines
 
 
 class _Leaf(typing.NamedTuple):
-    """One setting: its type, and what `setting` said of it."""
+    """One setting: its type, what `setting` said of it, its value, and whether that decides the result."""
 
     hint: Any
-    bounds: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    value: Any
+    semantic: bool
+
+
+def _leaves(instance: Any, prefix: str = "", semantic: bool = True) -> dict[str, _Leaf]:
+    """Return every setting of a dataclass and of the dataclasses in it, by dotted name."""
+    leaves: dict[str, _Leaf] = {}
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        name, value = prefix + field.name, getattr(instance, field.name)
+        decides = semantic and field.metadata.get("semantic", True)
+        if dataclasses.is_dataclass(value):
+            leaves |= _leaves(value, f"{name}.", decides)
+        else:
+            leaves[name] = _Leaf(hints[field.name], field.metadata, value, decides)
+    return leaves
+
+
+def _instance(schema: type, settings: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a dataclass, and the dataclasses in it, of values by dotted name."""
+    hints = typing.get_type_hints(schema)
+    return schema(**{name: _instance(hint, settings, f"{prefix}{name}.") if dataclasses.is_dataclass(hint)
+                     else settings[prefix + name] for name, hint in hints.items()})
 
 
 class _Plain(str):
@@ -195,18 +220,6 @@ def _read_yaml(path: str | Path) -> dict:
     return content or {}
 
 
-def _leaves(schema: type, prefix: str = "") -> dict[str, _Leaf]:
-    """Return every setting of a dataclass and of the dataclasses in it, by dotted name."""
-    leaves: dict[str, _Leaf] = {}
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[field.name]):
-            leaves |= _leaves(hints[field.name], f"{prefix}{field.name}.")
-        else:
-            leaves[prefix + field.name] = _Leaf(hints[field.name], field.metadata)
-    return leaves
-
-
 def _parts(hint: Any) -> set[Any]:
     """Return the types of a union, or the one type, without those of items."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
@@ -214,33 +227,50 @@ def _parts(hint: Any) -> set[Any]:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Return a value with unquoted text as what the type asks for, as far as OmegaConf's typed nodes do not read it.
+    """Return a value as what the type asks for; an interpolation as it is.
 
-    Raises ValueError on a truth value other than true and false, where OmegaConf takes any number.
+    Raises ValueError if the value is something else, and GrammarParseError if an interpolation is malformed.
     """
-    if isinstance(value, dict):
-        return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_converted(item, _item_hint(hint, list)) for item in value]
     parts = _parts(hint)
-    if not isinstance(value, _Plain):
-        value = value.item() if isinstance(value, np.generic) else value
-        return float(value) if type(value) is int and float in parts and int not in parts else value
-    if value in ("null", "~", "") and parts & {Any, type(None)}:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, (list, tuple)) and parts & {list, Any}:
+        return [_converted(item, _item_hint(hint, list)) for item in value]
+    if isinstance(value, dict) and parts & {dict, Any} and all(isinstance(key, (str, int, float)) for key in value):
+        return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
+    if isinstance(value, str):
+        if "${" in value:
+            OmegaConf.create([value])
+            return str(value)
+        return _of_text(value, parts)
+    if type(value) is int and float in parts and int not in parts:
+        return float(value)
+    if type(value) not in (SCALARS if Any in parts else parts):
+        raise ValueError
+    return value
+
+
+def _of_text(text: str, parts: set[Any]) -> Any:
+    """Return text as the first type of a union that it fits. Raises ValueError if it fits none."""
+    is_plain = isinstance(text, _Plain)
+    if is_plain and text in ("null", "~", "") and parts & {Any, type(None)}:
         return None
-    if str in parts or "${" in value:
-        return str(value)
+    if str in parts:
+        return str(text)
     if bool in parts:
-        return ["false", "true"].index(value.lower()) == 1
+        return ["false", "true"].index(text.lower()) == 1
+    if int in parts:  # Numbers are decimal, whatever they begin with.
+        with contextlib.suppress(ValueError):
+            return int(text)
+        if not float(text).is_integer():
+            raise ValueError
+        return int(float(text))
+    if float in parts:
+        return float(text)
+    if Any not in parts:
+        raise ValueError
     with contextlib.suppress(ValueError):
-        if float in parts:
-            return float(value)
-        if int in parts and value.isdecimal():  # Numbers are decimal, whatever they begin with.
-            return int(value)
-        guessed = json.loads(value)
-        is_whole = int in parts and isinstance(guessed, float) and guessed.is_integer()
-        return int(guessed) if is_whole else guessed
-    return str(value)
+        return json.loads(text) if is_plain else str(text)
+    return str(text)
 
 
 def _item_hint(hint: Any, kind: type) -> Any:
@@ -249,18 +279,22 @@ def _item_hint(hint: Any, kind: type) -> Any:
     return typing.get_args(parts[0])[-1] if parts else Any
 
 
-def _writable(config: DictConfig) -> DictConfig:
-    """Let settings be laid over a structured config, which is read-only where its dataclass is frozen."""
-    OmegaConf.set_readonly(config, None)
-    for key in config:
-        if OmegaConf.is_dict(node := config._get_node(key)):
-            _writable(node)
-    return config
+def _put(place: Any, keys: Sequence[str], value: Any) -> None:
+    """Set an item of mappings in mappings. Raises ValueError where something else stands in the way."""
+    if not isinstance(place, dict):
+        raise ValueError
+    if len(keys) == 1:
+        place[keys[0]] = value
+    else:
+        _put(place.setdefault(keys[0], {}), keys[1:], value)
 
 
-def _resolved(config: DictConfig, name: str) -> Any:
-    value = OmegaConf.select(config, name)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def _resolved(tree: DictConfig, name: str, typed: Any) -> Any:
+    """Return the value of a setting in place of what was typed, with the values of others where it refers to them."""
+    value = OmegaConf.select(tree, name, throw_on_missing=True)
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    return _Plain(value) if isinstance(value, str) and value != typed else value
 
 
 def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> list[str]:

@@ -204,7 +204,7 @@ class Guide:
     def load(folder: str | Path, device: torch.device) -> Guide:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, ClassifierConfig)
-        trained = TrainedWeights.load(folder, "classifier", "classifier/train.sh")
+        trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
         task = DownstreamTask(model.to(device), build_loss(config.model))
@@ -212,8 +212,9 @@ class Guide:
                      config.data, custom_source(config.model))
 
 
-def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:
-    """Write what `Guide.load` reads to a run folder."""
+def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,
+                    dataset: Dataset) -> None:
+    """Write what `Guide.load` reads to the run folder that was begun with `config`."""
     trained = TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta)
-    trained.save(folder, step=str(fitted.step), selection_loss=f"{fitted.selection_loss:.6f}",
+    trained.save(folder, config, step=str(fitted.step), selection_loss=f"{fitted.selection_loss:.6f}",
                  selection_auprc=f"{fitted.selection_auprc:.6f}")

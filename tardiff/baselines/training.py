@@ -19,7 +19,7 @@ from tardiff.sampling.generate import generate_dataset, label_plan
 from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import open_run
+from tardiff.utils.logging import open_run, require_settings, settings_record
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
@@ -73,7 +73,9 @@ class BaselineRun:
         # A finished run keeps the settings that it was trained and first sampled with.
         run = open_run(folder, self.config, {"train": self.dataset.train.fingerprint()}, main=not weights.exists())
         if weights.exists():
-            load_weights(self._whole(), load_tensors(weights)[0], weights)
+            tensors, record = load_tensors(weights, "settings")
+            require_settings(folder, self.config, record["settings"])
+            load_weights(self._whole(), tensors, weights)
             return
         loop = TrainingLoop({"baseline": TrainingState(self.model)}, run, ProcessGroup(0, 1, self.device),
                             self.config.log_every, self.config.checkpoint_every, batch_setting="batch_size")
@@ -85,7 +87,7 @@ class BaselineRun:
             "training_seconds": loop.seconds, "device": str(self.device), "parameters": self.parameters,
             "stages": [{"name": stage.name, "most_iterations": stage.steps, "batch_size": stage.batch_size}
                        for stage in self.stages]})
-        save_tensors(weights, self._whole().state_dict())
+        save_tensors(weights, self._whole().state_dict(), {"settings": settings_record(self.config)})
         run.close()
 
     @torch.no_grad()

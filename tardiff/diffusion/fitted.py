@@ -72,15 +72,16 @@ class FittedDenoiser:
         x = self.normalizer.inverse(signals[..., :self.shape[1]])
         return np.where(signals[..., self.shape[1]:] > 0, x, np.float32(np.nan)) if self.mask else x
 
-    def save(self, folder: str | Path) -> None:
-        """Write what `load` reads to a run folder."""
-        TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta, self.mask).save(folder)
+    def save(self, folder: str | Path, config: BaseConfig) -> None:
+        """Write what `load` reads to the run folder that was begun with `config`."""
+        trained = TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta, self.mask)
+        trained.save(folder, config)
 
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> FittedDenoiser:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, BaseConfig)
-        trained = TrainedWeights.load(folder, "denoiser", "train.sh")
+        trained = TrainedWeights.load(folder, config, "denoiser", "tardiff train")
         denoiser = UNet1d(trained.shape[1] * (1 + trained.mask), len(trained.meta.classes), config.model)
         load_weights(denoiser, trained.weights, Path(folder) / WEIGHTS)
         return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), DiffusionProcess(config.diffusion),

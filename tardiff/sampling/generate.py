@@ -19,7 +19,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Callback, Conditioning, Prediction
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
+from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError, naming_memory
 from tardiff.utils.progress import progress
@@ -106,7 +106,7 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False,
                  callback: Callback | None = None) -> np.ndarray:
-    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, in passes of a size that suits the device.
+    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, in passes that suit the device.
 
     `condition(labels)` is the conditioning of a pass; the other arguments are those of `sample_series`.
     """
@@ -139,8 +139,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
                     part = (torch.from_numpy(array).to(group.device) for array in (labels[numbers], numbers))
                     with naming_memory(setting):
                         series = sample(*part)
-                    _write_chunk(chunks / f"{numbers[0]:09d}-{numbers[-1] + 1:09d}.npz", series,
-                                 time.perf_counter() - clock)
+                    save_arrays(chunks / f"{numbers[0]:09d}-{numbers[-1] + 1:09d}.npz", x=series,
+                                seconds=time.perf_counter() - clock)
                     bar.update(min(len(numbers) * group.world_size, len(labels) - bar.n))
         group.barrier()
         if group.is_main:
@@ -157,12 +157,12 @@ def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[in
     if bounds[::2] != bounds[1::2]:
         raise UserError(f"{chunks}: holds series twice or too few. Delete this folder, and the same command makes them "
                         "again.")
-    seconds = sum(float(_read_chunk(path, "seconds")) for path in paths)
+    seconds = sum(float(load_arrays(path)["seconds"]) for path in paths)
+    write_split_in_parts(output / "train.npz", lambda: (load_arrays(path)["x"] for path in paths),
+                         (len(labels), *shape), labels, meta.imputation)
     write_json(output / "runtime.json", {
         "series": len(labels), "seconds": seconds, "seconds_per_series": seconds / len(labels),
         "processes": group.world_size, "device": str(group.device)})
-    write_split_in_parts(output / "train.npz", lambda: (_read_chunk(path, "x") for path in paths),
-                         (len(labels), *shape), labels, meta.imputation)
     write_json(output / "meta.json", dataclasses.asdict(meta))
 
 
@@ -180,16 +180,3 @@ def _numbers_of(path: Path) -> tuple[int, int]:
 def _runs(numbers: np.ndarray) -> list[np.ndarray]:
     """Return numbers (N,) cut into runs without gap."""
     return np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
-
-
-def _write_chunk(path: Path, series: np.ndarray, seconds: float) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, x=series, seconds=seconds)
-
-
-def _read_chunk(path: Path, name: str) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[name]
-    except DAMAGED_ARRAYS as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None

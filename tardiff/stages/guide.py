@@ -33,7 +33,7 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder = open_run(config.output, config, inputs)
     fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                          config.seed, device, run_folder, dataset.positive)
-    save_classifier(run_folder.folder, fitted, normalizer, dataset)
+    save_classifier(run_folder.folder, config, fitted, normalizer, dataset)
     run_folder.close()
     chance = chance_average_precision(parts["selection"][1], dataset.num_classes, dataset.positive)
     of = f" of {dataset.meta.classes[dataset.positive]}" if dataset.num_classes == 2 else ""

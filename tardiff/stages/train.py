@@ -75,7 +75,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, g
     parts = [(fitted(denoiser).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:
-        fitted(average).save(run_folder.folder)
+        fitted(average).save(run_folder.folder, config)
         print(f"trained for {config.training.steps:,} steps; written to {config.output}")
 
 

@@ -146,6 +146,21 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
         raise UserError(f"{folder}: its config.yaml does not fit this stage; {error}") from None
 
 
+def settings_record(config: Any) -> str:
+    """Return what decides the result of a training, as weights keep it with them."""
+    return json.dumps(semantic_values(config), sort_keys=True)
+
+
+def require_settings(folder: str | Path, config: Any, record: str) -> None:
+    """Raise UserError if settings of a run folder are not those that its weights were trained with."""
+    now = json.loads(settings_record(config))
+    other = [f"  - {key}: {value!r}, now {now.get(key)!r}" for key, value in json.loads(record).items()
+             if value != now.get(key)]
+    if other:
+        raise UserError(f"{folder}: its config.yaml is not the one that the weights were trained with:\n"
+                        + "\n".join(other) + "\nRestore the file, or train again in another folder.")
+
+
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Return the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     rows = []

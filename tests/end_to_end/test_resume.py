@@ -79,10 +79,10 @@ def interrupted_after(calls, function):
     """Return a function that does the same so many times and then ends like Ctrl-C."""
     left = iter(range(calls))
 
-    def wrapped(*arguments):
+    def wrapped(*arguments, **named):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return function(*arguments)
+        return function(*arguments, **named)
 
     return wrapped
 
@@ -94,7 +94,7 @@ def test_generation_resumes_after_its_last_chunk(workplace, tmp_path, monkeypatc
     kept = {path: path.stat().st_mtime_ns for path in chunks.glob("*.npz")}
     (chunks / ".000000035-000000042.npz.abcdef_7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write_chunk", interrupted_after(1, generate._write_chunk))
+        patch.setattr(generate, "save_arrays", interrupted_after(1, generate.save_arrays))
         assert run_command("generate", *workplace.arguments("synthetic", output)) == 130
     assert len(list(chunks.glob("*.npz"))) == len(kept) + 1
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in chunks.glob("*.npz")}.items()

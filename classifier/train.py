@@ -20,7 +20,8 @@ from tardiff.data.format import Dataset, Metadata, Split, absent_classes
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
-from tardiff.evaluation.metrics import auprc, log_loss
+from tardiff.evaluation.metrics import auprc, auroc, log_loss
+from tardiff.evaluation.protocol import subject_weights
 from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
 from tardiff.utils.checkpoint import load_weights
@@ -29,6 +30,9 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run, read_run_config
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
+
+BOOTSTRAP = 1000
+"""Resamples of the selection subjects behind the interval of a guide's AUROC."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
+    auroc: on the selection half, with the ends of its 95 % interval; None where an earlier version trained it.
+
     `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
     `code` has the hashes of the source of a model and loss of the user's own.
     """
@@ -190,6 +196,12 @@ class Guide:
     meta: Metadata
     data: str
     code: dict[str, str]
+    auroc: tuple[float, float, float] | None
+
+    @property
+    def chance_warning(self) -> str | None:
+        """What to say of a guide that is not shown to be better than chance; None of others."""
+        return None if self.auroc is None else chance_warning(*self.auroc)
 
     @property
     def num_classes(self) -> int:
@@ -207,14 +219,32 @@ class Guide:
         trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
+        recorded = trained.record.get("selection_auroc")
+        known = None if recorded is None else tuple(map(float, recorded.split()))
         task = DownstreamTask(model.to(device), build_loss(config.model))
         return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
-                     config.data, custom_source(config.model))
+                     config.data, custom_source(config.model), known)
+
+
+def selection_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> tuple[float, float, float]:
+    """Return the AUROC on the selection half and the ends of its 95 % interval, by a bootstrap over its subjects."""
+    _, selection = halve_validation(dataset.val)
+    p = fitted.predict(normalizer.transform(selection.x))
+    drawn = auroc(selection.y, p, subject_weights(selection.subjects(), BOOTSTRAP, seed=0))
+    return float(auroc(selection.y, p)[0]), *map(float, np.nanquantile(drawn, [0.025, 0.975]))
+
+
+def chance_warning(value: float, low: float, high: float) -> str | None:
+    """Return what to say of a classifier whose AUROC has this interval if that reaches chance, else None."""
+    return None if low > 0.5 else (
+        f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] on "
+        "the selection half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
 
 
 def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,
-                    dataset: Dataset) -> None:
-    """Write what `Guide.load` reads to the run folder that was begun with `config`."""
-    trained = TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta)
-    trained.save(folder, config, step=str(fitted.step), selection_loss=f"{fitted.selection_loss:.6f}",
-                 selection_auprc=f"{fitted.selection_auprc:.6f}")
+                    dataset: Dataset, auroc: tuple[float, float, float]) -> None:
+    """Write what `Guide.load` reads to the run folder that was begun with `config`. auroc: see `selection_auroc`."""
+    record = {"step": str(fitted.step), "selection_loss": f"{fitted.selection_loss:.6f}",
+              "selection_auprc": f"{fitted.selection_auprc:.6f}",
+              "selection_auroc": " ".join(f"{value:.6f}" for value in auroc)}
+    TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta, record).save(folder, config)

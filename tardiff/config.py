@@ -412,7 +412,7 @@ class EvaluationConfig:
         "unguided", "Synthetic set that the others are compared with, where it is among them.", semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
                                   low=0.01, semantic=False)
-    seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
+    seeds: int = setting(10, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
     score_on: str = setting("test", "test for results; selection to choose settings without reading test (its scores "
                                      "are optimistic: the same rows choose weights and threshold).",

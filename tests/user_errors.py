@@ -60,6 +60,9 @@ class NotAModule:
     def __init__(self, length, num_channels, num_classes):
         pass
 
+def own_loss(logits, y):
+    return nn.functional.cross_entropy(logits, y, reduction="none")
+
 def mean_loss(logits, y):
     return nn.functional.cross_entropy(logits, y)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ WEIGHTS, NORMALIZER, DESCRIPTION = "model.safetensors", "normalizer.json", "data
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata; `mask` tells
-    whether the model has the mask of a series beside its values."""
+    """Weights by name, of the training data the normaliser, the shape (L, C) and the metadata, and a `record` of the
+    training."""
 
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
-    mask: bool = False
+    record: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: str | Path, config: Any, **more: str) -> None:
+    def save(self, folder: str | Path, config: Any) -> None:
         """Write the description, the normaliser and, last, the weights, whose metadata record what belongs to them:
         these two, and the settings of the training, which say how weights are read."""
         write_json(Path(folder) / DESCRIPTION, asdict(self.meta))
@@ -37,7 +37,7 @@ class TrainedWeights:
         save_tensors(Path(folder) / WEIGHTS, self.weights, {
             "length": str(self.shape[0]), "channels": str(self.shape[1]), "classes": str(len(self.meta.classes)),
             "normalizer": self.normalizer.fingerprint(), "description": fingerprint(asdict(self.meta)),
-            "mask": str(self.mask), "settings": settings_record(config), **more})
+            "settings": settings_record(config), **self.record})
 
     @staticmethod
     def load(folder: str | Path, config: Any, what: str, command: str) -> TrainedWeights:
@@ -50,8 +50,7 @@ class TrainedWeights:
         if not path.exists():
             raise UserError(f"{path}: file not found; the training of this run has not finished. Run {command} again "
                             "with the same configuration, and it resumes.")
-        weights, record = load_tensors(path, "length", "channels", "classes", "normalizer", "description", "mask",
-                                       "settings")
+        weights, record = load_tensors(path, "length", "channels", "classes", "normalizer", "description", "settings")
         require_settings(folder, config, record["settings"])
         normalizer = Normalizer.load(folder / NORMALIZER)
         if record["normalizer"] != normalizer.fingerprint():
@@ -61,5 +60,4 @@ class TrainedWeights:
         if record["description"] != fingerprint(asdict(meta)):
             raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the {what} was trained on. Restore the "
                             "run folder, or train again.")
-        return TrainedWeights(weights, normalizer, (int(record["length"]), int(record["channels"])), meta,
-                              record["mask"] == "True")
+        return TrainedWeights(weights, normalizer, (int(record["length"]), int(record["channels"])), meta, record)

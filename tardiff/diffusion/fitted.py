@@ -74,19 +74,19 @@ class FittedDenoiser:
 
     def save(self, folder: str | Path, config: BaseConfig) -> None:
         """Write what `load` reads to the run folder that was begun with `config`."""
-        trained = TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta, self.mask)
-        trained.save(folder, config)
+        record = {"mask": str(self.mask)}
+        TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta, record).save(folder, config)
 
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> FittedDenoiser:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, BaseConfig)
         trained = TrainedWeights.load(folder, config, "denoiser", "tardiff train")
-        denoiser = UNet1d(trained.shape[1] * (1 + trained.mask), len(trained.meta.classes), config.model)
+        mask = trained.record["mask"] == "True"
+        denoiser = UNet1d(trained.shape[1] * (1 + mask), len(trained.meta.classes), config.model)
         load_weights(denoiser, trained.weights, Path(folder) / WEIGHTS)
         return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), DiffusionProcess(config.diffusion),
-                              trained.normalizer, trained.shape, trained.meta, config.training.label_dropout > 0,
-                              trained.mask)
+                              trained.normalizer, trained.shape, trained.meta, config.training.label_dropout > 0, mask)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""

@@ -18,7 +18,7 @@ from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import Summary, by_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
+from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, at_chance, interval, number, spread, verdict
 from tardiff.utils.checkpoint import write_text
 
 ATTACKS = {"train_attack": "training", "guidance_attack": "guidance"}
@@ -85,7 +85,7 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
     added = {row["synthetic"]: row for row in rows if row["protocol"] == "TSRTR" and row["ratio"] == ratio}
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["synthetic"]))
     verdicts = {name: verdict(row["auprc_minus_trtr"]) for name, row in added.items()}
-    kind = ("chance" if trtr["auroc"]["low"] <= 0.5 else "no_tsrtr" if ratio is None
+    kind = ("chance" if at_chance(trtr) else "no_tsrtr" if ratio is None
             else "few_seeds" if utility["seeds"] < FEWEST_SEEDS else "judged")
     return {"judge": judge, "rows": rows, "trtr": trtr, "ratio": ratio, "kind": kind, "judged": len(verdicts),
             "gained": [name for name, found in verdicts.items() if found == GAIN],

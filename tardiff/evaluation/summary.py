@@ -78,6 +78,11 @@ def verdict(difference: Summary) -> str:
     return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
 
 
+def at_chance(trtr: dict[str, Any]) -> bool:
+    """Tell whether a judge is not shown to be better than chance on real data, from its row of TRTR."""
+    return trtr["auroc"]["low"] <= 0.5
+
+
 def _difference_cells(difference: Summary | None) -> list[str]:
     if difference is None:
         return ["", ""]

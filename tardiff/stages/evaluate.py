@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tardiff.evaluation.frame import utility_rows
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, minority_class, score_arms
 from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
-from tardiff.evaluation.summary import format_table, verdict, write_tables
+from tardiff.evaluation.summary import at_chance, format_table, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -58,7 +57,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
-    print_guided_judges(kinds, protocol.judges)
+    print_warnings(rows, kinds)
     if (few := few_subjects(protocol.scored)) is not None:
         print(f"Only {few} subjects of the rarest class are scored: intervals of levels hold the truth less often than "
               "they say; those of differences do not suffer.")
@@ -136,8 +135,9 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(config))
-    print(f"{scored_class(real)}\n\n{format_table(utility_rows(frame), reference)}")
-    print_guided_judges(kinds, protocol.judges)
+    rows = utility_rows(frame)
+    print(f"{scored_class(real)}\n\n{format_table(rows, reference)}")
+    print_warnings(rows, kinds)
     scored = protocol.scored
     curves = {}
     first = next(iter(protocol.judges))
@@ -210,8 +210,15 @@ def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, r
                        "training": asdict(training), **code, "device": device.type})
 
 
-def print_guided_judges(kinds: dict[str, list[str]], judges: Iterable[str]) -> None:
-    """Tell of judges of the kind of a classifier that guided a set: they may be pleased by what no other model is."""
+def print_warnings(rows: list[dict[str, Any]], kinds: dict[str, list[str]]) -> None:
+    """Tell of judges that do no better than chance on real data, and of those of the kind of a classifier that guided a
+    set: they may be pleased by what no other model is."""
+    judges = list(dict.fromkeys(row["judge"] for row in rows))
+    for row in rows:
+        if row["protocol"] == "TRTR" and at_chance(row):
+            print(f"warning: trained on real data, {row['judge']} is not shown to be better than chance (AUROC "
+                  f"{row['auroc']['mean']:.3f} [{row['auroc']['low']:.3f}, {row['auroc']['high']:.3f}]), so it cannot "
+                  "tell whether synthetic data help. Train it for longer, or choose another judge.")
     for name, of_set in kinds.items():
         if akin := [judge for judge in judges if judge in of_set]:
             print(f"{name} was guided by a classifier of the same kind as the judge {', '.join(akin)}: a gain counts "

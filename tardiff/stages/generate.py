@@ -43,6 +43,11 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
+            if guidance is not None and guide.chance_warning is not None:
+                print(guide.chance_warning)
+            if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
+                print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
+                      "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")
             strength = f" x {config.guidance.scale:g}" if config.guidance.is_on else ""
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
                   f"{group.world_size} x {group.device}")

@@ -22,7 +22,7 @@ from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sets import guide_kinds, require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects
+from tardiff.stages.evaluate import evaluate_sets, few_subjects, print_warnings
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 
@@ -212,7 +212,19 @@ def test_a_judge_of_values_and_masks_learns_from_the_masks_and_a_set_without_one
         evaluated("values+mask", 0.5, bare)
     without = replace(CONFIG, model=replace(CONFIG.model, inputs="values+mask"))
     with pytest.raises(UserError, match=r"test\.npz: has no mask"):
-        evaluate_sets(real, {}, without)
+        evaluate_sets(replace(real, splits=real.splits | {"test": replace(real.test, mask=None)}), {}, without)
+
+
+def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
+    def row(judge, low, protocol="TRTR"):
+        return {"judge": judge, "protocol": protocol, "auroc": {"mean": 0.6, "low": low, "high": 0.7}}
+
+    print_warnings([row("gru", 0.51), row("gru", 0.4, "mixup"), row("boosting", 0.5)], {"guided": ["gru"]})
+    chance, kind = capsys.readouterr().out.splitlines()
+    assert chance.startswith("warning: trained on real data, boosting is not shown to be better than chance (AUROC 0.6")
+    assert kind.startswith("guided was guided by a classifier of the same kind as the judge gru:")
+    print_warnings([row("gru", 0.51)], {"guided": ["timesnet"]})
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("settings", "fault"), [

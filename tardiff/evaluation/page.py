@@ -75,12 +75,13 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
     several_datasets = any(len(of_set[attack]["flagged"]["values"]) > 1
                            for of_set in privacy.values() for attack in ATTACKS)
     classes = description["real"]["classes"]
+    positive = classes[description["utility"]["reliability_class"]] if "utility" in frames else None
     always = {"compared", "fidelity", "provenance"}  # Pictures of the series stand under fidelity.
     return environment.get_template("page.html").render(
         **description | {"cost": costs},
         titles={part: title for part, title in TITLES.items() if part in always or part in frames},
-        positive=f" of {classes[1]}" if len(classes) == 2 else " (mean over classes)", anchors=[REAL, NOISE],
-        minority=classes[description["utility"]["reliability_class"]] if "utility" in frames else None,
+        positive=positive, auprc=f"AUPRC of {positive}" if len(classes) == 2 else "AUPRC (mean over classes)",
+        anchors=[REAL, NOISE],
         influence_of_sets=[line for lines in influence.values() for line in lines if "guide_auroc" in line],
         settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,

@@ -87,9 +87,9 @@ class Protocol:
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
-    kept (None: none is). workers: fits at a time. For the controls: the guidance half, the judges with balanced
-    classes, and the number of classifiers in an ensemble. with_mask: whether judges read the masks as well, which all
-    splits then have.
+    kept (None: none is). workers: fits at a time. positive: the class that AUPRC and F1 are of. For
+    the controls: the guidance half, the judges with balanced classes, and the number of classifiers in an ensemble.
+    with_mask: whether judges read the masks as well, which all splits then have.
     """
 
     real: Split
@@ -100,6 +100,7 @@ class Protocol:
     judges: dict[str, Judge]
     folder: Path | None = None
     workers: int = 1
+    positive: int = 1
     guidance: Split | None = None
     balanced: dict[str, Judge] = field(default_factory=dict)
     ensemble_size: int = 2
@@ -251,7 +252,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
-    predicted to be of the minority class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
+    predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
     rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
     `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
     makes a gain harder to claim, never easier; for each of these `<key>_subject_variance`, the `main_subject_variance`
@@ -260,8 +261,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
-    minority = minority_class(protocol.real.y)
-    tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
+    tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
         rows += [(*arm.place, SUBJECT_FREEDOM, None, None, freedom),
@@ -284,12 +284,6 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     return long_frame(rows)
 
 
-def minority_class(y: np.ndarray) -> int:
-    """Return the rarest class among the labels y (N,) int64."""
-    labels, counts = np.unique(y, return_counts=True)
-    return int(labels[np.argmin(counts)])
-
-
 def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return (resamples, N) row weights: how often each row's subject was drawn."""
     unique, inverse = np.unique(subjects, return_inverse=True)
@@ -298,23 +292,23 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn.astype(np.uint16)[:, inverse]
 
 
-def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, minority: int, weights: np.ndarray
+def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
-    y = protocol.scored.y
+    y, positive = protocol.scored.y, protocol.positive
     blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
-        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, minority)
+        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, positive)
         for values, parts in ((points, [None]), (resampled, blocks)):
             values["auroc"].append(_over(parts, metrics.auroc, y, scored))
-            values["auprc"].append(_over(parts, metrics.average_precision, y, scored))
-            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, minority, None))
-            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, minority, threshold))
+            values["auprc"].append(_over(parts, partial(metrics.average_precision, positive=positive), y, scored))
+            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, positive, None))
+            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, positive, threshold))
             values["brier"].append(_over(parts, metrics.brier, y, scored))
             values["auprc_macro"].append(_over(parts, metrics.macro_average_precision, y, scored))
-            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, minority))
+            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, positive))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
 
 

@@ -18,8 +18,8 @@ PARTS = ("mean", "sd", "low", "high", "p", "p_adjusted", "seeds_for_0.01", "smal
 GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
 FEWEST_SEEDS = 3
 SIGNIFICANT = 0.05
-ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms of the same difference; the intervals "
-            "are those of each arm alone.")
+ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms of a judge with synthetic series, and "
+            "over its controls; the intervals are those of each arm alone.")
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:

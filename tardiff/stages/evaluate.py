@@ -18,8 +18,9 @@ from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.intervals import subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, minority_class, score_arms
+from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, score_arms
 from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
 from tardiff.evaluation.summary import ADJUSTED, at_chance, format_table, seen_beforehand, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
@@ -141,28 +142,35 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(config))
     rows = utility_rows(frame)
-    print(f"{format_table(rows, reference)}\n{ADJUSTED}")
+    print(f"{scored_class(real)}\n\n{format_table(rows, reference)}\n{ADJUSTED}")
     print_warnings(rows, kinds)
-    minority, scored = minority_class(protocol.real.y), protocol.scored
+    scored = protocol.scored
     curves, bins = {}, max(1, min(10, len(scored) // FEWEST_ROWS_OF_BIN))
     first = next(iter(protocol.judges))
     for arm in (arm for arm in results if arm.protocol in ("TRTR", "TSTR") and arm.judge == first):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
-        curve = reliability_curve(scored.y, p, bins, minority, scored.subjects())
+        curve = reliability_curve(scored.y, p, bins, real.positive, scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "judges": list(protocol.judges), "guide_kinds": kinds,
         "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
-        "reliability_class": minority,
+        "reliability_class": real.positive, "scored_class": scored_class(real),
         "seen_beforehand": seen_beforehand(scored.y, scored.subjects(), real.meta.classes),
-        "chance_auprc": chance_average_precision(scored.y, real.num_classes),
+        "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
+
+
+def scored_class(real: Dataset) -> str:
+    """Return the sentence that names the class which the scores are of."""
+    positive = real.meta.classes[real.positive]
+    return (f"AUPRC and F1 are of the class '{positive}'." if real.num_classes == 2
+            else f"AUPRC is the mean over all classes; F1 is of the class '{positive}'.")
 
 
 def few_subjects(scored: Split) -> int | None:
     """Return the number of subjects that have rows of the rarest class, where it is below FEW_SUBJECTS, else None."""
-    count = len(np.unique(scored.subjects()[scored.y == minority_class(scored.y)]))
+    _, count, _ = subject_counts(scored.y, scored.subjects())
     return count if count < FEW_SUBJECTS else None
 
 
@@ -187,7 +195,7 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
                         for training in (config.training, replace(config.training, class_weighting="balanced")))
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), judges, folder,
-                    worker_count(config.workers, device), guidance, balanced, config.ensemble_size,
+                    worker_count(config.workers, device), real.positive, guidance, balanced, config.ensemble_size,
                     with_mask)
 
 

@@ -36,8 +36,9 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
                    "few_subjects": few, "reliability_class": 1, "seen_beforehand": "On these 1,000 subjects",
-                   "guide_kinds": {}, "controls": list(controls), "chance_auprc": 0.1, "fewest_datasets": fewest,
-                   "protocols": list(protocols)}
+                   "guide_kinds": {}, "controls": list(controls),
+                   "scored_class": "AUPRC and F1 are of the class 'yes'.",
+                   "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
 def attack(auroc=(0,), tpr=(0,), copies=0.0):
@@ -131,7 +132,8 @@ def test_what_is_above_real_data_is_needed_only_if_it_is_above_the_best_control_
     assert first == ["TRTR", "Controls: real rows alone, used otherwise", "control mixup", "control jitter (best)",
                      "With synthetic series", "TSRTR a 1", "TSRTR b 1"]
     answer = words(html.split('class="answer"')[1].split("<nav")[0])
-    assert "a is shown to be needed for that" in answer and answer.count("against the best control (jitter) by") == 2
+    assert "Above the best control, too, and so needed: a." in answer
+    assert answer.count("against the best control (jitter) by") == 2
     without = words(page({"utility": utility(arm("a", "TSRTR 1.0", 0.02))[0]}, ("a",), utility=utility()[1]))
     assert "best control" not in without
 
@@ -164,7 +166,7 @@ def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
                      r"some \d seeds", text)
     assert "other: it lacks a class, so that nothing can be trained on it alone; added at ratio 0.5, AUPRC" in text
     assert "(however many the seeds, a true change below 0.089 would be missed in more than one of five studies" in text
-    assert "AUPRC 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
+    assert "AUPRC of yes 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
     assert "single dataset" not in text and "single dataset" in utility_words(arm("guided", "TSTR"), fewest=1)
 
 

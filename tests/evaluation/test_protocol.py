@@ -88,6 +88,23 @@ def test_point_values_are_the_metrics_of_the_predictions(protocol):
         assert row["positive_rate"]["values"][index] == pytest.approx(np.mean(scored[:, 1] > 0.5))
 
 
+def test_scores_of_the_positive_class_do_not_depend_on_its_number(protocol):
+    """The labels the other way round, with class 0 positive, score alike to rounding."""
+    def turned(split):
+        return replace(split, y=1 - split.y)
+
+    other = replace(protocol, real=turned(protocol.real), selection=turned(protocol.selection),
+                    scored=turned(protocol.scored), positive=0, synthetic={})
+    results = protocol.predictions([TRTR], 2)
+    flipped = {TRTR: [(selection[:, ::-1], scored[:, ::-1]) for selection, scored in results[TRTR]]}
+    (row,), (mirrored,) = (utility_rows(score_arms(*given, None, 50)) for given in
+                           ((results, protocol), (flipped, other)))
+    for name in METRICS:
+        assert row[name]["values"] == pytest.approx(mirrored[name]["values"], rel=1e-6)
+    (wrong,) = utility_rows(score_arms(flipped, replace(other, positive=1), None, 50))
+    assert abs(wrong["auprc"]["mean"] - row["auprc"]["mean"]) > 0.05
+
+
 def test_an_arm_has_no_difference_to_itself(protocol):
     rows = scores(protocol, [TRTR, Arm("TSTR", "poor"), Arm("TSTR", "copy")], reference="poor")
     assert "auroc_minus_trtr" not in rows["TRTR"] and "auroc_minus_reference" not in rows["TRTR"]

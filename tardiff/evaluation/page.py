@@ -95,10 +95,10 @@ def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[
     not many chances.
 
     `judge`; `blocks`, its rows by heading: TRTR (without), controls, sets; `trtr`, that of real data alone;
-    `best_control` by AUPRC, or None; `ratio`; `sets`: for each its row `alone` and `added`, or None; `kind`: why there
-    is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or `judged`, with the
-    names of the sets that `gained` and `lost` against TRTR, and of those that gained against the best control as well,
-    and so are `needed`.
+    `best_control` by AUPRC, or None; `ratio`; `sets`: for each its row `alone` and `added`, or None, and what the
+    verdicts make of it, its `standing`; `kind`: why there is no verdict (`chance`: the classifier does no better on
+    real data; `no_tsrtr`; `few_seeds`), or `judged`, with the names of the sets that `gained` and `lost` against TRTR,
+    and of those that gained against the best control as well, and so are `needed`.
     """
     rows = utility_rows(frame)
     return [_outcome(judge, [row for row in rows if row["judge"] == judge], utility)
@@ -123,7 +123,16 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
             "best_control": best_control("auprc", {row["protocol"]: row["auprc"]["mean"] for row in controls}),
             "gained": gained, "needed": [name for name in gained if rivals.get(name) == GAIN],
             "lost": [name for name, found in verdicts.items() if found == LOSS],
-            "sets": [{"name": name, "alone": alone.get(name), "added": added.get(name)} for name in names]}
+            "sets": [{"name": name, "alone": alone.get(name), "added": added.get(name),
+                      "standing": _standing(verdicts[name], rivals.get(name)) if kind == "judged" and name in verdicts
+                      else ""} for name in names]}
+
+
+def _standing(against_trtr: str, against_control: str | None) -> str:
+    """Return what the two verdicts on a set make of it; None: there is no control."""
+    if against_trtr != GAIN:
+        return "harms" if against_trtr == LOSS else "is not shown to help"
+    return {None: "helps", GAIN: "helps and is needed"}.get(against_control, "helps, but is not shown to be needed")
 
 
 def implausible(result: dict[str, Summary], channels: list[str]) -> str:

@@ -133,6 +133,7 @@ def test_what_is_above_real_data_is_needed_only_if_it_is_above_the_best_control_
                      "With synthetic series", "TSRTR a 1", "TSRTR b 1"]
     answer = words(html.split('class="answer"')[1].split("<nav")[0])
     assert "Above the best control, too, and so needed: a." in answer
+    assert "a helps and is needed:" in answer and "b helps, but is not shown to be needed:" in answer
     assert answer.count("against the best control (jitter) by") == 2
     without = words(page({"utility": utility(arm("a", "TSRTR 1.0", 0.02))[0]}, ("a",), utility=utility()[1]))
     assert "best control" not in without
@@ -161,10 +162,12 @@ def test_without_real_and_synthetic_series_together_nothing_is_judged():
 def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
     text = utility_words(arm("guided", "TSTR"), arm("guided", "TSRTR 0.5", 0.0),
                          arm("other", "TSRTR 0.5", 0.0, subject_variance=1e-3))
-    assert "guided: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at ratio 0.5" in text
+    assert ("guided is not shown to help: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at "
+            "ratio 0.5") in text
     assert re.search(r"AUPRC changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01, "
                      r"some \d seeds", text)
-    assert "other: it lacks a class, so that nothing can be trained on it alone; added at ratio 0.5, AUPRC" in text
+    assert ("other is not shown to help: it lacks a class, so that nothing can be trained on it alone; added at ratio "
+            "0.5, AUPRC") in text
     assert "(however many the seeds, a true change below 0.089 would be missed in more than one of five studies" in text
     assert "AUPRC of yes 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
     assert "single dataset" not in text and "single dataset" in utility_words(arm("guided", "TSTR"), fewest=1)

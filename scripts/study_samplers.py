@@ -64,7 +64,7 @@ def study(options: argparse.Namespace) -> pd.DataFrame:
     denoiser, real = tardiff.load_denoiser(options.base), tardiff.read_dataset(options.data)
     scaler, (_, selection) = Normalizer.fit("zscore", real.train.x), halve_validation(real.val)
     train, held_out = (Split(scaler.transform(rows.x), rows.y, rows.subject) for rows in (real.train, selection))
-    plan = label_plan("train", options.series, real.train.y, real.meta.classes, options.seed)
+    plan = label_plan("train", options.series, real.train.y, real.meta.classes)
     counts = dict(enumerate(np.bincount(plan, minlength=real.num_classes).tolist()))
     rows, sets, splits = {REAL: {"sampler": REAL, "level": 1.0, "within": 1.0}}, {}, {}
     normalizer = denoiser.fitted.normalizer

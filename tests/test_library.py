@@ -15,6 +15,7 @@ from user_errors import run_tiny
 import tardiff
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.sampling import generate
 from tardiff.utils.errors import UserError
 
 STEPS = 4
@@ -51,8 +52,17 @@ def test_classes_are_given_by_name_or_number(base):
     assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
 
 
+def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule(base, guide):
+    for guidance in (None, tardiff.Guidance(guide, **GUIDED)):
+        series = base.sample({"died": 8}, steps=STEPS, guidance=guidance)
+        mask, imputation = series.split.mask, series.meta.imputation
+        assert 0 < mask.mean() < 1 and imputation == read_dataset(guide.data, ("train",)).meta.imputation
+        np.testing.assert_array_equal(imputation.fill(np.where(mask, series.x, np.float32(np.nan))), series.x)
+
+
 @pytest.mark.parametrize("settings", [
-    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED}])
+    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED},
+    {"guidance": {**GUIDED, "parameters": "head"}}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
         settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
@@ -71,6 +81,15 @@ def test_guidance_steers_and_scale_0_is_bit_for_bit_the_unguided_sampler(base, g
     assert (guide.predict(steered.x)[:, 1] > guide.predict(plain.x)[:, 1]).all()
 
 
+def test_a_cpu_samples_in_passes_of_so_many_time_steps_whatever_the_batch(base, guide, monkeypatch):
+    guidance, sizes = tardiff.Guidance(guide), []
+    whole = base.sample({"died": 5}, steps=STEPS, guidance=guidance)
+    monkeypatch.setattr(generate, "STEPS_PER_PASS", 2 * 24)
+    parts = base.sample({"died": 5}, steps=STEPS, guidance=guidance, callback=lambda t, x_t, *_: sizes.append(len(x_t)))
+    assert sizes == [2] * STEPS + [2] * STEPS + [1] * STEPS
+    np.testing.assert_allclose(parts.x, whole.x, rtol=1e-4, atol=1e-3)
+
+
 def test_the_callback_sees_every_step_of_every_batch(base, guide):
     seen = []
 
@@ -79,7 +98,7 @@ def test_the_callback_sees_every_step_of_every_batch(base, guide):
         seen.append((int(t), tuple(x_t.shape), tuple(x0_pred.shape), strongest))
 
     traced = base.sample({"died": 5}, steps=STEPS, batch_size=3, callback=note)
-    assert [shape for _, shape, _, _ in seen] == [(3, 24, 7)] * STEPS + [(2, 24, 7)] * STEPS
+    assert [shape for _, shape, _, _ in seen] == [(3, 24, 14)] * STEPS + [(2, 24, 14)] * STEPS
     assert all(shape == predicted and gradient is None for _, shape, predicted, gradient in seen)
     assert [t for t, *_ in seen[:STEPS]] == sorted({t for t, *_ in seen}, reverse=True)
     assert np.array_equal(traced.x, base.sample({"died": 5}, steps=STEPS, batch_size=3).x)

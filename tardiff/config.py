@@ -355,6 +355,10 @@ class EvaluationConfig:
 
     real: str = setting("data/simulated", "Real dataset folder.", semantic=False)
     name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
+    rotations: int = setting(
+        1, "Rotations of the split whose test rows are scored together, as `tardiff run rotations=5` makes them; the "
+           "paths of `real` and `synthetic` then hold {rotation}, for 0, 1, ... All but utility is of the first one.",
+        low=1, semantic=False)
     synthetic: dict = setting(
         {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}, one folder per generation seed.", semantic=False)
@@ -402,9 +406,16 @@ class ExperimentConfig:
                                        "alone in folder NAME.", low=1)
     train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, "
                                            "instead of one of each for all.")
+    rotations: int = setting(
+        1, "Rotations of the split, each with a denoiser and guides of its own, so that all rows are tested and the "
+           "intervals narrow; 1 for the split as it is, else at least 3 (train, val and test).", low=1)
     evaluation: str | list[str] = setting(["quick=true"], "Arguments of stage 4, the report.")
     device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their "
                                        "configurations say.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.rotations == 2:
+            yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
 
 
 @dataclass(frozen=True)

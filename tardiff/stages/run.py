@@ -16,7 +16,7 @@ from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
 from tardiff.utils.errors import UserError
-from tardiff.utils.settings import as_typed
+from tardiff.utils.plain_yaml import as_typed
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,30 @@ def test_the_ecdf_is_the_rescaled_mid_rank_or_its_normal_quantile(values):
     np.testing.assert_allclose(Normalizer.fit("normal_ecdf", x).transform(x).ravel(), quantiles, atol=1e-6)
 
 
+@given(arrays(np.int64, st.integers(2, 60), elements=st.integers(-5, 5)).filter(lambda values: len(set(values)) > 1))
+@settings(max_examples=60, deadline=None)
+def test_the_inverse_is_the_empirical_quantile_function(values):
+    """Linear between the sorted values, of which the smallest stands at 0.5 / N (numpy calls it hazen)."""
+    normalizer, shares = Normalizer.fit("ecdf", values[:, None, None].astype(np.float32)), np.linspace(0, 1, 301)
+    middles = rankdata(values) - 0.5
+    position = 2 * (shares * len(values) - middles.min()) / (middles.max() - middles.min()) - 1
+    restored = normalizer.inverse(position[None, :, None])
+    np.testing.assert_allclose(restored.ravel(), np.quantile(values, shares, method="hazen"), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ecdf", "normal_ecdf", "global_ecdf"])
+def test_point_masses_keep_their_share(kind):
+    """Series that are uniform in rank have as many copies of a value as the training rows."""
+    generator = np.random.default_rng(0)
+    x = np.where(generator.random((500, 8, 1)) < 0.4, 37.0, generator.normal(37, 1, (500, 8, 1))).astype(np.float32)
+    normalizer = Normalizer.fit(kind, x)
+    uniform = generator.random((500, 8, 1))
+    drawn = normalizer.inverse(norm.ppf(uniform) if kind == "normal_ecdf" else 2 * uniform - 1)
+    assert abs(np.mean(drawn == 37) - np.mean(x == 37)) < 0.03
+    np.testing.assert_allclose(np.quantile(drawn, [0.05, 0.25, 0.75, 0.95]),
+                               np.quantile(x, [0.05, 0.25, 0.75, 0.95]), atol=0.15)
+
+
 def test_the_global_ecdf_ranks_all_channels_together():
     x = vitals()[..., :3]
     scaled = Normalizer.fit("global_ecdf", x).transform(x)

@@ -22,6 +22,8 @@ DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cud
 
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
 STUDY = "${folder_name:${data}}"
+ROTATION = "{rotation}"
+"""Stands for the number of a rotation of the split in the paths of an evaluation."""
 CONFIGS = Path(__file__).parent / "configs"
 
 

@@ -269,8 +269,8 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     return order[np.argsort(rank, kind="stable")[:count]]
 
 
-def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol | Rotations, reference: str | None,
-               resamples: int, seed: int = 0) -> pd.DataFrame:
+def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol | Rotations,
+               reference: str | None, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows

@@ -79,8 +79,11 @@ def of_rotation(config: EvaluationConfig, number: int) -> EvaluationConfig:
 
 def all_inputs_exist(config: EvaluationConfig, dry_run: bool) -> bool:
     """Tell whether the datasets of all rotations are there; see `inputs_exist`."""
-    rotations = [of_rotation(config, number) for number in range(config.rotations)]
-    return all([inputs_exist(rotation, synthetic_folders(rotation), dry_run) for rotation in rotations])
+    found = []
+    for number in range(config.rotations):  # Each tells of what is missing.
+        rotation = of_rotation(config, number)
+        found.append(inputs_exist(rotation, synthetic_folders(rotation), dry_run))
+    return all(found)
 
 
 def read_protocol(config: EvaluationConfig) -> Protocol | Rotations:

@@ -121,7 +121,7 @@ class TrainingLoop:
                     part.load_state_dict(state[name])
                 self.stage, self.step, self.steps_done = state["stage"], state["step"], state["steps_done"]
                 self.seconds = state["seconds"]
-            except (KeyError, RuntimeError, ValueError) as error:
+            except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
                 raise UserError(f"{run.folder}: the saved state does not fit this model ({error}). Delete the folder "
                                 "to start again.") from None
         if self.run is not None:

@@ -297,7 +297,7 @@ class GuidanceConfig:
         "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
                       "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
-    scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
+    scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     step_size: str = setting(
         "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
         "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "

@@ -52,7 +52,7 @@ class Guidance:
     """A guide and how it steers sampling.
 
     guide: the classifier, or its run folder. settings: fields of `GuidanceConfig` by name, such as
-    `scale=0.5` or `objective="anchored"`.
+    `scale=2.0` or `objective="anchored"`.
     dataset: what the guide was trained on, or its folder; only the objectives influence and anchored need it, for its
     guidance half, and by default they take the folder that the guide's run names. G is kept in the guide's run folder.
 

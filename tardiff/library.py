@@ -260,7 +260,7 @@ def _split_of_arrays(what: str, x: Any, y: Any) -> Split:
 
 def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> None:
     """Raise UserError if splits of a dataset are not those that the run in a folder was trained on."""
-    record = read_json(Path(folder) / "run.json", "inputs", "config")
+    record = read_json(Path(folder) / "run.json", inputs=dict, config=dict)
     other = [name for name in splits if record["inputs"].get(name) != dataset.splits[name].fingerprint()]
     if other:
         raise UserError(f"{dataset.path}: its {' and '.join(other)} rows are not those that {folder} was trained on, "

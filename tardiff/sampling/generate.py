@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import SamplerConfig
@@ -114,6 +115,16 @@ def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: 
     parts = [sample_series(fitted, labels_of, samples_of, seed, config, condition(labels_of), bf16, callback)
              for labels_of, samples_of in zip(labels.split(size), samples.split(size), strict=True)]
     return fitted.decode(torch.cat(parts))
+
+
+def at_one_size(sample: SampleChunk, size: int) -> SampleChunk:
+    """Return a sampler that fills chunks up to `size` series and cuts the rest off again: a compiled denoiser would be
+    compiled anew for a shorter one."""
+    def sample_filled(labels: Tensor, samples: Tensor) -> np.ndarray:
+        missing = size - len(labels)
+        return sample(F.pad(labels, (0, missing)), F.pad(samples, (0, missing)))[:len(labels)]
+
+    return sample_filled
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,

@@ -11,7 +11,7 @@ from tardiff.config import GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
-from tardiff.sampling.generate import generate_dataset, label_plan, sample_chunk
+from tardiff.sampling.generate import at_one_size, generate_dataset, label_plan, sample_chunk
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import process_group, resolve_device
 from tardiff.utils.logging import open_run
@@ -63,11 +63,12 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))
             if group.is_main:
                 print("norm of the mean guidance gradient:", norms)
-        if config.compile and group.device.type == "cuda":
-            denoiser.denoiser.compile()
         condition = guidance.conditioning if guidance is not None else lambda labels: None
         sample = functools.partial(sample_chunk, denoiser, seed=config.seed, config=config.sampler,
                                    condition=condition, bf16=config.bf16)
+        if config.compile and group.device.type == "cuda":
+            denoiser.denoiser.compile()
+            sample = at_one_size(sample, min(config.batch_size, len(labels)))
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
                          denoiser.meta.of_synthetic(denoiser.mask), group)
         if group.is_main:

@@ -23,15 +23,14 @@ from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
     check_reference,
-    inputs_exist,
     read_costs,
     read_generation,
     read_sets,
     synthetic_folders,
 )
-from tardiff.evaluation.summary import seen_beforehand, write_csv, write_tables
+from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.evaluate import SCORED_ON, report_utility, scored_split, splits_read
+from tardiff.stages.evaluate import SCORED_ON, all_inputs_exist, of_rotation, report_utility, scored_split, splits_read
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -60,10 +59,12 @@ FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility
 
 def run(config: ReportConfig, dry_run: bool) -> None:
     """Evaluate the sets part by part, and write the page, the frame of all results, tables and pictures."""
-    config, folders, device = quick_settings(config), synthetic_folders(config), resolve_device(config.device)
+    whole = quick_settings(config)
+    config = of_rotation(whole, 0)
+    folders, device = synthetic_folders(config), resolve_device(config.device)
     metrics = fidelity_metrics(config.fidelity_metrics)
     check_settings(config, folders)
-    if not inputs_exist(config, folders, dry_run):
+    if not all_inputs_exist(whole, dry_run):
         return
     real = read_dataset(config.real, splits_read(config))
     guidance, selection = halve_validation(real.val)
@@ -73,8 +74,6 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
-    if "utility" in config.sections:
-        print(seen_beforehand(held_out.y, held_out.subjects(), real.meta.classes))
     minutes = estimated_minutes(config, real, sets, metrics, device)
     print(f"The report will take about {minutes:.0f} minutes on this machine, less where results are there already."
           if minutes >= 1.5 else "The report will take a minute or two.", flush=True)
@@ -89,7 +88,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
                                           for split in (real.train, guidance, selection, held_out))
     description, frames = describe(config, real, sets, folders), {}
     if "utility" in config.sections:
-        frames["utility"], description["utility"] = report_utility(config, real, sets)
+        frames["utility"], description["utility"] = report_utility(whole, real)
     if "fidelity" in config.sections:
         frames["fidelity"] = evaluate_fidelity(train, scored, scaled, metrics, config.repeats, kept, workers, device)
     if "privacy" in config.sections:
@@ -101,8 +100,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
             device=config.device, fine_tuned=config.fine_tuned), real, sets))
-    pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames,
-                    description.get("utility", {}))
+    pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, description.get("utility", {}))
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
     for part in frames.keys() & {"fidelity", "privacy"}:

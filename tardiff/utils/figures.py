@@ -27,7 +27,8 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
     """Lay out one panel per row label and channel, with many channels wrapped into blocks of rows.
 
     panel_size, margins: (width, height) in inches, the height of the margins per block. Returns the figure and its
-    panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out.
+    panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out. Names are shown as
+    they are, dollar signs included.
     """
     titles = [plain(f"{channel} [{unit}]" if unit else channel) for channel, unit in zip(channels, units, strict=True)]
     drawn = min(len(channels), MOST_CHANNELS)

@@ -95,13 +95,13 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
 
 def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                 model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
-                device: torch.device, run: Run | None = None) -> FittedClassifier:
+                device: torch.device, run: Run | None = None, positive: int = 1) -> FittedClassifier:
     """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
     names.
 
     Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
-    classes weighted as in training. The batch and the dropout of a step depend on (seed, step) alone; with a run
-    folder, a killed training resumes after its last look.
+    classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of a step
+    depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, targets = torch.from_numpy(train[0]).to(device), torch.from_numpy(train[1]).to(device)
@@ -141,7 +141,7 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
 
     def look(done: int) -> dict[str, float]:
         p = predict(average.module, selection[0])
-        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p)
+        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
         is_last = done == config.steps
         is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
         if is_best or (is_last and (config.keep == "last" or best.step == 0)):
@@ -216,7 +216,7 @@ class Guide:
     def load(folder: str | Path, device: torch.device) -> Guide:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, ClassifierConfig)
-        trained = TrainedWeights.load(folder, "classifier", "classifier/train.sh")
+        trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
         recorded = trained.record.get("selection_auroc")
@@ -241,10 +241,10 @@ def chance_warning(value: float, low: float, high: float) -> str | None:
         "the selection half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
 
 
-def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset,
-                    auroc: tuple[float, float, float]) -> None:
-    """Write what `Guide.load` reads to a run folder. auroc: see `selection_auroc`."""
+def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,
+                    dataset: Dataset, auroc: tuple[float, float, float]) -> None:
+    """Write what `Guide.load` reads to the run folder that was begun with `config`. auroc: see `selection_auroc`."""
     record = {"step": str(fitted.step), "selection_loss": f"{fitted.selection_loss:.6f}",
               "selection_auprc": f"{fitted.selection_auprc:.6f}",
               "selection_auroc": " ".join(f"{value:.6f}" for value in auroc)}
-    TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta, record).save(folder)
+    TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta, record).save(folder, config)

@@ -19,6 +19,7 @@ import pandas as pd
 from tardiff.config import CONTROLS
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
 from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, best_control, long_frame, main_subject_variance
@@ -86,9 +87,9 @@ class Protocol:
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
-    kept (None: none is). workers: fits at a time. For the controls: the guidance half, the judges with balanced
-    classes, and the number of classifiers in an ensemble. with_mask: whether judges read the masks as well, which all
-    splits then have.
+    kept (None: none is). workers: fits at a time. positive: the class that AUPRC and F1 are of. For
+    the controls: the guidance half, the judges with balanced classes, and the number of classifiers in an ensemble.
+    with_mask: whether judges read the masks as well, which all splits then have.
     """
 
     real: Split
@@ -99,6 +100,7 @@ class Protocol:
     judges: dict[str, Judge]
     folder: Path | None = None
     workers: int = 1
+    positive: int = 1
     guidance: Split | None = None
     balanced: dict[str, Judge] = field(default_factory=dict)
     ensemble_size: int = 2
@@ -223,6 +225,28 @@ class Protocol:
         return cached_jobs(folder, jobs, self.workers, description, "fit")
 
 
+class Rotations:
+    """The protocols of several rotations of a split, which are scored as one: each row by the classifiers of the
+    rotation that tests it, so that all rows are scored and no classifier has seen what it is scored on.
+
+    It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
+    """
+
+    def __init__(self, protocols: list[Protocol]) -> None:
+        first = protocols[0]
+        self.protocols, self.judges, self.positive = protocols, first.judges, first.positive
+        self.real, self.synthetic = first.real, first.synthetic
+        self.real_rows, self.dataset_number = first.real_rows, first.dataset_number
+        self.selection, self.scored = (joined([getattr(protocol, part) for protocol in protocols])
+                                       for part in ("selection", "scored"))
+
+    def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
+        """Return those of all protocols, one after the other; see `Protocol.predictions`."""
+        of_rotations = [protocol.predictions(arms, num_seeds) for protocol in self.protocols]
+        return {arm: [tuple(map(np.concatenate, zip(*parts, strict=True)))
+                      for parts in zip(*(found[arm] for found in of_rotations), strict=True)] for arm in arms}
+
+
 def _joined(first: Rows, second: Rows) -> Rows:
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
@@ -245,20 +269,19 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     return order[np.argsort(rank, kind="stable")[:count]]
 
 
-def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol, reference: str | None,
-               resamples: int, seed: int = 0) -> pd.DataFrame:
+def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol | Rotations,
+               reference: str | None, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
-    predicted to be of the minority class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
+    predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
     rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
     `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
     makes a gain harder to claim, never easier; and for each of these `<key>_subject_variance`, the
     `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
-    minority = minority_class(protocol.real.y)
-    tables = {arm: _metric_table(fits, protocol, minority, weights) for arm, fits in results.items()}
+    tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
         rows.append((*arm.place, "real_rows", None, None, protocol.real_rows(arm)))
@@ -294,23 +317,23 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn.astype(np.uint16)[:, inverse]
 
 
-def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, minority: int, weights: np.ndarray
+def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol | Rotations, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
-    y = protocol.scored.y
+    y, positive = protocol.scored.y, protocol.positive
     blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
-        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, minority)
+        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, positive)
         for values, parts in ((points, [None]), (resampled, blocks)):
             values["auroc"].append(_over(parts, metrics.auroc, y, scored))
-            values["auprc"].append(_over(parts, metrics.average_precision, y, scored))
-            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, minority, None))
-            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, minority, threshold))
+            values["auprc"].append(_over(parts, partial(metrics.average_precision, positive=positive), y, scored))
+            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, positive, None))
+            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, positive, threshold))
             values["brier"].append(_over(parts, metrics.brier, y, scored))
             values["auprc_macro"].append(_over(parts, metrics.macro_average_precision, y, scored))
-            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, minority))
+            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, positive))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
 
 

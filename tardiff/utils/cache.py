@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint
-from tardiff.utils.errors import UserError
+from tardiff.utils.checkpoint import fingerprint, load_arrays, remove_leftovers, save_arrays
 from tardiff.utils.parallel import run_jobs
 
-RECIPE = 2
+RECIPE = 3
 """Raise it with every change of our code that changes a result which is kept: evaluation, guidance gradient,
 influence."""
 
@@ -31,8 +30,9 @@ def cached(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]
     numpy are added. Results are always read back from the file, so that the first run equals all later ones.
     Raises UserError if the file is damaged.
     """
-    path = _path(folder, key)
+    path = result_path(folder, key)
     if not path.exists():
+        remove_leftovers(folder)
         _store(path, compute)
     return _read(path)
 
@@ -55,27 +55,21 @@ def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, de
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return cached_jobs(temporary, jobs, workers, description, unit)
-    paths = [_path(folder, job.key) for job in jobs]
+    paths = [result_path(folder, job.key) for job in jobs]
     missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
     run_jobs([(job.label, partial(_store, path, job.compute)) for path, job in missing.items()],
              workers, description, unit)
     return list(map(_read, paths))
 
 
-def _path(folder: str | Path, key: Sequence[Any]) -> Path:
+def result_path(folder: str | Path, key: Sequence[Any]) -> Path:
+    """Return the file that keeps the result of a key (see `cached`)."""
     return Path(folder) / f"{key[0]}-{fingerprint(RECIPE, torch.__version__, np.__version__, *key)}.npz"
 
 
 def _store(path: Path, compute: Callable[[], Values]) -> None:
-    values = compute()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **values)
+    save_arrays(path, **compute())
 
 
 def _read(path: Path) -> Values:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (*DAMAGED_ARRAYS, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None
-    return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
+    return {name: float(array) if array.ndim == 0 else array for name, array in load_arrays(path).items()}

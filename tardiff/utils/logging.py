@@ -51,15 +51,15 @@ class Run:
         Raises UserError if it is damaged.
         """
         pointer = self.folder / "latest.json"
-        path = self.folder / read_json(pointer, "state")["state"] if pointer.exists() else None
+        path = self.folder / read_json(pointer, state=str)["state"] if pointer.exists() else None
         return load_state(path) if path is not None and path.exists() else None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left."""
+        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states."""
         name = f"state-{step}.pt"
         save_state(self.folder / name, state)
         write_json(self.folder / "latest.json", {"state": name, "step": step})
-        for path in [*self.folder.glob("state-*.pt"), *self.folder.glob(".state-*.tmp")]:
+        for path in self.folder.glob("state-*.pt"):
             if path.name != name:
                 path.unlink()
 
@@ -130,7 +130,7 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
 def saved_step(folder: str | Path) -> int:
     """Return the step of the newest state of a run folder; 0 where there is none."""
     pointer = Path(folder) / "latest.json"
-    latest = read_json(pointer, "state", "step") if pointer.exists() else None
+    latest = read_json(pointer, state=str, step=int) if pointer.exists() else None
     return latest["step"] if latest is not None and (Path(folder) / latest["state"]).exists() else 0
 
 
@@ -146,12 +146,29 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
         raise UserError(f"{folder}: its config.yaml does not fit this stage; {error}") from None
 
 
+def settings_record(config: Any) -> str:
+    """Return what decides the result of a training, as weights keep it with them."""
+    return json.dumps(semantic_values(config), sort_keys=True)
+
+
+def require_settings(folder: str | Path, config: Any, record: str) -> None:
+    """Raise UserError if settings of a run folder are not those that its weights were trained with."""
+    now = json.loads(settings_record(config))
+    other = [f"  - {key}: {value!r}, now {now.get(key)!r}" for key, value in json.loads(record).items()
+             if value != now.get(key)]
+    if other:
+        raise UserError(f"{folder}: its config.yaml is not the one that the weights were trained with:\n"
+                        + "\n".join(other) + "\nRestore the file, or train again in another folder.")
+
+
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """Return the rows of a `metrics.jsonl`; a line that is none, as one cut short by a kill, is left out."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 
@@ -178,7 +195,7 @@ def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], re
     """Return the settings of the folder, whose semantic values and inputs are these."""
     recorded = read_run_config(folder, type(config))
     before = semantic_values(recorded) | {f"content of {name}": value
-                                          for name, value in read_json(folder / record, "inputs")["inputs"].items()}
+                                          for name, value in read_json(folder / record, inputs=dict)["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
     differences = [f"  - {key}: {_difference(key, before.get(key), now.get(key), recorded, config)}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 
 import joblib
 import torch
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, of_user_code
 from tardiff.utils.progress import progress
 
 
@@ -32,11 +34,19 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
     """
     if not jobs:
         return
+    workers = min(workers, len(jobs))
+    if workers > 1:
+        for tracker in (resource_tracker, loky_resource_tracker):
+            with _interrupts_held():  # One each: a tracker that starts lets interrupts through again.
+                tracker.ensure_running()
     with (progress(description, len(jobs), unit) as bar,
-          joblib.parallel_config("loky", n_jobs=min(workers, len(jobs)), inner_max_num_threads=1, mmap_mode="c")):
+          joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c",
+                                 initializer=_end_with, initargs=(os.getpid(),))):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
-            for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
+            with _interrupts_held():
+                names = run(joblib.delayed(_run)(*job) for job in jobs)
+            for name in names:
                 bar.set_postfix_str(name, refresh=False)
                 bar.update()
         except TerminatedWorkerError:
@@ -45,11 +55,12 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                             "(workers=...).") from None
 
 
-def _run(name: str, job: Callable[[], None], parent: int) -> str:
-    if os.getpid() != parent:
-        _end_with(parent)
-    with one_thread():
-        job()
+def _run(name: str, job: Callable[[], None]) -> str:
+    try:
+        with one_thread():
+            job()
+    except Exception as error:  # The process that started this one sees no frames of it.
+        raise of_user_code(error) or error from None
     return name
 
 
@@ -64,7 +75,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@functools.cache
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block; processes that are started in it leave it to this one for good."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with(parent: int) -> None:
     """End this process within a second of its parent, which may be killed without a chance to tell."""
     def watch() -> None:

@@ -35,8 +35,9 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
             protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "guide_kinds": {}, "controls": [], "chance_auprc": 0.1,
-                   "fewest_datasets": fewest, "protocols": list(protocols)}
+                   "few_subjects": few, "guide_kinds": {}, "controls": [],
+                   "scored_class": "AUPRC and F1 are of the class 'yes'.",
+                   "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
 def attack(auroc=(0,), tpr=(0,), copies=0.0):

@@ -24,6 +24,7 @@ from tardiff.evaluation.protocol import (
     Arm,
     Judge,
     Protocol,
+    Rotations,
     score_arms,
     stratified_rows,
     subject_weights,
@@ -93,6 +94,23 @@ def test_point_values_are_the_metrics_of_the_predictions(protocol):
         assert row["auprc_macro"]["values"][index] == pytest.approx((row["auprc"]["values"][index] + negative) / 2)
         assert row["brier"]["values"][index] == pytest.approx(np.mean((scored[:, 1] - y) ** 2))
         assert row["positive_rate"]["values"][index] == pytest.approx(np.mean(scored[:, 1] > 0.5))
+
+
+def test_scores_of_the_positive_class_do_not_depend_on_its_number(protocol):
+    """The labels the other way round, with class 0 positive, score alike to rounding."""
+    def turned(split):
+        return replace(split, y=1 - split.y)
+
+    other = replace(protocol, real=turned(protocol.real), selection=turned(protocol.selection),
+                    scored=turned(protocol.scored), positive=0, synthetic={})
+    results = protocol.predictions([TRTR], 2)
+    flipped = {TRTR: [(selection[:, ::-1], scored[:, ::-1]) for selection, scored in results[TRTR]]}
+    (row,), (mirrored,) = (utility_rows(score_arms(*given, None, 50)) for given in
+                           ((results, protocol), (flipped, other)))
+    for name in METRICS:
+        assert row[name]["values"] == pytest.approx(mirrored[name]["values"], rel=1e-6)
+    (wrong,) = utility_rows(score_arms(flipped, replace(other, positive=1), None, 50))
+    assert abs(wrong["auprc"]["mean"] - row["auprc"]["mean"]) > 0.05
 
 
 def test_an_arm_has_no_difference_to_itself(protocol):
@@ -355,3 +373,23 @@ def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     assert "Brier" in table[0] and "macro" not in table[0]
     assert f"{rows[0]['auroc']['mean']:.3f} ({rows[0]['auroc']['sd']:.3f})" in table[1]
     assert " loss" in table[2] and "no difference" in table[3] and " gain" in table[3]
+
+
+def test_rotations_score_each_row_by_the_classifiers_that_did_not_train_on_its_fold(protocol):
+    other = replace(protocol, real=cohort(200, 10, 5000), scored=cohort(80, 11, 9000), selection=cohort(60, 12, 7000),
+                    synthetic={"poor": [cohort(220, 13, shift=0.2)], "copy": [cohort(200, 14)]})
+    arms = [TRTR, Arm("TSTR", "poor"), Arm("TSRTR", "copy", 0.5)]
+    both, first, second = Rotations([protocol, other]), protocol.predictions(arms, 2), other.predictions(arms, 2)
+    pooled = both.predictions(arms, 2)
+    for arm in arms:
+        for seed in range(2):
+            for part, y in ((0, both.selection.y), (1, both.scored.y)):
+                expected = np.concatenate([first[arm][seed][part], second[arm][seed][part]])
+                np.testing.assert_array_equal(pooled[arm][seed][part], expected)
+                assert len(y) == len(expected)
+    assert both.scored.subjects().tolist() == [*protocol.scored.subjects(), *other.scored.subjects()]
+    found = scores(both, arms)["TRTR"]["auroc"]
+    values = [auroc(both.scored.y, p)[0] for _, p in both.predictions(arms, 3)[TRTR]]
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["high"] - found["low"] < min(
+        row["high"] - row["low"] for row in (scores(each, arms)["TRTR"]["auroc"] for each in (protocol, other)))

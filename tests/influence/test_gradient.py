@@ -1,6 +1,7 @@
 """The guidance gradient G against a per-sample loop, its class weightings and its cache."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -49,6 +50,11 @@ def test_class_weightings_and_normalisations():
     total = {name: 61 / 200 * value for name, value in loop_mean(exact, range(61)).items()}
     assert_same(gradient.direction("all", "train_size"), total)
     assert math.isclose(norm(gradient.direction("minority", "l2_norm")), 1.0, rel_tol=1e-5)
+    of_the_head = gradient.direction("all", "l2_norm", ["head.weight", "head.bias"])
+    whole = gradient.direction("all", "guidance_size")
+    assert set(of_the_head) == {"head.weight", "head.bias"} and math.isclose(norm(of_the_head), 1.0, rel_tol=1e-5)
+    assert_same(of_the_head, {name: whole[name] / norm({name: whole[name] for name in of_the_head})
+                              for name in of_the_head})
     assert math.isclose(float(dot(gradient.direction("all", "l2_norm"), gradient.direction("all", "guidance_size"))),
                         norm(gradient.direction("all", "guidance_size")), rel_tol=1e-5)
     assert all(math.isclose(found, norm(means[label]), rel_tol=1e-5) for label, found in enumerate(gradient.norms()))
@@ -77,6 +83,12 @@ def test_the_cache_is_reused_only_for_the_same_classifier_and_rows(tmp_path):
                                      (task, X, 1 - Y, 2, 200), (task, X, Y, 2, 201)), start=2):
         assert cached_guidance_gradient(tmp_path, *changed, ALONE).key != first.key
         assert len(list(tmp_path.iterdir())) == count
+    os.chmod(tmp_path, 0o500)  # Where nothing may be written, what is kept is read, and the rest computed.
+    try:
+        assert cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE).key == first.key
+        assert cached_guidance_gradient(tmp_path, task, X, Y, 2, 202, ALONE).num_train == 202
+    finally:
+        os.chmod(tmp_path, 0o700)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="Delete it"):
         cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE)

@@ -16,7 +16,8 @@ from tardiff import config as configs
 from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, EvaluationConfig, GenerationConfig, GuidanceConfig, load_config
 from tardiff.utils.errors import UserError
-from tardiff.utils.settings import as_typed, describe, load_settings, semantic_values, setting, to_yaml
+from tardiff.utils.plain_yaml import as_typed
+from tardiff.utils.settings import describe, load_settings, semantic_values, setting, to_yaml
 
 MOST_OF_A_MESSAGE = 1500
 SCHEMAS = [schema for name, schema in vars(configs).items() if name.endswith("Config")]

@@ -1,16 +1,27 @@
-"""Cost of the influence engine and of guided generation, as ratios measured side by side in one run."""
+"""Speed and memory of denoiser, guidance and G, each beside its like in the same run; prints a table, writes JSON.
+
+On a CPU the denoiser of --config is measured; on CUDA the paper-sized one, with two residual blocks a level as released
+and with three as in the text. A section that fails is reported, and the rest goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import dataclasses
+import functools
 import multiprocessing
 import tempfile
 import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from classifier.models import build_classifier
 from tardiff.config import BaseConfig, ClassifierModelConfig, GuidanceConfig, SamplerConfig, load_config
@@ -18,100 +29,289 @@ from tardiff.data.format import Metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.fitted import FittedDenoiser
-from tardiff.diffusion.process import DiffusionProcess
+from tardiff.diffusion.process import DiffusionProcess, training_draws
+from tardiff.diffusion.trainer import autocast, denoiser_optimizer
 from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import guidance_function
-from tardiff.influence.task import DownstreamTask, norm
+from tardiff.influence.task import DownstreamTask, layer_parameters, norm
+from tardiff.models import layers
+from tardiff.models.ema import EMA
 from tardiff.models.unet1d import UNet1d
-from tardiff.sampling.generate import chunk_sampler, generate_dataset, sample_series
+from tardiff.sampling.generate import generate_dataset, sample_chunk
 from tardiff.sampling.samplers import Conditioning
+from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import exit_on_user_error
 
+SHAPE, NUM_CLASSES, NUM_TRAIN = (24, 7), 2, 2000
 META = Metadata("benchmark", ["channel"] * 7, [""] * 7, ["0", "1"])
+GUIDANCE = {"classifier": {"objective": "classifier"},
+            **{f"{objective}, {parameters}": {"objective": objective, "parameters": parameters}
+               for objective in ("influence", "anchored") for parameters in ("head", "all")}}
+
+Figures = dict[str, float]
 
 
-def components(config: BaseConfig, device: torch.device):
-    """Return an untrained denoiser and GRU guide at their real sizes, for cost does not depend on weights, and data."""
-    splits, _ = simulate_cohort(4000, 0)
-    normalizer = Normalizer.fit("zscore", splits["train"].x)
-    torch.manual_seed(0)
-    denoiser = UNet1d(7, 2, config.model).to(device).eval().requires_grad_(False)
-    fitted = FittedDenoiser(denoiser, DiffusionProcess(config.diffusion), normalizer, (24, 7), META)
-    task = DownstreamTask(build_classifier(ClassifierModelConfig(), (24, 7), 2).to(device))
-    x, y = torch.from_numpy(normalizer.transform(splits["train"].x)), torch.from_numpy(splits["train"].y)
-    return fitted, task, x, y
+class Bench:
+    """Untrained networks at their real sizes, for cost does not depend on weights, and simulated series."""
+
+    def __init__(self, config: BaseConfig, device: torch.device, quick: bool) -> None:
+        self.config, self.device, self.quick = config, device, quick
+        self.is_cuda = device.type == "cuda"
+        self.rounds = 1 if quick else 2 if self.is_cuda else 3
+        splits, _ = simulate_cohort(4000, 0)
+        self.normalizer = Normalizer.fit("zscore", splits["train"].x)
+        self.x = torch.from_numpy(self.normalizer.transform(splits["train"].x[:NUM_TRAIN])).to(device)
+        self.y = torch.from_numpy(splits["train"].y[:NUM_TRAIN]).to(device)
+        self.task = DownstreamTask(build_classifier(ClassifierModelConfig(), SHAPE, NUM_CLASSES).to(device))
+        self.process = DiffusionProcess(config.diffusion)
+
+    def denoiser(self) -> UNet1d:
+        torch.manual_seed(0)
+        return UNet1d(SHAPE[1], NUM_CLASSES, self.config.model).to(self.device).eval()
+
+    def fitted(self) -> FittedDenoiser:
+        return FittedDenoiser(self.denoiser().requires_grad_(False), self.process, self.normalizer, SHAPE, META)
+
+    def seconds(self, **works: Callable[[], object]) -> Figures:
+        """Return the least seconds of each work, all in turn in every round, after one round that does not count.
+
+        On one CPU thread they are the processor's, which other processes on the machine disturb less.
+        """
+        clock = time.perf_counter if self.is_cuda or torch.get_num_threads() > 1 else time.process_time
+        best = dict.fromkeys(works, float("inf"))
+        for number in range(self.rounds + 1):
+            for name, work in works.items():
+                self._wait()
+                start = clock()
+                work()
+                self._wait()
+                if number:
+                    best[name] = min(best[name], clock() - start)
+        return best
+
+    def _wait(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize()
 
 
-def seconds(work) -> float:
+def plain_layers() -> contextlib.AbstractContextManager:
+    """Return a context in which the denoiser keeps features contiguous and runs PyTorch's own layers, as on CUDA."""
+    return mock.patch.object(layers, "channels_last", lambda x: False)
+
+
+def flops(bench: Bench) -> float:
+    """Return the multiplications and additions of one forward pass of one series, in FLOP."""
+    model = bench.denoiser().cpu()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_layers():
+        model(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    return counter.get_total_flops()
+
+
+def matmul_rate(bench: Bench) -> Figures:
+    """The device's own rate of square products, in FLOP/s: the yardstick of the other sections."""
+    size = 8192 if bench.is_cuda else 512 if bench.quick else 2048
+    matrix = torch.randn(size, size, device=bench.device, dtype=torch.bfloat16 if bench.is_cuda else torch.float32)
+    return {"flops_per_s": 2 * size**3 / bench.seconds(product=lambda: matrix @ matrix)["product"]}
+
+
+def forward(bench: Bench, rate: float) -> Figures:
+    """Milliseconds a series of one forward pass: as sampling does it, and on a CPU with PyTorch's own layers."""
+    model, work, results = bench.fitted().denoiser, flops(bench), {}
+    sizes = (64,) if bench.quick else (4096,) if bench.is_cuda else (128, 256, 512)
+    for size in sizes:
+        t, labels = torch.zeros((2, size), dtype=torch.int64, device=bench.device)
+        x = torch.randn(size, *SHAPE, device=bench.device)
+
+        def own(x=x, t=t, labels=labels, bf16=False):
+            with torch.no_grad(), autocast(bench.device, bf16):
+                model(x, t, labels)
+
+        def plain(own=own):
+            with plain_layers():
+                own()
+
+        other = {"bf16": functools.partial(own, bf16=True)} if bench.is_cuda else {"plain layers": plain}
+        for name, taken in bench.seconds(own=own, **other).items():
+            results[f"{size} {name}, ms a series"] = taken / size * 1e3
+            results[f"{size} {name}, share of matmul rate"] = work * size / taken / rate
+    return {"GFLOP a forward": work / 1e9, **results}
+
+
+def training(bench: Bench, rate: float, compiled: bool) -> Figures:
+    """Seconds of one training step as `train_denoiser` takes it, and its share of the matmul rate (three forwards)."""
+    config = bench.config.training
+    size = 16 if bench.quick else config.batch_size
+
+    def stepper(network: Callable[[nn.Module], nn.Module] = lambda model: model) -> Callable[[], None]:
+        model = bench.denoiser().train()
+        optimizer, average, called = denoiser_optimizer(model, config), EMA(model, 0.99), network(model)
+
+        def step() -> None:
+            batch = training_draws(bench.x, bench.y, size, bench.process.schedule.num_train_timesteps, 0.1, NUM_CLASSES)
+            with autocast(bench.device, config.bf16):
+                loss = bench.process.loss(called, *batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            average.update(model, 1000)
+
+        return step
+
+    works = {"compiled": stepper(torch.compile)} if compiled else {"eager": stepper()}
+    if not bench.is_cuda:
+        own = works["eager"]
+
+        def plain() -> None:
+            with plain_layers():
+                own()
+
+        works["plain layers"] = plain
+    results: Figures = {"batch": size}
+    for name, taken in bench.seconds(**works).items():
+        results[f"{name}, ms a step"] = taken * 1e3
+        results[f"{name}, share of matmul rate"] = 3 * flops(bench) * size / taken / rate
+    return results
+
+
+def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
+    """Seconds a series of DDIM, unguided and with each objective of guidance by a GRU, and their ratios."""
+    fitted, count = bench.fitted(), 16 if bench.quick else 4096 if bench.is_cuda else 256
+    if compiled:
+        fitted.denoiser.compile()
+    labels, samples = (torch.arange(count) % 2).to(bench.device), torch.arange(count, device=bench.device)
+    gradient = compute_guidance_gradient(bench.task, bench.x, bench.y, NUM_CLASSES, NUM_TRAIN,
+                                         ProcessGroup(0, 1, bench.device))
+    results: Figures = {}
+    for steps in (2,) if bench.quick else (10, 50) if bench.is_cuda else (10, 25):
+
+        def sample(settings: Mapping[str, str] | None, steps: int = steps) -> None:
+            sample_chunk(fitted, labels, samples, 0, SamplerConfig(num_inference_steps=steps),
+                         functools.partial(conditioning, bench, gradient, settings), bf16=bench.is_cuda)
+
+        works = {"unguided": None} if compiled else {"unguided": None, **GUIDANCE}
+        taken = bench.seconds(**{name: functools.partial(sample, settings) for name, settings in works.items()})
+        share = steps * count * flops(bench) / taken["unguided"] / rate
+        results[f"{steps} steps unguided, share of matmul rate"] = share
+        for name, seconds in taken.items():
+            results[f"{steps} steps {name}, s a series"] = seconds / count
+            results[f"{steps} steps {name}, times unguided"] = seconds / taken["unguided"]
+    return results
+
+
+def conditioning(bench: Bench, gradient, settings: Mapping[str, str] | None, labels: torch.Tensor
+                 ) -> Conditioning | None:
+    if settings is None:
+        return None
+    config = GuidanceConfig(**settings)
+    names = layer_parameters(bench.task.head(bench.x[:2])) if config.parameters == "head" else None
+    direction = gradient.direction("all", "l2_norm", names)
+    direction = {name: value.to(bench.device) for name, value in direction.items()}
+    return Conditioning(guidance_function(bench.task, direction, labels, config), 1.0)
+
+
+def guidance_gradient(bench: Bench) -> Figures:
+    """Streamed G against a loop over single samples, and how far they differ."""
+    rows, group, results = 100 if bench.quick else NUM_TRAIN, ProcessGroup(0, 1, bench.device), {}
+
+    def streamed(batch_size: int) -> None:
+        results[batch_size] = compute_guidance_gradient(bench.task, bench.x[:rows], bench.y[:rows], NUM_CLASSES, rows,
+                                                        group, batch_size)
+
+    fast = bench.seconds(streamed=lambda: streamed(512))["streamed"]
     start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
-    """Streamed G against a loop over single samples, on the same 2,000 series."""
-    _, task, x, y = components(config, device)
-    group, results = ProcessGroup(0, 1, device), {}
-
-    def streamed(batch_size: int):
-        results[batch_size] = compute_guidance_gradient(task, x[:2000], y[:2000], 2, 2000, group, batch_size)
-
-    streamed(512)
-    fast, slow = min(seconds(lambda: streamed(512)) for _ in range(3)), seconds(lambda: streamed(1))
+    streamed(1)
+    slow = time.perf_counter() - start
     first, second = (results[size].direction() for size in (1, 512))
     error = norm({name: first[name] - second[name] for name in first}) / norm(first)
-    return {"loop_s": slow, "streamed_s": fast, "times_faster": slow / fast, "relative_difference": error}
-
-
-def guided_sampling_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
-    """DDIM-50 with each objective of guidance against DDIM-50 without, 512 series."""
-    fitted, task, x, y = components(config, device)
-    direction = compute_guidance_gradient(task, x, y, 2, len(x), ProcessGroup(0, 1, device)).direction("all", "l2_norm")
-    direction = {name: value.to(device) for name, value in direction.items()}
-    labels, samples = (torch.arange(512) % 2).to(device), torch.arange(512, device=device)
-
-    def sample(objective: str | None):
-        conditioning = None if objective is None else Conditioning(
-            guidance_function(task, direction, labels, GuidanceConfig(objective=objective)), 1.0)
-        sample_series(fitted, labels, samples, 0, SamplerConfig(), conditioning)
-
-    sample("influence")
-    times = {name: min(seconds(lambda name=name: sample(name)) for _ in range(2))
-             for name in (None, "classifier", "influence", "anchored")}
-    return {"unguided_s": times[None], **{f"{name}_ratio": times[name] / times[None] for name in times if name}}
+    return {"rows": rows, "loop, s": slow, "streamed, s": fast, "times faster": slow / fast,
+            "relative difference": error}
 
 
 def generation_memory(config: BaseConfig, num_samples: int) -> float:
-    """Peak resident memory in MiB of a fresh process that generates `num_samples` series in chunks of 256."""
+    """Return the peak resident memory in MiB of a fresh process that generates series in chunks of 256."""
     torch.set_num_threads(1)
-    device = torch.device("cpu")
-    fitted, *_ = components(config, device)
-    sample = chunk_sampler(fitted, 0, SamplerConfig(num_inference_steps=2), lambda labels: None)
+    bench = Bench(config, resolve_device("cpu"), quick=True)
+    sample = functools.partial(sample_chunk, bench.fitted(), seed=0, config=SamplerConfig(num_inference_steps=2),
+                               condition=lambda labels: None)
     with tempfile.TemporaryDirectory() as folder:
-        generate_dataset(sample, np.arange(num_samples) % 2, 256, Path(folder) / "synthetic", fitted.shape, META,
-                         ProcessGroup(0, 1, device))
+        generate_dataset(sample, np.arange(num_samples) % 2, 256, Path(folder) / "synthetic", SHAPE, META,
+                         ProcessGroup(0, 1, bench.device))
     # Linux's own peak of this process; getrusage would inherit that of the parent.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/base/cinc2012_mortality.yaml",
-                        help="configuration of the denoiser whose size is measured")
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
-    config, device = load_config(BaseConfig, options.config), resolve_device(options.device)
-    results = {"device": str(device), "threads": torch.get_num_threads(),
-               "guidance gradient": guidance_gradient_ratio(config, device),
-               "guided sampling": guided_sampling_ratio(config, device)}
+def memory(bench: Bench) -> Figures:
+    """Peak memory of generation, which must not grow with the number of series."""
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        results["peak memory of generation, MiB"] = {
-            str(count): pool.apply(generation_memory, (config, count)) for count in (512, 4096, 16384)}
-    print(json.dumps(results, indent=2))
+        return {f"{count} series, MiB": pool.apply(generation_memory, (bench.config, count))
+                for count in ((64, 512) if bench.quick else (512, 4096, 16384))}
+
+
+def sections(benches: Mapping[str, Bench]) -> Iterator[tuple[str, Callable[[float], Figures]]]:
+    """Yield name and work(matmul rate) of each section, those first that matter most."""
+    first = next(iter(benches.values()))
+    for name, bench in benches.items():
+        yield f"forward, {name}", functools.partial(forward, bench)
+        yield f"training, {name}", functools.partial(training, bench, compiled=False)
+        yield f"sampling, {name}", functools.partial(sampling, bench, compiled=False)
+    yield "guidance gradient", lambda rate: guidance_gradient(first)
+    if first.is_cuda:
+        yield "training, compiled", functools.partial(training, first, compiled=True)
+        yield "sampling, compiled", functools.partial(sampling, first, compiled=True)
+    else:
+        yield "memory of generation", lambda rate: memory(first)
+
+
+def measured(bench: Bench, name: str, work: Callable[[], Figures]) -> Figures | str:
+    """Print and return the figures of one section, on CUDA with its peak memory, or what it failed with."""
+    print(f"\n{name}", flush=True)
+    if bench.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    try:
+        figures = work()
+    except Exception as error:
+        traceback.print_exc()
+        return f"failed: {error}"
+    if bench.is_cuda:
+        figures["peak memory, MiB"] = torch.cuda.max_memory_allocated() / 2**20
+    figures["section took, s"] = time.perf_counter() - start
+    for key, value in figures.items():
+        print(f"  {key:<48}{value:>14.5g}", flush=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="configuration of the denoiser; by default that of CinC 2012 on a CPU and "
+                                         "the paper-sized one of MIMIC-III on CUDA")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that every section runs")
+    parser.add_argument("--output", default="benchmark.json", help="JSON file of all figures")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    name = "mimic3_mortality" if device.type == "cuda" else "cinc2012_mortality"
+    config = load_config(BaseConfig, options.config or f"configs/base/{name}.yaml")
+    blocks = (2, 3) if device.type == "cuda" and options.config is None else (config.model.num_res_blocks,)
+    benches = {}
+    for count in blocks:
+        model = dataclasses.replace(config.model, num_res_blocks=count)
+        bench = Bench(dataclasses.replace(config, model=model), device, options.quick)
+        parameters = sum(parameter.numel() for parameter in bench.denoiser().parameters())
+        benches[f"{count} blocks a level, {parameters / 1e6:.1f} M"] = bench
+    results = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__,
+               "threads": torch.get_num_threads()}
+    print(*(f"{key}: {value}" for key, value in results.items()), sep="\n")
+    rate = measured(bench, "matmul", lambda: matmul_rate(bench))
+    results["matmul"] = rate
+    yardstick = rate["flops_per_s"] if isinstance(rate, dict) else float("nan")
+    for name, work in sections(benches):
+        results[name] = measured(bench, name, functools.partial(work, yardstick))
+        write_json(options.output, results)
+    print(f"\nwritten to {options.output}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ WEIGHTS, NORMALIZER, DESCRIPTION = "model.safetensors", "normalizer.json", "data
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights by name, and of the training data the normaliser, the shape (L, C) and the metadata."""
+    """Weights by name, of the training data the normaliser, the shape (L, C) and the metadata, and a `record` of the
+    training."""
 
     weights: Mapping[str, Tensor]
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
+    record: Mapping[str, str] = field(default_factory=dict)
 
-    def save(self, folder: str | Path, config: Any, **more: str) -> None:
+    def save(self, folder: str | Path, config: Any) -> None:
         """Write the description, the normaliser and, last, the weights, whose metadata record what belongs to them:
         these two, and the settings of the training, which say how weights are read."""
         write_json(Path(folder) / DESCRIPTION, asdict(self.meta))
@@ -35,7 +37,7 @@ class TrainedWeights:
         save_tensors(Path(folder) / WEIGHTS, self.weights, {
             "length": str(self.shape[0]), "channels": str(self.shape[1]), "classes": str(len(self.meta.classes)),
             "normalizer": self.normalizer.fingerprint(), "description": fingerprint(asdict(self.meta)),
-            "settings": settings_record(config), **more})
+            "settings": settings_record(config), **self.record})
 
     @staticmethod
     def load(folder: str | Path, config: Any, what: str, command: str) -> TrainedWeights:
@@ -58,4 +60,4 @@ class TrainedWeights:
         if record["description"] != fingerprint(asdict(meta)):
             raise UserError(f"{folder / DESCRIPTION}: not of the dataset that the {what} was trained on. Restore the "
                             "run folder, or train again.")
-        return TrainedWeights(weights, normalizer, (int(record["length"]), int(record["channels"])), meta)
+        return TrainedWeights(weights, normalizer, (int(record["length"]), int(record["channels"])), meta, record)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import GuidanceConfig
-from tardiff.influence.task import DownstreamTask, dot, full_precision, norm
+from tardiff.influence.task import DownstreamTask, dot, full_precision, layer_parameters, norm
 from tardiff.utils.errors import UserError
 
 # Truncation grows with the square of the step, rounding with its inverse; in float32 the two meet near this share of
@@ -40,17 +43,50 @@ def exact_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Te
     return influence_gradient, loss_gradient.detach()
 
 
-def central_difference_gradients(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tensor, y: Tensor
+@dataclass(frozen=True)
+class Neighbours:
+    """The parameters phi + e G and phi - e G, and the step e between them and phi."""
+
+    step: float
+    above: Mapping[str, Tensor]
+    below: Mapping[str, Tensor]
+
+    @staticmethod
+    def along(task: DownstreamTask, direction: Mapping[str, Tensor]) -> Neighbours:
+        """Return those along G, by parameter name."""
+        step = difference_step(task, direction)
+        return Neighbours(step, task.shifted(direction, step), task.shifted(direction, -step))
+
+
+def central_difference_gradients(task: DownstreamTask, neighbours: Neighbours, x: Tensor, y: Tensor
                                  ) -> tuple[Tensor, Tensor]:
-    """Return (J, grad_x loss), each (B, L, C), from two ordinary backward passes.
+    """Return (J, grad_x loss), each (B, L, C), from two ordinary backward passes, for x (B, L, C), y (B,) int64.
 
     J is the derivative of grad_x loss(x; phi + e G) in e at 0, taken between phi + e G and phi - e G; the mean of the
-    two passes is grad_x loss up to O(e^2). Arguments as in `exact_gradients`.
+    two passes is grad_x loss up to O(e^2).
     """
-    step = difference_step(task, direction)
     with full_precision():
-        above, below = (input_gradient(task, x, y, task.shifted(direction, sign * step)) for sign in (1, -1))
-    return (above - below) / (2 * step), (above + below) / 2
+        above, below = (input_gradient(task, x, y, parameters) for parameters in (neighbours.above, neighbours.below))
+    return (above - below) / (2 * neighbours.step), (above + below) / 2
+
+
+def head_gradient(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tensor, y: Tensor, influence_weight: float,
+                  loss_weight: float) -> Tensor:
+    """Return the gradient (B, L, C) of influence_weight x influence + loss_weight x loss, for a G of the head alone.
+
+    direction: G of weight and bias of the layer `task.head`, by parameter name. Of logits W h + b the loss gradient is
+    d loss/d logits times (h, 1), so influence is d loss/d logits . (G_W h + G_b): one backward pass, no difference.
+    """
+    layer = next(iter(direction)).rpartition(".")[0]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        hidden, logits = task.inputs_and_logits(x, layer)
+        loss = task.loss_function(logits, y).sum()
+        (slopes,) = torch.autograd.grad(loss, logits, create_graph=True)
+        weight, bias = (direction.get(name) for name in layer_parameters(layer))
+        influence = (slopes * F.linear(hidden, weight, bias)).sum()
+        (gradient,) = torch.autograd.grad(influence_weight * influence + loss_weight * loss, x)
+    return gradient
 
 
 def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> float:
@@ -70,30 +106,20 @@ def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mappi
     return gradient
 
 
-def objective_gradient(task: DownstreamTask, direction: Mapping[str, Tensor] | None, x: Tensor, y: Tensor,
-                       config: GuidanceConfig) -> Tensor:
-    """Return the ascent gradient (B, L, C) of the objective at x (B, L, C) for labels y (B,) int64.
-
-    `influence`: J; `classifier`: grad_x log p(y | x), minus the loss gradient; `anchored`: the latter plus
-    `influence_weight` times J. direction: G by parameter name (None: the objective does not use it).
-    """
-    if config.objective == "classifier":
-        return -input_gradient(task, x, y)
-    gradients = exact_gradients if config.method == "exact" else central_difference_gradients
-    influence_gradient, loss_gradient = gradients(task, direction, x, y)
-    return {"influence": influence_gradient,
-            "anchored": config.influence_weight * influence_gradient - loss_gradient}[config.objective]
-
-
-def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig
-                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig,
+                      num_channels: int | None = None) -> Callable[[Tensor, Tensor, int], Tensor]:
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
-    It is read at x0_pred or x_t, pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where
-    `unit_rms`. Each row depends on its own sample.
+    It is that of `objective_function` at x0_pred or x_t, of whose signals the classifier reads the first `num_channels`
+    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`. Each
+    row depends on its own sample.
     """
+    objective = objective_function(task, direction, config)
+
     def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        gradient = objective_gradient(task, direction, x_t if config.location == "x_t" else x0_pred, y, config)
+        signals = x_t if config.location == "x_t" else x0_pred
+        gradient = objective(signals[..., :num_channels], y)
+        gradient = F.pad(gradient, (0, signals.shape[2] - gradient.shape[2]))
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:
@@ -101,3 +127,29 @@ def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | No
         return gradient
 
     return cond_fn
+
+
+def objective_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, config: GuidanceConfig
+                       ) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return `gradient(x, y)`: the ascent gradient (B, L, C) of the objective at x (B, L, C) for labels y (B,) int64.
+
+    `influence`: J; `classifier`: grad_x log p(y | x), minus the loss gradient; `anchored`: the latter plus
+    `influence_weight` times J. direction: G by parameter name, of the parameters that count (None: the objective does
+    not use it).
+    """
+    if config.objective == "classifier":
+        return lambda x, y: -input_gradient(task, x, y)
+    influence_weight, loss_weight = {"influence": (1.0, 0.0),
+                                     "anchored": (config.influence_weight, -1.0)}[config.objective]
+    if config.parameters == "head":
+        return lambda x, y: head_gradient(task, direction, x, y, influence_weight, loss_weight)
+    if config.method == "exact":
+        gradients = functools.partial(exact_gradients, task, direction)
+    else:  # Made once: their norms are numbers that a device would have to be waited for in every step.
+        gradients = functools.partial(central_difference_gradients, task, Neighbours.along(task, direction))
+
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        influence_gradient, loss_gradient = gradients(x, y)
+        return influence_weight * influence_gradient + loss_weight * loss_gradient
+
+    return gradient

@@ -6,11 +6,12 @@ import dataclasses
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import SamplerConfig
@@ -18,7 +19,7 @@ from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, Callback, Conditioning, Prediction
+from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Callback, Conditioning, Prediction
 from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError, naming_memory
@@ -27,7 +28,12 @@ from tardiff.utils.seeding import derive_seed
 
 CHUNK = re.compile(r"\d{9}-\d{9}\.npz")
 SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
-"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units."""
+"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units, NaN
+where a gap was drawn."""
+
+STEPS_PER_PASS = 256 * 24
+"""Time steps of all series that a CPU denoises together: enough to outweigh the cost of calling the layers, few enough
+that what they pass on stays in the caches."""
 
 
 def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,
@@ -74,24 +80,21 @@ def mixed_labels(weights: list[int], size: int) -> np.ndarray:
 
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                   conditioning: Conditioning | None, bf16: bool = False, callback: Callback | None = None) -> Tensor:
-    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64.
+    """Return signals, as `FittedDenoiser.decode` reads them, for labels (B,) int64 and sample numbers (B,) int64.
 
     `callback` sees every step of the sampler, see `tardiff.sampling.samplers`.
     Raises UserError if a series is not finite.
     """
     device = labels.device
-    bounds = None
-    if config.clip_x0:
-        bounds = tuple(torch.tensor(edge, dtype=torch.float32, device=device)
-                       for edge in (fitted.normalizer.low, fitted.normalizer.high))
+    bounds = fitted.bounds if config.clip_x0 else None
 
     def denoiser(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with autocast(device, bf16):
             return fitted.denoiser(x_t, t, y)
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
-    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
-    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
+    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
+    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, EVEN_IN[config.name])
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
     finite = torch.isfinite(series).flatten(1).all(dim=1)
@@ -101,14 +104,27 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
     return series
 
 
-def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
-                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False) -> SampleChunk:
-    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` is the conditioning of a chunk."""
-    def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
-        series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
-        return fitted.normalizer.inverse(series.cpu().numpy())
+def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
+                 condition: Callable[[Tensor], Conditioning | None], bf16: bool = False,
+                 callback: Callback | None = None) -> np.ndarray:
+    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, in passes that suit the device.
 
-    return sample
+    `condition(labels)` is the conditioning of a pass; the other arguments are those of `sample_series`.
+    """
+    size = max(1, STEPS_PER_PASS // fitted.shape[0]) if labels.device.type == "cpu" else len(labels)
+    parts = [sample_series(fitted, labels_of, samples_of, seed, config, condition(labels_of), bf16, callback)
+             for labels_of, samples_of in zip(labels.split(size), samples.split(size), strict=True)]
+    return fitted.decode(torch.cat(parts))
+
+
+def at_one_size(sample: SampleChunk, size: int) -> SampleChunk:
+    """Return a sampler that fills chunks up to `size` series and cuts the rest off again: a compiled denoiser would be
+    compiled anew for a shorter one."""
+    def sample_filled(labels: Tensor, samples: Tensor) -> np.ndarray:
+        missing = size - len(labels)
+        return sample(F.pad(labels, (0, missing)), F.pad(samples, (0, missing)))[:len(labels)]
+
+    return sample_filled
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
@@ -116,8 +132,8 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     At most `batch_size` series are sampled at a time and kept as a chunk; what is on disk is not made again, whatever
-    batch size or number of processes made it. `meta` describes the dataset. `runtime.json` tells what sampling took, in
-    all calls. `meta.json` appears last, so a dataset with it is complete.
+    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `runtime.json`
+    tells what sampling took, in all calls. `meta.json` appears last, so a dataset with it is complete.
     Raises UserError that names `setting`, the one of the batch size, where memory runs out.
     """
     output = Path(output)
@@ -152,17 +168,11 @@ def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[in
     if bounds[::2] != bounds[1::2]:
         raise UserError(f"{chunks}: holds series twice or too few. Delete this folder, and the same command makes them "
                         "again.")
-    seconds = []
-
-    def parts() -> Iterator[np.ndarray]:
-        for path in paths:
-            chunk = load_arrays(path)
-            seconds.append(float(chunk["seconds"]))
-            yield chunk["x"]
-
-    write_split_in_parts(output / "train.npz", parts(), (len(labels), *shape), labels)
+    seconds = sum(float(load_arrays(path)["seconds"]) for path in paths)
+    write_split_in_parts(output / "train.npz", lambda: (load_arrays(path)["x"] for path in paths),
+                         (len(labels), *shape), labels, meta.imputation)
     write_json(output / "runtime.json", {
-        "series": len(labels), "seconds": sum(seconds), "seconds_per_series": sum(seconds) / len(labels),
+        "series": len(labels), "seconds": seconds, "seconds_per_series": seconds / len(labels),
         "processes": group.world_size, "device": str(group.device)})
     write_json(output / "meta.json", dataclasses.asdict(meta))
 

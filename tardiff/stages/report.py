@@ -23,7 +23,6 @@ from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
     check_reference,
-    inputs_exist,
     read_costs,
     read_generation,
     read_sets,
@@ -31,7 +30,7 @@ from tardiff.evaluation.sets import (
 )
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.evaluate import SCORED_ON, report_utility, scored_split, splits_read
+from tardiff.stages.evaluate import SCORED_ON, all_inputs_exist, of_rotation, report_utility, scored_split, splits_read
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -51,6 +50,8 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
+QUICK_CONTROLS = ("guidance_rows", "class_weights")
+"""Those of one training each."""
 FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
          *PICTURES)
 """What a report writes beside its page and the folder of its influence part."""
@@ -58,10 +59,12 @@ FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility
 
 def run(config: ReportConfig, dry_run: bool) -> None:
     """Evaluate the sets part by part, and write the page, the frame of all results, tables and pictures."""
-    config, folders, device = quick_settings(config), synthetic_folders(config), resolve_device(config.device)
+    whole = quick_settings(config)
+    config = of_rotation(whole, 0)
+    folders, device = synthetic_folders(config), resolve_device(config.device)
     metrics = fidelity_metrics(config.fidelity_metrics)
     check_settings(config, folders)
-    if not inputs_exist(config, folders, dry_run):
+    if not all_inputs_exist(whole, dry_run):
         return
     real = read_dataset(config.real, splits_read(config))
     guidance, selection = halve_validation(real.val)
@@ -85,7 +88,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
                                           for split in (real.train, guidance, selection, held_out))
     description, frames, reliability, label = describe(config, real, sets, folders), {}, {}, ""
     if "utility" in config.sections:
-        frames["utility"], utility = report_utility(config, real, sets)
+        frames["utility"], utility = report_utility(whole, real)
         description["utility"] = utility
         reliability, label = utility["reliability"], real.meta.classes[utility["reliability_class"]]
     if "fidelity" in config.sections:
@@ -131,9 +134,10 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
+    controls = [name for name in config.controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               training=training, bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0,
-                               fidelity_metrics=cheap)
+                               controls=controls, ensemble_size=2, training=training,
+                               bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0, fidelity_metrics=cheap)
 
 
 def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:

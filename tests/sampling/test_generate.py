@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tardiff.data.format import Metadata, read_dataset
-from tardiff.sampling.generate import generate_dataset, label_plan, mixed_labels
+from tardiff.sampling.generate import at_one_size, generate_dataset, label_plan, mixed_labels
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
@@ -100,3 +100,15 @@ def test_chunks_that_do_not_fit_together_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds series twice or too few"):
         generate_dataset(lambda *_: None, np.zeros(4, dtype=np.int64), 4, tmp_path, (1, 1), META,
                          ProcessGroup(0, 1, torch.device("cpu")))
+
+
+def test_a_short_chunk_is_filled_up_and_cut_again():
+    sizes = []
+
+    def sample(labels, samples):
+        sizes.append((len(labels), len(samples)))
+        return (10 * samples + labels).numpy()
+
+    found = at_one_size(sample, 4)(torch.tensor([1, 0, 1]), torch.tensor([8, 9, 10]))
+    assert found.tolist() == [81, 90, 101] and sizes == [(4, 4)]
+    assert len(at_one_size(sample, 4)(torch.zeros(4, dtype=torch.int64), torch.arange(4))) == 4

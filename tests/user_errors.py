@@ -112,6 +112,18 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
 
 
+def interrupted_after(calls, function):
+    """Return a function that does the same so many times and then ends like Ctrl-C."""
+    left = iter(range(calls))
+
+    def wrapped(*arguments, **named):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments, **named)
+
+    return wrapped
+
+
 def assert_refused(code: int, stderr: str, expected: tuple[str, ...]) -> None:
     """Check the exit code, and that the message, with the expected parts, is all that is said."""
     assert code == 2, stderr

@@ -168,8 +168,14 @@ def read_metadata(path: str | Path) -> Metadata:
     if meta.format_version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {meta.format_version}, this TarDiff reads {FORMAT_VERSION}.")
     for name, fewest in (("channels", 1), ("units", 1), ("classes", 2)):
-        if not isinstance(getattr(meta, name), list) or len(getattr(meta, name)) < fewest:
-            raise UserError(f"{path}: '{name}' must be a list with at least {fewest} entries.")
+        entries = getattr(meta, name)
+        if not isinstance(entries, list) or len(entries) < fewest or not all(isinstance(text, str) for text in entries):
+            raise UserError(f"{path}: '{name}' must be a list with at least {fewest} entries, all of them text.")
+    for name in ("name", "sampling_interval", "source", "licence"):
+        if not isinstance(getattr(meta, name), str):
+            raise UserError(f"{path}: '{name}' must be text.")
+    if not isinstance(meta.cohort, dict):
+        raise UserError(f"{path}: 'cohort' must be an object.")
     if len(meta.units) != len(meta.channels):
         raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
     if meta.positive not in ("", *meta.classes):

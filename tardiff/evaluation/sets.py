@@ -131,7 +131,8 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     record = read_json(path, inputs=dict, config=dict)
-    return {"seed": record.get("seed"), "command": " ".join(map(str, record.get("argv") or [])),
+    words = record["argv"] if isinstance(record.get("argv"), list) else []
+    return {"seed": record.get("seed"), "command": " ".join(map(str, words)),
             "settings": record["config"], "inputs": record["inputs"]}
 
 

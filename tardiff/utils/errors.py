@@ -94,8 +94,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     if is_want_of_memory(error):
-        return (f"memory ran out ({first_line(error)}). Lower the batch size or the number of workers, or use a machine "
-                "with more memory.")
+        return (f"memory ran out ({first_line(error)}). Lower the batch size or the number of workers, or use a "
+                "machine with more memory.")
     told = error if isinstance(error, UserError) else of_user_code(error)
     return None if told is None else str(told)
 

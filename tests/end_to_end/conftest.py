@@ -1,13 +1,14 @@
 """A tiny dataset and finished runs of the first three stages, made once and only read by tests."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from user_errors import run_command
+from user_errors import USER_MODELS, run_command, run_tiny
 
 from tardiff.data.format import write_dataset
 from tardiff.data.simulator import simulate_cohort
@@ -73,3 +74,27 @@ def workplace(tmp_path_factory) -> Workplace:
     for stage in COMMANDS:
         made.run(stage, made.folder / stage)
     return made
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with a tiny dataset and finished runs of all stages."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("user_models.py").write_text(USER_MODELS)
+        for name, seed in (("data", 0), ("other_data", 1)):
+            write_dataset(name, *simulate_cohort(200, seed))
+        assert run_tiny("train", "output=base") == 0
+        assert run_tiny("train", "output=base_minmax", "normalizer=minmax") == 0
+        assert run_tiny("guide", "output=classifier") == 0
+        assert run_tiny("generate", "output=synthetic") == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path, monkeypatch):
+    """A copy of the finished folder, made the working folder."""
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"

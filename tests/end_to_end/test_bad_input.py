@@ -18,7 +18,6 @@ import torch
 from user_errors import (
     ROOT,
     SETTINGS,
-    USER_MODELS,
     Case,
     arrays,
     assert_clean,
@@ -35,8 +34,6 @@ from user_errors import (
 )
 
 from tardiff.cli import COMMANDS
-from tardiff.data.format import write_dataset
-from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.utils.checkpoint import load_state, load_tensors, save_state
 
@@ -306,30 +303,6 @@ RUNS = [
     Case("batch_coupled", "generate", ("logits change by up to", "the other samples of the batch"),
          ("classifier=coupled",), lambda: run_tiny("guide", "output=coupled", *custom("user_models:Coupled"))),
 ]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with a tiny dataset and finished runs of all stages."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("user_models.py").write_text(USER_MODELS)
-        for name, seed in (("data", 0), ("other_data", 1)):
-            write_dataset(name, *simulate_cohort(200, seed))
-        assert run_tiny("train", "output=base") == 0
-        assert run_tiny("train", "output=base_minmax", "normalizer=minmax") == 0
-        assert run_tiny("guide", "output=classifier") == 0
-        assert run_tiny("generate", "output=synthetic") == 0
-    return folder
-
-
-@pytest.fixture
-def folder(finished, tmp_path, monkeypatch):
-    """A copy of the finished folder, made the working folder."""
-    shutil.copytree(finished, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
 
 
 @pytest.mark.parametrize("case", [*DATA, *CONFIG, *RUNS], ids=lambda case: case.name)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from user_errors import run_command
+from user_errors import interrupted_after, run_command
 
 from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
@@ -73,18 +73,6 @@ def test_the_classifier_resumes_after_its_last_look(workplace, tmp_path):
     workplace.run("classifier", output)
     assert_same_weights(output, workplace.folder / "classifier")
     assert_same_metrics(output, workplace.folder / "classifier")
-
-
-def interrupted_after(calls, function):
-    """Return a function that does the same so many times and then ends like Ctrl-C."""
-    left = iter(range(calls))
-
-    def wrapped(*arguments, **named):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return function(*arguments, **named)
-
-    return wrapped
 
 
 def test_generation_resumes_after_its_last_chunk(workplace, tmp_path, monkeypatch):

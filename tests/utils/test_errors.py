@@ -99,6 +99,6 @@ def work():
     raise UserError("refused by all")
 exit_on_user_error(work)
 """)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+                           program], capture_output=True, text=True, check=False)
     assert done.returncode != 0 and done.stderr.count("error: refused by all") == 1

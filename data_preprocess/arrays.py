@@ -14,7 +14,8 @@ and val is cut from train where it is not given (--val-ratio). One part without 
 --ratios.
 
 Decisions:
-- Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them.
+- Labels become 0..K-1 in their sorted order (as text, or by value where all are whole numbers) and stay as class names,
+  unless --classes gives another order or other names (--classes 0=survived 1=died).
 - All splits are by subject. Without subjects, each series is its own, and equal series in two splits are warned of, not
   refused: published archives hold some, and their given splits are what results are compared on.
 - A subject in two given splits is refused, and so are subjects of some splits only, which could not be compared.
@@ -69,18 +70,20 @@ def preprocess(options: argparse.Namespace) -> None:
     num_channels = next(iter(parts.values())).x.shape[2]
     channels, units = own_data.channel_names(options.channels, options.units,
                                              [f"channel {number}" for number in range(1, num_channels + 1)], what)
-    y, classes = own_data.encode_labels(np.concatenate([part.y for part in parts.values()]), options.classes, what)
+    labels = np.concatenate([own_data.label_texts(part.y, what) for part in parts.values()])
+    y, classes = own_data.encode_labels(labels, options.classes, what)
     starts = np.cumsum([len(part) for part in parts.values()])[:-1]
     parts = {name: Split(part.x, labels, part.subject, part.mask)
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
+    imputation = None
     if options.impute is not None:
-        splits, medians = grid.fill_gaps(splits, options.impute,
+        splits, imputation = grid.fill_gaps(splits, options.impute,
                                          [grid.Vital(name, "", -np.inf, np.inf) for name in channels])
-        cohort |= {"imputation": options.impute, "train_medians": medians.tolist()}
     meta = Metadata(name=options.name or options.output.name, channels=channels, units=units, classes=classes,
                     sampling_interval=options.interval, source=options.input.name, licence=options.licence,
-                    cohort=cohort)
+                    cohort=cohort, imputation=imputation,
+                    positive=own_data.positive_class(options.positive, classes))
     own_data.write(options.output, splits, meta, "series")
 
 

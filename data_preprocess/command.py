@@ -11,6 +11,7 @@ from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_metadata, wri
 from tardiff.data.splits import check_ratios
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.lock import sole_writer
 
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 
@@ -78,6 +79,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
             raise UserError(f"{options.output}: is the input. Give another folder as --output.")
         if "ratios" in options:
             check_ratios(options.ratios, options.seed)
-        preprocess(options)
+        with sole_writer(options.output):
+            preprocess(options)
 
     exit_on_user_error(checked)

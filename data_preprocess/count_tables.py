@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from tardiff.data.format import Split
+from tardiff.data.format import Metadata, Split
 
 
 def print_attrition(attrition: Mapping[str, Mapping[str, int]]) -> None:
@@ -28,15 +28,15 @@ def compare_with_published(published: Mapping[str, int], observed: Mapping[str, 
                   "another version.", file=sys.stderr)
 
 
-def summarize_splits(splits: Mapping[str, Split], classes: Sequence[str], rows: str) -> dict[str, dict[str, int]]:
+def summarize_splits(splits: Mapping[str, Split], meta: Metadata, rows: str) -> dict[str, dict[str, int]]:
     """Print the rows of each split and class, and return the counts `{split: {class: count}}` for `meta.json`.
 
-    rows: what a row is, such as `stays` or `beats`.
+    rows: what a row is, such as `stays` or `beats`. meta: with the positive class, whose share is printed.
     """
-    counts = {name: {label: int((split.y == number).sum()) for number, label in enumerate(classes)}
+    counts = {name: {label: int((split.y == number).sum()) for number, label in enumerate(meta.classes)}
               for name, split in splits.items()}
-    print_table([["split", rows, *classes, f"share {classes[-1]}"],
-                 *([name, len(splits[name]), *labels.values(), f"{labels[classes[-1]] / len(splits[name]):.1%}"]
+    print_table([["split", rows, *meta.classes, f"share {meta.positive}"],
+                 *([name, len(splits[name]), *labels.values(), f"{labels[meta.positive] / len(splits[name]):.1%}"]
                    for name, labels in counts.items())])
     return counts
 

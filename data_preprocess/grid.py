@@ -16,7 +16,7 @@ import numpy as np
 from data_preprocess import command
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
-from tardiff.data.imputation import impute
+from tardiff.data.imputation import Imputation
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
@@ -120,34 +120,34 @@ def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndar
 
 
 def fill_gaps(splits: Mapping[str, Split], rule: str,
-              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], np.ndarray]:
+              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
     """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
 
-    Returns the splits and the medians (C,) of the training cells. Raises UserError on a channel that training lacks.
+    Returns the splits and how they were filled. Raises UserError on a channel that training lacks.
     """
-    medians = observed_medians(splits["train"].x, vitals)
-    return {name: replace(split, x=impute(split.x, rule, medians), mask=~np.isnan(split.x))
-            for name, split in splits.items()}, medians
+    imputation = Imputation(rule, observed_medians(splits["train"].x, vitals).tolist())
+    return {name: replace(split, x=imputation.fill(split.x), mask=~np.isnan(split.x))
+            for name, split in splits.items()}, imputation
 
 
 def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float],
-                     seed: int, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], np.ndarray]:
+                     seed: int, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
     """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
 
     x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,), ratios of train, val and test. Only
-    observed training cells set the medians. Returns the splits, whose masks are True where observed, and the medians.
-    Raises UserError on bad ratios, an empty split, or a channel that training never observed.
+    observed training cells set the medians. Returns the splits, whose masks are True where observed, and their
+    imputation. Raises UserError on bad ratios, an empty split, or a channel that training never observed.
     """
     splits = split_by_subject(Split(x, y, subject), dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
     return fill_gaps(splits, "forward", vitals)
 
 
-def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals: Sequence[Vital] = VITALS) -> dict:
+def summarize_channels(splits: Mapping[str, Split], medians: Sequence[float], vitals: Sequence[Vital] = VITALS) -> dict:
     """Print each channel's valid range, share of observed cells over all splits and training median (C,), and return
     them for `meta.json`."""
     observed = np.concatenate([split.mask for split in splits.values()]).mean(axis=(0, 1)).tolist()
     channels = {vital.name: {"valid_range": vital.valid_range, "observed": share, "train_median": median}
-                for vital, share, median in zip(vitals, observed, medians.tolist(), strict=True)}
+                for vital, share, median in zip(vitals, observed, medians, strict=True)}
     print_table([["channel", "valid range", "observed cells", "training median"],
                  *([name, entry["valid_range"], f"{entry['observed']:.1%}", f"{entry['train_median']:.1f}"]
                    for name, entry in channels.items())])
@@ -163,11 +163,11 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
     """
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, medians = split_and_impute(x, y, subject, ratios, seed, vitals)
+    splits, imputation = split_and_impute(x, y, subject, ratios, seed, vitals)
+    meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,
-        "imputation": "forward fill within the stay, then the median of the observed training cells",
-        "channels": summarize_channels(splits, medians, vitals),
-        "splits": summarize_splits(splits, meta.classes, "stays"),
+        "channels": summarize_channels(splits, imputation.medians, vitals),
+        "splits": summarize_splits(splits, meta, "stays"),
     }
-    command.write(output, splits, replace(meta, cohort=cohort))
+    command.write(output, splits, replace(meta, cohort=cohort, imputation=imputation))

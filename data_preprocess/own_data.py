@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +13,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from data_preprocess import command, count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
@@ -25,46 +27,96 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="where train is given without val: share of train, by subject, to become val "
                         "(default: 0.2)")
     parser.add_argument("--classes", nargs="+", metavar="NAME",
-                        help="class names in the sorted order of the labels, or the labels themselves in the order "
-                        "of their numbers (default: the labels, sorted)")
+                        help="the labels in the order of the classes, LABEL=NAME to give one another name (default: "
+                        "the labels, sorted)")
+    parser.add_argument("--positive", metavar="NAME",
+                        help="class that AUPRC and F1 are of (default: the rarest of the training split)")
     parser.add_argument("--units", nargs="+", metavar="UNIT", help="unit of each channel, in order (default: unknown)")
     parser.add_argument("--name", help="name of the dataset (default: that of the output folder)")
     parser.add_argument("--licence", default="", help="licence of the data, for meta.json")
 
 
-def encode_labels(labels: np.ndarray, names: Sequence[str] | None, what: str) -> tuple[np.ndarray, list[str]]:
-    """Number the distinct labels 0..K-1 in sorted order: by value where they are numbers, else as text.
+def label_texts(labels: np.ndarray, what: str) -> np.ndarray:
+    """Return labels (N,), numbers or text, as text (N,). Raises UserError on a number that is not whole.
 
-    labels (N,) numbers or text. names: class names in that order, or None for the labels themselves; names that are the
-    labels give the order. what: where the labels are from. Returns y (N,) int64 and the class names. Raises UserError
-    on a number that is not whole, on numbers mixed with text, on fewer than 2 classes, and on names that are not as
-    many, not distinct, or some of the labels but not all.
+    what: where the labels are from. Text stays as it is, and integers have all their digits.
     """
-    position = {name: number for number, name in enumerate(names or ())}
-    if 1 < len(position) == len(names) and set(position) == set(map(str, labels)):
-        return np.array([position[str(label)] for label in labels], dtype=np.int64), list(position)
-    numbers = pd.to_numeric(pd.Series(labels), errors="coerce").to_numpy(dtype=np.float64)
-    if not np.isnan(numbers).all():
-        wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers != np.rint(numbers)))
-        if len(wrong):
-            raise UserError(f"{what}: label '{labels[wrong[0]]}' is not a whole number, as others are ({len(wrong)} "
-                            "such rows). Give each row one class, as a whole number or, in all rows, as text.")
-        labels = numbers.astype(np.int64)
+    if labels.dtype.kind == "f":
+        refuse_fractions(labels, what)
+        return np.array([str(int(label)) for label in labels])
+    return (labels.astype(np.int64) if labels.dtype.kind == "b" else labels).astype(str)
+
+
+def refuse_fractions(numbers: np.ndarray, what: str) -> None:
+    """Raise UserError naming the first of the numbers (N,) float that is not whole."""
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers))))
+    if len(wrong):
+        raise UserError(f"{what}: label '{numbers[wrong[0]]}' is not a whole number ({len(wrong)} such rows). Give "
+                        "each row one class, as a whole number or as text.")
+
+
+def encode_labels(labels: np.ndarray, given: Sequence[str] | None, what: str) -> tuple[np.ndarray, list[str]]:
+    """Number the distinct labels 0..K-1, in the order of `given`, else by value where they are whole numbers, else as
+    text.
+
+    labels (N,) text; two texts are two classes. given: each label once, or `LABEL=NAME` to call it otherwise. what:
+    where the labels are from. Returns y (N,) int64 and the class names, by default the labels. Raises UserError on
+    fractions, on fewer than 2 classes, and where `given` does not name each label and each class once.
+    """
     found, y = np.unique(labels, return_inverse=True)
     if len(found) < 2:
         raise UserError(f"{what}: every row has the label '{found[0]}'; expected at least 2 classes.")
-    if names is not None and len(names) != len(found):
-        listed = ", ".join([*map(str, found[:10]), *["..."] * (len(found) > 10)])
-        raise UserError(f"{what}: {len(found)} classes ({listed}), but --classes has {len(names)} names.")
-    repeated = [name for name in names or () if names.count(name) > 1]
-    if repeated:
-        raise UserError(f"--classes: {repeated[0]} is there more than once; give each class a name of its own.")
-    spelt_alike = {str(label).lower() for label in found} & {name.lower() for name in names or ()}
-    if spelt_alike:
-        raise UserError(f"{what}: the labels are {', '.join(map(str, found))}, so --classes {' '.join(names)} could "
-                        "give the name of one to another. Give the labels as they are, in the order that you want, or "
-                        "new names for all of them in this order.")
-    return y.astype(np.int64), list(names or map(str, found))
+    names = shown_labels(found.tolist(), what)
+    if given is not None:
+        shown, names = names, dict(named_label(entry.strip(), names, what) for entry in given)
+        missing = [label for label in shown if label not in names]
+        if missing or len(given) > len(names) or len(set(names.values())) < len(names):
+            fault = f"label '{shown[missing[0]]}' is not there" if missing else "a label or a name is there twice"
+            raise UserError(f"{what}: --classes {' '.join(given)}: {fault}. Name each label once, and each class by a "
+                            f"name of its own; the labels are {listed(list(shown.values()))}.")
+    numbers = {label: number for number, label in enumerate(names)}
+    return np.array([numbers[label] for label in found.tolist()], dtype=np.int64)[y], list(names.values())
+
+
+def shown_labels(found: Sequence[str], what: str) -> dict[str, str]:
+    """Return the labels in order, each with the text that is shown of it: `1` of `1.0`.
+
+    Raises UserError if all are numbers and not all of them whole.
+    """
+    whole = {label: parts[1] for label in found if (parts := re.fullmatch(r"([+-]?\d+)(\.0*)?", label))}
+    if len(set(map(int, whole.values()))) == len(found):  # Else number and text are not one to one: 0389 and 389.
+        return {label: whole[label] for label in sorted(found, key=lambda label: int(whole[label]))}
+    with contextlib.suppress(ValueError):  # of text that is no number
+        refuse_fractions(np.array(found, dtype=np.float64), what)
+    return {label: label for label in sorted(found)}
+
+
+def named_label(entry: str, shown: Mapping[str, str], what: str) -> tuple[str, str]:
+    """Return the label and the class name of an entry of --classes. Raises UserError if it is of no label.
+
+    shown: as from `shown_labels`; the entry may have a label as it is or as it is shown.
+    """
+    texts = {**{text: label for label, text in shown.items()}, **{label: label for label in shown}}
+    for text in sorted(texts, key=len, reverse=True):
+        if entry == text or entry.startswith(f"{text}="):
+            return texts[text], entry[len(text) + 1:] or text
+    labels = list(shown.values())
+    # A space before the minus of a number, or the command line would take it for an option.
+    example = " ".join(shlex.quote(" " * label.startswith("-") + f"{label}=NAME") for label in labels[:2])
+    raise UserError(f"{what}: --classes: '{entry}' is no label; the labels are {listed(labels)}. Give them in the "
+                    f"order of the classes, LABEL=NAME to call one otherwise, such as --classes {example}.")
+
+
+def positive_class(name: str | None, classes: Sequence[str]) -> str:
+    """Return the class that `--positive` names, empty where it names none. Raises UserError if it is no class."""
+    if name not in (None, *classes):
+        raise UserError(f"--positive '{name}': expected one of the classes {listed(classes)}.")
+    return name or ""
+
+
+def listed(labels: Sequence[str]) -> str:
+    """Return the labels as one text, the first ten of many."""
+    return ", ".join([*labels[:10], *["..."] * (len(labels) > 10)])
 
 
 def channel_names(names: Sequence[str] | None, units: Sequence[str] | None, found: Sequence[str],
@@ -105,7 +157,9 @@ def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) 
     """
     ordered = {name: splits[name] for name in SPLIT_NAMES if name in splits}
     warn_of_repeats(ordered)
-    counts = count_tables.summarize_splits(ordered, meta.classes, rows)
+    meta = meta.with_positive(ordered["train"].y)
+    counts = count_tables.summarize_splits(ordered, meta, rows)
+    print(f"the positive class, which AUPRC and F1 are of, is {meta.positive}; --positive names another")
     if "test" not in ordered:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)
     command.write(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))

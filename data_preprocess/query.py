@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import numpy as np
@@ -30,9 +31,11 @@ from tardiff.utils.progress import progress
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 AGAIN = "Download or export it again."
 HEADER_BYTES = 1 << 16
+LONGEST_LINE = 2_000_000  # that DuckDB reads
 UNPACKED_BYTES = 1 << 20
 LOOK_SECONDS = 0.5  # between two looks at the progress of a query
 GZIP = b"\x1f\x8b"
+NOT_UTF8 = "not UTF-8 text. Save it as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE"
 
 # How the reader of CSV takes a type: its own conversion rounds fractions and ignores text after a time.
 READ_AS = {"INTEGER": "DOUBLE", "TIMESTAMP": "VARCHAR"}
@@ -80,6 +83,7 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
     try:
         with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(scratch),
                                     "preserve_insertion_order": "false"}) as connection:
+            connection.execute("SET TimeZone = 'UTC'")  # Instants are shown in that of the machine else.
             # DuckDB counts its progress only where a progress bar is on; tqdm shows it. In a notebook without
             # ipywidgets, DuckDB refuses that, and nothing is counted.
             with suppress(duckdb.InvalidInputException):
@@ -107,11 +111,10 @@ def source(path: Path, columns: Mapping[str, str]) -> str:
             state = "found twice" if name in lowered else "not found"
             raise UserError(f"{path}: column '{name}' {state}. Expected the columns {', '.join(columns)} (in any case "
                             f"and order, separated by commas); the file has: {', '.join(header)[:500]}.")
-    file = quoted_path(path)
     if parquet:
         chosen = ", ".join(converted(name, identifier(header[position]), found[position][1], kind)
                            for name, kind in columns.items() for position in [lowered.index(name)])
-        return f"(SELECT {chosen} FROM read_parquet({file}))"
+        return f"(SELECT {chosen} FROM {parquet_table(path)})"
     read_as = {name: READ_AS.get(kind, kind) for name, kind in columns.items()}
     kinds = ", ".join(f"{quoted(name)}: {quoted(read_as[name])}" if name in columns
                       else f"'unused {position}': 'VARCHAR'"
@@ -121,8 +124,8 @@ def source(path: Path, columns: Mapping[str, str]) -> str:
     if path.suffix.lower() == ".gz":
         compression = "gzip"
         check_gzip(path)
-    return (f"(SELECT {chosen} FROM read_csv({file}, columns = {{{kinds}}}, auto_detect = false, header = true, "
-            f"delim = ',', quote = '\"', escape = '\"', compression = '{compression}'))")
+    return (f"(SELECT {chosen} FROM read_csv({quoted_path(path)}, columns = {{{kinds}}}, auto_detect = false, "
+            f"header = true, delim = ',', quote = '\"', escape = '\"', compression = '{compression}'))")
 
 
 def converted(name: str, field: str, found: str, kind: str) -> str:
@@ -161,24 +164,43 @@ def quoted_path(path: Path) -> str:
     return quoted(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
+def parquet_table(path: Path) -> str:
+    """Return the SQL of all that a Parquet file holds, and nothing of the folders in its path."""
+    return f"read_parquet({quoted_path(path)}, hive_partitioning = false)"
+
+
 def csv_header(path: Path) -> list[str]:
     """Return the names in the first line of a CSV or CSV.GZ file. Raises UserError if it is no table."""
     with unpacking(path):
         with open(path, "rb") as file:
-            content = file.read(HEADER_BYTES)
+            content = first_line_of(file)
         if path.suffix.lower() == ".gz" and not is_web_page(content):
             with gzip.open(path) as file:
-                content = file.read(HEADER_BYTES)
+                content = first_line_of(file)
     if is_web_page(content):
         raise UserError(f"{path}: a web page in place of the data. {AGAIN}")
     if content.startswith(GZIP):
         raise UserError(f"{path}: compressed with gzip. Give its name the ending .csv.gz.")
     if b"\0" in content:
         raise UserError(f"{path}: not a text table. Expected a first line with the names of the columns. {AGAIN}")
-    header = next(csv.reader(io.StringIO(content.decode("utf-8-sig", errors="replace"))), [])
+    if b"\r" in content and b"\n" not in content:
+        raise UserError(f"{path}: its lines end as those of old Macs do (CR alone). Save it with the line ends of Unix "
+                        "or Windows, for example as 'CSV UTF-8' of a spreadsheet.")
+    text = content.decode("utf-8-sig", errors="replace")
+    header = next(csv.reader(io.StringIO(text, newline="")), [])
     if not header:
         raise UserError(f"{path}: empty. Expected a first line with the names of the columns. {AGAIN}")
+    if "\ufffd" in "".join(header):
+        raise UserError(f"{path}, line 1: {NOT_UTF8}")
     return header
+
+
+def first_line_of(file: BinaryIO) -> bytes:
+    """Return the start of a file up to some bytes after its first line, or of a line that is too long to be one."""
+    content = file.read(HEADER_BYTES)
+    while b"\n" not in content and len(content) < LONGEST_LINE and (more := file.read(HEADER_BYTES)):
+        content += more
+    return content
 
 
 def check_gzip(path: Path) -> None:
@@ -222,7 +244,7 @@ def parquet_header(path: Path) -> list[str]:
 def parquet_columns(path: Path) -> list[tuple[str, str]]:
     """Return the names and DuckDB types of the columns of a Parquet file. Raises UserError if it is none."""
     with duckdb.connect() as connection, faults_of(path):
-        described = connection.execute(f"DESCRIBE FROM read_parquet({quoted_path(path)})").fetchall()
+        described = connection.execute(f"DESCRIBE FROM {parquet_table(path)}").fetchall()
     return [(name, kind) for name, kind, *_ in described]
 
 
@@ -276,6 +298,8 @@ def faults_of(path: Path) -> Iterator[None]:
     except duckdb.Error as error:
         line = re.search(r"CSV Error on Line: (\d+)\nOriginal Line: (.*)", str(error))
         fault = FAULT.search(str(error))
+        if "nvalid unicode" in str(error) or "not utf-8" in str(error):
+            raise UserError(f"{path}{f', line {line[1]}' if line else ''}: {NOT_UTF8}") from None
         if line is None and fault is None:
             raise UserError(f"{path}: cannot be read ({first_line(error)}). {AGAIN}") from None
         reason = (f"column '{fault[1]}' holds '{fault[2][:80]}', expected {EXPECTED.get(fault[3], fault[3])}" if fault

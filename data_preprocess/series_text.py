@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ MISSING = ("?", "nan", "NaN", "NAN")
 def read_tsv(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a UCR file, one series a line: its class and its values, between tabs; NaN is missing.
 
-    Returns x (N, L, 1) float32 and the classes (N,) str. Raises UserError naming the line that is no such series.
+    Returns x (N, L, 1) float32 and the classes (N,), float64 or str. Raises UserError naming the line that is no such
+    series.
     """
     series, labels = [], []
     for number, line in lines(path):
@@ -26,7 +28,15 @@ def read_tsv(path: Path) -> tuple[np.ndarray, np.ndarray]:
                             f"between tabs. {AGAIN}")
         labels.append(label.strip())
         series.append([parse_values(values, f"{path}, line {number}")])
-    return stack(series, path), np.array(labels)
+    return stack(series, path), numbers_or_text(labels)
+
+
+def numbers_or_text(labels: Sequence[str]) -> np.ndarray:
+    """Return labels as float64 where all are numbers, which the archive writes in several ways: 1 and 1.0000000e+00."""
+    try:
+        return np.array(labels, dtype=np.float64)
+    except ValueError:
+        return np.array(labels)
 
 
 def read_ts(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -78,13 +88,12 @@ def check_header(header: dict[str, list[str]], path: Path) -> tuple[list[str], i
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that is neither empty nor a comment (`#`)."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip() and not line.startswith("#"):
-                    yield number, line.strip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file ({error.reason} at byte {error.start}). {AGAIN}") from None
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip() and not line.startswith("#"):  # Published comments hold dashes of other encodings.
+                if re.search("[\ud800-\udfff]", line):
+                    raise UserError(f"{path}, line {number}: not UTF-8 text. Save it as UTF-8. {AGAIN}")
+                yield number, line.strip("\r\n")
 
 
 def parse_values(values: Sequence[str], where: str) -> np.ndarray:

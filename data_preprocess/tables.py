@@ -9,16 +9,19 @@ of columns may be in any case. The measurements are read out of core, so that th
 (--memory-limit).
 
 Decisions:
-- Step h averages the valid values in [origin + h, origin + h + 1) steps. The origin is the id's first row in the
-  measurements, whatever it measures, unless --origin names a column. Where times are numbers, a first row before 0 is
-  refused without --origin: one wrong row would shift the series.
+- Step h averages the valid values in [origin + h, origin + h + 1) steps. A time is known to one unit of the last
+  decimal of all times (of float32: to its rounding), and a step that it may have reached counts as reached, unless a
+  unit is more than half a step: regular times fill every step whatever rounded them.
+- The origin is the id's first row in the measurements, whatever it measures, unless --origin names a column. Where
+  times are numbers, a first row before 0 is refused without --origin: one wrong row would shift the series.
 - Times are ISO timestamps such as 2024-01-31 15:00:00, or with --time-unit numbers. Timestamps with an offset from UTC
   (Z, UTC, +05:30) are compared as instants; a mix of those with and without an offset is refused, and so is AM or PM.
 - Missing are empty fields, NA, NaN and NULL, in any case. Any other text where a number is expected is refused.
 - --range drops values outside a closed interval, never repairs them.
 - Gaps are filled as --impute says, and with the median of the observed training cells where a series has no value for
   it.
-- Labels become 0..K-1 in their sorted order and stay as class names, unless --classes names them. Rows of ids without a
+- Labels become 0..K-1 in their sorted order (as text, or by value where all are whole numbers) and stay as class names,
+  unless --classes gives another order or other names (--classes 0=survived 1=died). Rows of ids without a
   label, rows outside the window and ids without a value in it are left out and counted.
 - Splits are by subject. Without --subject, each id is its own; give it wherever a patient can have several ids.
 """
@@ -28,6 +31,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +60,8 @@ from tardiff.utils.errors import UserError
 UNITS = {unit: float(UNIT_SECONDS[unit] * 1_000_000) for unit in ("ms", "s", "min", "h", "d")}  # in microseconds
 CLOCK_TIME = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)?"
 ZONED = CLOCK_TIME + r"(Z| ?UTC|[+-]\d\d(:?\d\d)?)"
+# What pandas writes of the index of a frame, and reads a column without a name as.
+ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 UNZONED = CLOCK_TIME + r"|\d{4}-\d\d-\d\d"
 
 
@@ -111,6 +117,11 @@ class Clock:
         # DuckDB ignores what follows the time, so that 02:00:00 PM would be read as 02:00:00.
         whole = f"regexp_full_match({text}, {quoted(ZONED if self.zoned else UNZONED)})"
         return f"CASE WHEN {whole} THEN CAST(epoch_us(TRY_CAST({text} AS {kind})) AS DOUBLE) END"
+
+    def resolution(self, text: str) -> str:
+        """Return the SQL of a unit of the last decimal in microseconds, 0 where an exponent hides it."""
+        unit = UNITS[self.unit or "s"]
+        return f"if(lower({text}) LIKE '%e%', 0, {unit} * pow(0.1, strlen(regexp_extract({text}, '[.]([0-9]*)', 1))))"
 
     @property
     def expected(self) -> str:
@@ -179,9 +190,10 @@ def preprocess(options: argparse.Namespace) -> None:
         channels = find_channels(connection, measurements, options)
         shape = (len(stays), options.length, len(channels))
         require_memory(shape, options.memory_limit)
+        starts, tolerance = survey_times(connection, measurements, stays, step)
         if not options.origin:
-            register_stays(connection, place_origins(connection, measurements, stays))
-        x, counts = grid_readings(connection, measurements, channels, shape, step)
+            register_stays(connection, stays.assign(start=starts))
+        x, counts = grid_readings(connection, measurements, channels, shape, step, tolerance)
         kept = ~np.isnan(x).all(axis=(1, 2))
         attrition = {**counts, "ids in the table of labels": len(table),
                      "ids without a label or an origin": len(table) - len(stays),
@@ -211,13 +223,13 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[Channel],
     else:
         splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
-    splits, medians = grid.fill_gaps(splits, options.impute, channels)
+    splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
-              "imputation": options.impute, "attrition": attrition,
-              "channels": grid.summarize_channels(splits, medians, channels)}
+              "attrition": attrition, "channels": grid.summarize_channels(splits, imputation.medians, channels)}
     own_data.write(options.output, splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
         units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
+        positive=own_data.positive_class(options.positive, classes), imputation=imputation,
         source=options.input.name, licence=options.licence, cohort=cohort), "ids")
 
 
@@ -234,7 +246,8 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
     wide = None
     if options.layout == "wide":
         roles = {getattr(options, role) for role in ("id", "time", "label", "subject", "split", "origin")}
-        wide = tuple(options.channels or (column for column in columns(options.input) if column.lower() not in roles))
+        named = [column for column in columns(options.input) if column.lower() not in roles]
+        wide = tuple(options.channels or (column for column in named if not ROW_NUMBERS.fullmatch(column)))
         if not wide:
             raise UserError(f"{options.input}: no column is left for a variable; found "
                             f"{', '.join(columns(options.input))}.")
@@ -250,7 +263,8 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
 def columns(path: Path) -> list[str]:
     """Return the names of a table's columns. Raises UserError if the file is not there or no table."""
     if not path.is_file():
-        raise UserError(f"{path}: file not found. Give a .csv, .csv.gz or .parquet file.")
+        state = "is not a file" if path.exists() else "file not found"
+        raise UserError(f"{path}: {state}. Give a .csv, .csv.gz or .parquet file.")
     header = parquet_header(path) if path.suffix.lower() == ".parquet" else csv_header(path)
     return [column.strip() for column in header]
 
@@ -305,11 +319,12 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
         raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. The first id there is "
                         f"'{first_id(connection, measurements)}'.")
     names = measurements.wide or options.channels or present
-    keys = list(map(measurements.key, names))
-    for channel, key in zip(names, keys, strict=True):
-        if keys.count(key) > 1:
+    there, seen = set(map(measurements.key, present)), set()
+    for channel, key in zip(names, map(measurements.key, names), strict=True):
+        if key in seen:
             raise UserError(f"--channels: {channel} is there more than once.")
-        if key not in map(measurements.key, present):
+        seen.add(key)
+        if key not in there:
             raise UserError(f"--channels: {path} has no variable '{channel}' of an id with a label; found "
                             f"{', '.join(present)[:500]}.")
     ranges = dict(parse_range(text, names) for text in options.range)
@@ -337,24 +352,37 @@ def register_stays(connection: duckdb.DuckDBPyConnection, stays: pd.DataFrame) -
     connection.register("stays", stays[["id", "start"]].assign(stay=np.arange(len(stays))))
 
 
-def place_origins(connection: duckdb.DuckDBPyConnection, measurements: Measurements,
-                  stays: pd.DataFrame) -> pd.DataFrame:
-    """Set the start of each stay to the first time of its id in the measurements, NaN where it has none.
+def survey_times(connection: duckdb.DuckDBPyConnection, measurements: Measurements, stays: pd.DataFrame,
+                 step: float) -> tuple[np.ndarray, str]:
+    """Return the first time (N,) of each stay in the measurements in microseconds, NaN where it has none, and the SQL
+    of the error that a time may have.
 
-    Raises UserError if times are numbers and the first one is below 0.
+    stays: with the start of each where origins are given. Raises UserError if none is given, times are numbers, and a
+    first one is below 0.
     """
     time, unit = measurements.clock.microseconds("time"), measurements.clock.unit
-    first = fetch(connection, f"SELECT stay, min({time}) AS start FROM {measurements.times()} JOIN stays USING (id) "
-                              f"WHERE NOT {is_missing('time')} GROUP BY stay", "origins", measurements.path)
+    as_single = "CAST(CAST(TRY_CAST(time AS FLOAT) AS VARCHAR) AS DOUBLE)"
+    survey = fetch(connection, f"""
+        SELECT stay, min({time}) AS start, min({measurements.clock.resolution("time")}) AS resolution,
+               bool_and({as_single} IS NOT DISTINCT FROM TRY_CAST(time AS DOUBLE)) AS single
+        FROM {measurements.times()} JOIN stays USING (id) WHERE NOT {is_missing("time")} GROUP BY stay""",
+                   "times", measurements.path)
     starts = np.full(len(stays), np.nan)
-    starts[first["stay"]] = first["start"]
+    starts[survey["stay"]] = survey["start"]
     early = np.flatnonzero(starts < 0)
-    if unit is not None and len(early):
+    if unit is not None and stays["start"].isna().all() and len(early):
         raise UserError(f"{measurements.path}: the first time of id '{stays['id'][early[0]]}' is "
                         f"{starts[early[0]] / UNITS[unit]:g} {unit}, below 0 ({len(early)} such ids), and would start "
                         "its series. Correct or remove such rows, or give --origin, a column of the labels with the "
                         "time that the series start.")
-    return stays.assign(start=starts)
+    resolution = float(survey["resolution"].min(initial=step))
+    # The time and the origin may each be off by half a unit. A whole one is off by a full unit in truth.
+    tolerance = max(0.5, 0.999 * resolution) if 2 * resolution <= step else 0.5
+    if unit is not None and survey["single"].all():
+        # Time and origin are each rounded to float32, and to its shortest text.
+        rounding = f"abs(moment) * {2 * float(np.finfo(np.float32).eps)}"
+        return starts, f"greatest({tolerance}, least({rounding}, {step / 4}))"
+    return starts, str(tolerance)
 
 
 def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
@@ -369,16 +397,16 @@ def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
 
 
 def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measurements, channels: Sequence[Channel],
-                  shape: tuple[int, int, int], step: float) -> tuple[np.ndarray, dict[str, int]]:
+                  shape: tuple[int, int, int], step: float, tolerance: str) -> tuple[np.ndarray, dict[str, int]]:
     """Average the readings of each cell in one pass: x (N, L, C) float32 with NaN, and the readings of each reason.
 
-    shape: (N, L, C). step: in microseconds. The connection knows the `stays` (id, stay, start). Raises UserError naming
-    the row of the first reading whose time or value is not a number.
+    shape: (N, L, C). step: in microseconds. tolerance: as from `survey_times`. The connection knows the `stays` (id,
+    stay, start). Raises UserError naming the row of the first reading whose time or value is not a number.
     """
     connection.register("channels", pd.DataFrame({
         "variable": [measurements.key(channel.name) for channel in channels], "channel": np.arange(len(channels)),
         "low": [channel.low for channel in channels], "high": [channel.high for channel in channels]}))
-    judged = judge(measurements, step, shape[1])
+    judged = judge(measurements, step, shape[1], tolerance)
     used, sound = f"reason = {len(REASONS)}", len(FAULTS)
     # Compensated sums: the order of the rows, which threads change, must not change a mean.
     cells = fetch(connection, f"""
@@ -392,18 +420,39 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
     kept = cells["reason"] == len(REASONS)
     x = np.full(shape, np.nan, dtype=np.float32)
     x[cells["stay"][kept], cells["step"][kept], cells["channel"][kept]] = cells["mean"][kept]
+    warn_of_gaps(*(cells[name][kept] for name in ("stay", "channel", "step", "readings")), shape)
     counts = count_reasons(REASONS, cells["reason"], cells["readings"])
     return x, {what.replace("rows", "readings"): count for what, count in counts.items()}
 
 
-def judge(measurements: Measurements, step: float, length: int) -> Callable[[str], str]:
+def warn_of_gaps(stay: np.ndarray, channel: np.ndarray, step: np.ndarray, readings: np.ndarray,
+                 shape: tuple[int, int, int]) -> None:
+    """Warn on stderr where series with about one reading a step leave more than a tenth of their steps empty.
+
+    stay, channel, step, readings (R,) int of the cells that are filled, in the shape (N, L, C).
+    """
+    series, size = stay.astype(np.int64) * shape[2] + channel, shape[0] * shape[2]
+    first, last = np.full(size, shape[1]), np.full(size, -1)
+    np.minimum.at(first, series, step)
+    np.maximum.at(last, series, step)
+    filled, read = np.bincount(series, minlength=size), np.bincount(series, readings, size)
+    steps = np.maximum(last - first + 1, 1)
+    regular = (steps > 2) & (np.abs(read - steps) <= np.maximum(1, 0.1 * steps))
+    empty = 1 - filled[regular].sum() / max(steps[regular].sum(), 1)
+    if regular.any() and empty > 0.1:
+        print(f"warning: {empty:.0%} of the steps of {regular.sum():,} series are empty, although each has about as "
+              "many readings as steps. If its times are regular, they fall to either side of the starts of steps: "
+              "round them, give another --step, or with --origin a start that lies between two readings.",
+              file=sys.stderr)
+
+
+def judge(measurements: Measurements, step: float, length: int, tolerance: str) -> Callable[[str], str]:
     """Return a function that extends the SQL of readings by number, stay, channel, step, fault and reason, the last two
     as positions."""
     time, number = measurements.clock.microseconds("time"), "TRY_CAST(value AS DOUBLE)"
     return lambda readings: f"""(
         SELECT *, {reason_case(FAULTS)} AS fault, {reason_case(REASONS)} AS reason FROM (
-            -- Half a microsecond more: a time at the start of a step may be rounded to just before it.
-            SELECT *, floor((moment - start + 0.5) / {step}) AS step, {length} AS length FROM (
+            SELECT *, floor((moment - start + {tolerance}) / {step}) AS step, {length} AS length FROM (
                 SELECT readings.*, stay, start, channel, low, high, {time} AS moment, {number} AS number
                 FROM {readings} AS readings LEFT JOIN stays USING (id) LEFT JOIN channels USING (variable))))"""
 

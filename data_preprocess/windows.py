@@ -206,15 +206,16 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
     """
     per_subject = {f"{rows} of {name}": len(own) for name, own in windows.items()}
     splits = assemble(members, windows)
+    meta = replace(meta, units=["z-score"] * len(meta.channels), positive=meta.classes[-1])
     count_tables.print_table([["split", "subjects", *meta.classes],
                         *([name, len(part), *([subject.label for subject in part].count(number)
                                               for number in range(len(meta.classes)))]
                                 for name, part in members.items())])
-    counts = count_tables.summarize_splits(splits, meta.classes, rows)
+    counts = count_tables.summarize_splits(splits, meta, rows)
     count_tables.compare_with_published(published, {
         "subjects": len(per_subject), rows: sum(per_subject.values()), **per_subject,
         **{f"{name} {rows}": len(split) for name, split in splits.items()},
         **{f"{name} {rows}, {label}": count for name, labels in counts.items() for label, count in labels.items()}})
     subjects = {name: {subject.name: subject.number for subject in part} for name, part in members.items()}
-    command.write(output, splits, replace(meta, units=["z-score"] * len(meta.channels), cohort={
+    command.write(output, splits, replace(meta, cohort={
         **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts}))

@@ -176,7 +176,7 @@ def training(bench: Bench, rate: float, compiled: bool) -> Figures:
 
 
 def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
-    """Seconds a series of DDIM, unguided and with each objective of guidance by a GRU, and their ratios."""
+    """Seconds a series of sampling, unguided and with each objective of guidance by a GRU, and their ratios."""
     fitted, count = bench.fitted(), 16 if bench.quick else 4096 if bench.is_cuda else 256
     if compiled:
         fitted.denoiser.compile()

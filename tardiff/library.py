@@ -91,8 +91,9 @@ class Guidance:
         """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
         if not self.config.is_on:
             return None
-        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config)
-        return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.through_denoiser)
+        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config, self.guide.shape[1])
+        return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.location,
+                            self.config.through_denoiser)
 
     @cached_property
     def gradient(self) -> GuidanceGradient:
@@ -155,18 +156,20 @@ class Denoiser:
         return self.fitted.meta.classes
 
     def sample(self, counts: Mapping[str | int, int], seed: int = 0, guidance: Guidance | None = None,
-               sampler: str = "ddim", steps: int | None = None, batch_size: int = 512,
+               sampler: str | None = None, steps: int | None = None, batch_size: int = 512,
                callback: Callback | None = None, **settings: Any) -> LabelledSeries:
         """Return series in raw units: counts[class] of each class, by name or number, class after class.
 
         Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
-        `SamplerConfig`, None for its default; settings: its other fields, such as `eta=1.0`. batch_size bounds memory.
-        callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in normalised
-        units, the gradient None where unguided.
+        `SamplerConfig`, None for its defaults; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
+        memory.
+        callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in
+        normalised units, with the mask (B, L, 2C), the gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
         """
+        given = {"name": sampler, "num_inference_steps": steps}
         config = load_config(SamplerConfig, values={
-            "name": sampler, **({} if steps is None else {"num_inference_steps": steps}), **settings})
+            **{name: value for name, value in given.items() if value is not None}, **settings})
         check_sampler(config, self.fitted, self.folder)
         if not isinstance(counts, Mapping):
             raise UserError(f"counts={counts!r}: expected {{class: number of series}}.")
@@ -193,7 +196,8 @@ class Denoiser:
                 parts.append(sample_chunk(self.fitted, labels_of, samples_of, seed, config, condition,
                                           callback=callback))
                 bar.update()
-        return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
+        x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic(self.fitted.mask)
+        return LabelledSeries(Split(meta.filled(x), y, mask=~np.isnan(x) if self.fitted.mask else None), meta)
 
 
 def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: str | Path | None = None, **settings: Any

@@ -3,7 +3,8 @@
 A frame has the columns `id`, `subject` where it is known, the time as `hours` (or `step`, counted from 0, where the
 sampling interval is not known), and `label` with the name of the class. Between time and label stand, in the *wide*
 form, one column a channel, and in the *long* form `variable` and `value`. What was not observed is NaN. `frame.attrs`
-carries what else is known of the data: `units` by channel, and `name`, `sampling_interval`, `source` and `licence`.
+carries what else is known of the data: `units` by channel, and `name`, `sampling_interval`, `source`, `licence` and
+`positive`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tardiff.utils.errors import UserError
 FORMS = ("long", "wide")
 TIMES = ("hours", "step", "time")
 RESERVED = ("id", "subject", *TIMES, "variable", "value", "label")
-CARRIED = ("name", "sampling_interval", "source", "licence")
+CARRIED = ("name", "sampling_interval", "source", "licence", "positive")
 RELATIVE_TOLERANCE = 1e-3  # of steps that count as equal: times in hours are rounded
 
 
@@ -246,6 +247,8 @@ def _metadata(attrs: Mapping, channels: list[str], classes: list[str], units: Ma
             raise UserError(f"units: '{channel}' is no channel; the channels are {', '.join(channels)}.")
     units = attrs.get("units", {}) if units is None else units
     carried = {"name": "frame", **{key: attrs[key] for key in CARRIED if key in attrs}}
+    if carried.get("positive") not in classes:
+        carried["positive"] = ""
     units = [units.get(channel, "unknown") for channel in channels]
     return Metadata(channels=channels, units=units, classes=classes, **carried)
 

@@ -16,9 +16,10 @@ def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np
     return _one_vs_rest(_binary_auroc, y, p, weights)
 
 
-def average_precision(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """AUPRC as the step-wise sum of (R_k - R_{k-1}) P_k, positive class; for K > 2 the macro mean of one-vs-rest."""
-    return _one_vs_rest(_binary_average_precision, y, p, weights)
+def average_precision(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None, positive: int = 1) -> np.ndarray:
+    """AUPRC as the step-wise sum of (R_k - R_{k-1}) P_k of the class `positive`; for K > 2 the macro mean of
+    one-vs-rest."""
+    return _one_vs_rest(_binary_average_precision, y, p, weights, [positive] if p.shape[1] == 2 else None)
 
 
 def macro_average_precision(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -40,14 +41,14 @@ def true_positive_rate(y: np.ndarray, p: np.ndarray, false_positive_rate: float,
     return _one_vs_rest(binary, y, p, weights)
 
 
-def chance_average_precision(y: np.ndarray, num_classes: int) -> float:
+def chance_average_precision(y: np.ndarray, num_classes: int, positive: int = 1) -> float:
     """Return the average precision of guessing: the share of positives, for K > 2 the macro mean 1 / K."""
-    return float((y == 1).mean()) if num_classes == 2 else 1 / num_classes
+    return float((y == positive).mean()) if num_classes == 2 else 1 / num_classes
 
 
-def auprc(y: np.ndarray, p: np.ndarray) -> float:
+def auprc(y: np.ndarray, p: np.ndarray, positive: int = 1) -> float:
     """Return the average precision of one set of predictions."""
-    return float(average_precision(y, p)[0])
+    return float(average_precision(y, p, positive=positive)[0])
 
 
 def log_loss(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -106,17 +106,20 @@ def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mappi
     return gradient
 
 
-def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig
-                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig,
+                      num_channels: int | None = None) -> Callable[[Tensor, Tensor, int], Tensor]:
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
-    It is that of `objective_function` at x0_pred or x_t, pulled back from x0_pred to x_t where `through_denoiser`, and
-    scaled per sample where `unit_rms`. Each row depends on its own sample.
+    It is that of `objective_function` at x0_pred or x_t, of whose signals the classifier reads the first `num_channels`
+    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`. Each
+    row depends on its own sample.
     """
     objective = objective_function(task, direction, config)
 
     def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        gradient = objective(x_t if config.location == "x_t" else x0_pred, y)
+        signals = x_t if config.location == "x_t" else x0_pred
+        gradient = objective(signals[..., :num_channels], y)
+        gradient = F.pad(gradient, (0, signals.shape[2] - gradient.shape[2]))
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:

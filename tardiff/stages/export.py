@@ -166,6 +166,8 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
     arguments = ["--input", series, "--labels", labels, "--layout", form, "--time", time, "--time-unit", unit,
                  "--step", step, "--length", length, "--channels", *meta.channels, "--units", *meta.units,
                  "--classes", *meta.classes, "--split", "split"]
+    if meta.positive:
+        arguments += ["--positive", meta.positive]
     if any(split.subject is not None for split in splits.values()):
         arguments += ["--subject", "subject"]
     return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output",

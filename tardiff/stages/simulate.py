@@ -15,6 +15,7 @@ from pathlib import Path
 from tardiff.data.format import Split, read_dataset, read_metadata, write_dataset
 from tardiff.data.simulator import RATIOS, cohort_parameters, simulate_cohort
 from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.lock import sole_writer
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -33,13 +34,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 def simulate(output: Path, num_stays: int, seed: int, ratios: tuple[float, float, float]) -> None:
     """Write the cohort unless it is there, and print what it holds. Raises UserError if the folder holds anything
     else."""
-    splits = _find(output, cohort_parameters(num_stays, seed, ratios))
-    if splits is not None:
-        print(f"{output}: already holds this cohort; nothing to do.")
-    else:
-        splits, meta = simulate_cohort(num_stays, seed, ratios)
-        write_dataset(output, splits, meta)
-        print(f"{output}: simulated cohort written (not patient data).")
+    with sole_writer(output):
+        splits = _find(output, cohort_parameters(num_stays, seed, ratios))
+        if splits is not None:
+            print(f"{output}: already holds this cohort; nothing to do.")
+        else:
+            splits, meta = simulate_cohort(num_stays, seed, ratios)
+            write_dataset(output, splits, meta)
+            print(f"{output}: simulated cohort written (not patient data).")
     _print_table(splits)
 
 

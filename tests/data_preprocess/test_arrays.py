@@ -136,7 +136,7 @@ def test_one_channel_metadata_and_labels_that_are_not_0_to_k(tmp_path):
     assert (meta.channels, meta.units, meta.classes, meta.sampling_interval, meta.name, meta.licence, meta.source) == (
         ["HR"], ["bpm"], ["-1", "10"], "1 hour", "mine", "CC0", "stays.npz")
     assert dataset.shape == (L, 1) and dataset.train.y.sum() > 0
-    names = convert(tmp_path / "stays.npz", tmp_path / "named", "--classes", "alive", "died").meta.classes
+    names = convert(tmp_path / "stays.npz", tmp_path / "named", "--classes", " -1=alive", "10=died").meta.classes
     assert names == ["alive", "died"]
 
 
@@ -209,6 +209,13 @@ def test_a_ts_file_by_hand(tmp_path):
     assert dataset.meta.classes == ["move", "rest"] and dataset.shape == (3, 2)
     np.testing.assert_array_equal(dataset.test.x, [[[1, -.5], [2, 10], [3, .25]], [[40, 7], [50, 8], [6, 9]]])
     assert dataset.test.y.tolist() == [0, 1] and dataset.test.mask.sum() == 11
+
+
+def test_a_comment_may_be_of_another_encoding(tmp_path):
+    write_ts(tmp_path, TS)
+    for path in tmp_path.glob("*.ts"):
+        path.write_bytes(path.read_bytes().replace(b"# a comment", b"# 10 \x96 12"))
+    assert convert(tmp_path, tmp_path / "out", "--impute", "median", "--val-ratio", "0.5").shape == (3, 2)
 
 
 def test_a_tsv_file_by_hand(tmp_path):
@@ -317,7 +324,7 @@ FAULTS = {
     "NaN as label": (savez(y=np.where(Y, np.nan, 1)), [], "label 'nan' is not a whole number"),
     "infinite label": (savez(y=np.where(Y, np.inf, 1)), [], "label 'inf' is not a whole number"),
     "one class": (savez(y=Y * 0), [], "every row has the label '0'"),
-    "class names": (savez(), ["--classes", "one"], "2 classes (0, 1), but --classes has 1 names"),
+    "class names": (savez(), ["--classes", "1"], "--classes 1: label '0' is not there"),
     "channel names": (savez(), ["--channels", "HR"], "3 channels, but --channels has 1 entries"),
     "subject in two splits": (give(test={"subject": SUBJECT[:10] + 4}), [], "subject 4 stands in train and in test"),
     "subjects of some splits only": (lambda folder: (give()(folder), np.savez(folder / "test.npz", x=X[30:], y=Y[30:])),
@@ -326,7 +333,7 @@ FAULTS = {
     "unknown array": (savez(patient=SUBJECT), [],
                       "stays.npz: array 'patient' is unknown or there twice; expected x, y"),
     "array twice": (savez(X=X), [], "is unknown or there twice"),
-    "class names twice": (savez(), ["--classes", "a", "a"], "--classes: a is there more than once"),
+    "class names twice": (savez(), ["--classes", "0=a", "1=a"], "a label or a name is there twice"),
     "shapes differ": (give(test={"x": X[PARTS["test"], :4]}), [], "splits differ in (length, channels)"),
     "class not in train": (give(train={"y": Y[:20] * 0}), [], "no row of class 1 (1)"),
     "half an archive": (half_npz, [], "stays.npz: cannot be read as numpy arrays"),
@@ -349,7 +356,7 @@ FAULTS = {
     "ts: no series": (ts(TS[TS.index("1,2,3:"):], ""), [], "Two_TEST.ts: no series in it"),
     "ts: web page": (lambda folder: write_ts(folder, test="<html>"), [], "line 1: found '<html>'"),
     "tsv: commas": (raw("a.tsv", b"1,2,3\n0,2,3\n"), [], "a.tsv, line 1: found '1,2,3'"),
-    "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv: not a text file"),
+    "tsv: binary": (raw("a.tsv", b"\xff\xfe1\t2"), [], "a.tsv, line 1: not UTF-8 text"),
     "val ratio": (lambda folder: (give()(folder), (folder / "val.npz").unlink()), ["--val-ratio", "0"],
                   "positive shares"),
 }
@@ -370,19 +377,71 @@ def test_a_file_of_another_form_is_named(tmp_path, refusal, name):
     assert f"{name}: expected .npz, .pkl, .ts or .tsv" in message
 
 
-def test_class_names_that_are_the_labels_give_their_order():
-    labels = np.array(["late", "early", "late"])
-    y, classes = own_data.encode_labels(labels, ["late", "early"], "here")
-    assert y.tolist() == [0, 1, 0] and classes == ["late", "early"]
-    y, classes = own_data.encode_labels(labels, ["soon", "then"], "here")
-    assert y.tolist() == [1, 0, 1] and classes == ["soon", "then"]
+def encoded(labels, given=None):
+    """The class name of each label, and all class names in order."""
+    y, classes = own_data.encode_labels(np.array(labels), given, "here")
+    return [classes[number] for number in y], classes
 
 
-@pytest.mark.parametrize("names", [["survived", "Died"], ["survived", "dead"], ["DIED", "Survived"]])
-def test_class_names_that_are_some_of_the_labels_are_refused(names):
-    """In sorted order they would give the name of one class to the other."""
-    with pytest.raises(UserError, match="could give the name of one to another"):
-        own_data.encode_labels(np.array(["died", "survived"]), names, "here")
+def test_class_names_are_the_labels_in_another_order_or_given_label_by_label():
+    labels = ["late", "early", "late"]
+    assert encoded(labels) == (labels, ["early", "late"])
+    assert encoded(labels, ["late", "early"]) == (labels, ["late", "early"])
+    assert encoded(labels, ["late=early", "early=late"]) == (["early", "late", "early"], ["early", "late"])
+    assert encoded(labels, ["early", "late=soon"]) == (["soon", "early", "soon"], ["early", "soon"])
+    assert encoded(["a", "a=b"], ["a=b", "a=c"]) == (["c", "a=b"], ["a=b", "c"])
+
+
+@pytest.mark.parametrize("names", [["survived", "Died"], ["lived", "dead"], ["died"], ["died", "died", "survived"],
+                                   ["died=x", "survived=x"]])
+def test_class_names_that_leave_open_whose_they_are_are_refused(names):
+    with pytest.raises(UserError, match="--classes"):
+        encoded(["died", "survived"], names)
+
+
+def test_text_and_numbers_that_are_not_one_to_one_stay_apart():
+    assert encoded(["389", "0389", "410"])[1] == ["0389", "389", "410"]
+    assert encoded(["1e2", "100"])[1] == ["100", "1e2"]
+    assert encoded(["V30", "389", "41"])[1] == ["389", "41", "V30"]
+    assert encoded(["10", "9", "-1"])[1] == ["-1", "9", "10"]
+    assert encoded(["1.0", "0.0"])[1] == ["0", "1"] and encoded(["1.0", "1"])[1] == ["1", "1.0"]
+    assert encoded(["007", "011"])[1] == ["007", "011"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_label_keeps_a_class_of_its_own(seed):
+    """Random codes: as many classes as distinct texts, each row in that of its text, names told apart."""
+    generator = np.random.default_rng(seed)
+    alphabet = "01e.V" if seed % 2 else "0123456789"
+    codes = {"".join(generator.choice(list(alphabet), size=generator.integers(1, 5))) for _ in range(12)}
+    labels = np.array(sorted(codes))[generator.integers(len(codes), size=80)]
+    try:
+        y, classes = own_data.encode_labels(labels, None, "here")
+    except UserError as error:
+        assert "is not a whole number" in str(error)
+        return
+    assert len(set(classes)) == len(classes) == len(set(labels.tolist()))
+    assert len({(label, number) for label, number in zip(labels.tolist(), y.tolist(), strict=True)}) == len(classes)
+
+
+def test_integers_keep_all_their_digits(tmp_path):
+    large = np.array([2**53, 2**53 + 1], dtype=np.uint64)
+    for name, rows in PARTS.items():
+        y = large[Y[rows]]
+        np.savez(tmp_path / f"{name}.npz", x=X[rows], y=y if name == "train" else y.astype(np.int64))
+    assert convert(tmp_path, tmp_path / "out").meta.classes == ["9007199254740992", "9007199254740993"]
+
+
+def test_the_positive_class_is_the_rarest_or_the_one_named(tmp_path, refusal):
+    np.savez(tmp_path / "stays.npz", x=X, y=np.where(Y, "died", "survived"))
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "rarest")
+    assert (dataset.meta.classes, dataset.meta.positive, dataset.positive) == (["died", "survived"], "died", 0)
+    named = convert(tmp_path / "stays.npz", tmp_path / "named", "--classes", "died=dead", "survived", "--positive",
+                    "survived")
+    assert (named.meta.classes, named.meta.positive, named.positive) == (["dead", "survived"], "survived", 1)
+    message = refusal(arrays.main, "--input", tmp_path / "stays.npz", "--output", tmp_path / "out", "--positive",
+                      "dead")
+    assert "--positive 'dead': expected one of the classes died, survived" in message
 
 
 def test_an_interval_that_is_none_is_refused(tmp_path, refusal):

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import time
 from datetime import datetime, timedelta, timezone
 
 import duckdb
@@ -179,6 +180,71 @@ def test_typed_parquet_columns_and_all_variables_by_default(tmp_path):
     assert dataset.meta.channels == CHANNELS
 
 
+def wide_frame(stays=12):
+    return pd.DataFrame([(f"s{n}", hour, 70.0 + n, 120.0) for n in range(stays) for hour in range(3)],
+                        columns=["id", "time", "HR", "SBP"])
+
+
+def labels_of(folder, stays=12, name="labels.csv"):
+    return write_table(folder / name, ["id", "label"], [(f"s{n}", n % 2) for n in range(stays)])
+
+
+def parquet(frame, path):
+    path.parent.mkdir(exist_ok=True)
+    with duckdb.connect() as connection:
+        connection.register("frame", frame)
+        connection.execute(f"COPY frame TO '{path}' (FORMAT parquet)")
+    return path
+
+
+def test_row_numbers_of_pandas_are_no_channels(tmp_path):
+    frame, labels = wide_frame(), labels_of(tmp_path)
+    frame.to_csv(tmp_path / "once.csv")
+    pd.read_csv(tmp_path / "once.csv").to_csv(tmp_path / "twice.csv")
+    parquet(frame.assign(__index_level_0__=range(len(frame))), tmp_path / "filtered.parquet")
+    for name in ("once.csv", "twice.csv", "filtered.parquet"):
+        dataset = convert(tmp_path / name, labels, tmp_path / f"out {name}", "--layout", "wide", "--time-unit", "h")
+        assert dataset.meta.channels == ["HR", "SBP"]
+
+
+@pytest.mark.parametrize("folder", ["value=3", "id=9", "year=2020"])
+def test_the_name_of_a_folder_is_no_column(tmp_path, folder):
+    frame = wide_frame()
+    long = frame.melt(["id", "time"], var_name="variable")
+    labels = parquet(pd.DataFrame({"id": frame["id"].unique(), "label": np.arange(12) % 2}),
+                     tmp_path / "label=died" / "labels.parquet")
+    for layout, table in (("wide", frame), ("long", long)):
+        vitals = parquet(table, tmp_path / folder / f"{layout}.parquet")
+        dataset = convert(vitals, labels, tmp_path / layout, "--layout", layout, "--time-unit", "h")
+        assert dataset.meta.channels == ["HR", "SBP"] and dataset.meta.classes == ["0", "1"]
+        for split in dataset.splits.values():
+            np.testing.assert_array_equal(split.x[:, 0], [[70 + int(s[1:]), 120] for s in split.subject])
+
+
+def test_instants_do_not_depend_on_the_time_zone_of_the_machine(tmp_path, monkeypatch):
+    frame = wide_frame()
+    frame["time"] = pd.Timestamp("1870-01-01", tz="UTC") + pd.to_timedelta(frame["time"], unit="h")
+    vitals, labels = parquet(frame, tmp_path / "utc.parquet"), labels_of(tmp_path)
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        dataset = convert(vitals, labels, tmp_path / "out", "--layout", "wide")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert dataset.train.mask[:, :3].all() and not dataset.train.mask[:, 3:].any()
+
+
+def test_a_header_longer_than_a_buffer_is_read(tmp_path):
+    names = [f"a channel with a rather long name, number {number}" for number in range(2000)]
+    rows = [(f"s{n}", 0, *map(str, range(2000))) for n in range(12)]
+    vitals = write_table(tmp_path / "wide.csv", ["id", "time", *names], rows)
+    assert vitals.read_bytes().index(b"\n") > 1 << 16
+    dataset = convert(vitals, labels_of(tmp_path), tmp_path / "out", "--layout", "wide", "--time-unit", "h",
+                      "--channels", names[0], names[-1])
+    np.testing.assert_array_equal(dataset.train.x[0, 0], [0, 1999])
+
+
 def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
     labels = [(f"s{number}", number % 2, "") for number in range(20)] + [("bare", 1, ""), ("blank", "NA", "")]
     rows = [(f"s{number}", hour, "HR", "80") for number in range(20) for hour in ("0", "0.5", "5.9")]
@@ -194,6 +260,52 @@ def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
         "ids in the table of labels": 22, "ids without a label or an origin": 1, "ids without a reading used": 1,
         "ids kept": 20}
     assert "readings after the window" in capsys.readouterr().out
+
+
+ROUNDINGS = {
+    "float32": lambda times: times.astype(np.float32), "2 decimals": lambda times: np.round(times, 2),
+    "4 decimals": lambda times: np.round(times, 4), "cut after 3 decimals": lambda times: np.floor(times * 1000) / 1000,
+    "float64": lambda times: times,
+}
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(("step", "unit", "interval"), [
+    ("5min", "h", 1 / 12), ("1/3 h", "h", 1 / 3), ("20 min", "d", 1 / 72), ("1/360 s", "ms", 1000 / 360),
+    ("1/7 s", "s", 1 / 7)])
+def test_regular_times_fill_every_step_whatever_rounded_them(tmp_path, capsys, rounding, step, unit, interval):
+    """Value k stands at start + k steps, of stays that start anywhere; 0.01 days are too much for 20 min."""
+    generator = np.random.default_rng(0)
+    starts = np.concatenate([[0.0], generator.integers(0, 500, 11) * interval, generator.random(8) * 100])
+    times = ROUNDINGS[rounding](starts[:, None] + np.arange(LENGTH) * interval)
+    rows = [(f"s{stay}", str(time), "HR", k) for stay, own in enumerate(times) for k, time in enumerate(own)]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(len(starts))])
+    dataset = convert(vitals, labels, tmp_path / "out", "--time-unit", unit, "--step", step)
+    warned = "series are empty, although" in capsys.readouterr().err
+    if (rounding, unit) == ("2 decimals", "d"):
+        assert warned
+        return
+    assert not warned
+    for split in dataset.splits.values():
+        np.testing.assert_array_equal(split.x[..., 0], np.tile(np.arange(LENGTH, dtype=np.float32), (len(split), 1)))
+        assert split.mask.all()
+
+
+@pytest.mark.parametrize("digits", [3, 6])
+def test_timestamps_of_360_hz_fill_every_step(tmp_path, digits):
+    rows = [(f"s{stay}", f"2150-01-01 07:00:{stay + k / 360:0{digits + 3}.{digits}f}", "HR", k)
+            for stay in range(10) for k in range(LENGTH)]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(10)])
+    dataset = convert(vitals, labels, tmp_path / "out", "--step", "1/360 s")
+    assert all(split.mask.all() and (split.x[..., 0] == np.arange(LENGTH)).all() for split in dataset.splits.values())
+
+
+def test_whole_units_just_below_a_step_stay_below_it(tmp_path):
+    """Minutes 59 and 60 of steps of an hour: what is written to the minute is as exact as the step."""
+    rows = [(f"s{stay}", minute, "HR", minute) for stay in range(10) for minute in (0, 59, 60, 119, 179, 180)]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(10)])
+    dataset = convert(vitals, labels, tmp_path / "out", "--time-unit", "min")
+    np.testing.assert_array_equal(dataset.train.x[0, :4, 0], [29.5, 89.5, 179, 180])
 
 
 @pytest.mark.parametrize("rule", ["forward", "linear", "median"])
@@ -304,6 +416,13 @@ FAULTS = {
     "delimiter": (lambda folder: replace_in("vitals.csv", ",", ";", -1)(folder), [], "column 'id' not found"),
     "html": (overwrite("vitals.csv", b"<!DOCTYPE html>\n<html>Log in</html>\n"), [], "vitals.csv: a web page"),
     "html labels": (overwrite("labels.csv", b"<html>Log in</html>\n"), [], "labels.csv: a web page"),
+    "line ends": (lambda folder: replace_in("vitals.csv", "\n", "\r", -1)(folder), [], "CR alone"),
+    "line ends of labels": (lambda folder: replace_in("labels.csv", "\n", "\r", -1)(folder), [], "CR alone"),
+    "not UTF-8": (overwrite("vitals.csv", "id,time,variable,value\ns1,1,fréquence,7\n".encode("latin-1")), [],
+                  "vitals.csv, line 2: not UTF-8 text. Save it as UTF-8"),
+    "header not UTF-8": (overwrite("labels.csv", "id,label,naïf\n".encode("latin-1")), [], "line 1: not UTF-8 text"),
+    "folder": (lambda folder: (folder / "labels.csv").unlink() or (folder / "labels.csv").mkdir(), [],
+               "labels.csv: is not a file"),
     "empty": (overwrite("vitals.csv", b""), [], "vitals.csv: empty"),
     "gzip": (truncate_gzip, ["--input", "vitals.csv.gz"], "vitals.csv.gz"),
     "no parquet": (overwrite("vitals.parquet", b"PAR1 not"), ["--input", "vitals.parquet"],
@@ -321,9 +440,8 @@ FAULTS = {
              "the time of id 's2', variable 'HR', is 'noon'"),
     "numbers without a unit": (nothing, ["--no-unit"], "for numbers, give --time-unit"),
     "label": (replace_in("labels.csv", "s2,0", "s2,0.5"), [], "label '0.5' is not a whole number"),
-    "mixed labels": (replace_in("labels.csv", "s2,0", "s2,alive"), [], "label 'alive' is not a whole number"),
     "one class": (replace_in("labels.csv", ",1,", ",0,", -1), [], "every row has the label '0'"),
-    "class names": (nothing, ["--classes", "a", "b", "c"], "2 classes (0, 1), but --classes has 3 names"),
+    "class names": (nothing, ["--classes", "a", "b"], "labels.csv: --classes: 'a' is no label; the labels are 0, 1"),
     "unknown split": (replace_in("labels.csv", "s2,0,p1", "s2,0,dev"), ["--split", "patient"],
                       "expected train, val or test"),
     "no train": (lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"],
@@ -350,10 +468,10 @@ FAULTS = {
     "channel in another case": (nothing, ["--channels", "hr"], "has no variable 'hr' of an id with a label; found HR, "
                                 "SBP."),
     "column twice": (wide_table, ["--layout", "wide", "--channels", "HR", "hr"],
-                     "--channels: HR is there more than once"),
+                     "--channels: hr is there more than once"),
     "column of nothing": (wide_table, ["--layout", "wide", "--channels", "CO2"],
                           "has no variable 'CO2' of an id with a label; found HR, SBP."),
-    "class names twice": (nothing, ["--classes", "a", "a"], "--classes: a is there more than once"),
+    "class names twice": (nothing, ["--classes", "0", "0", "1"], "a label or a name is there twice"),
     "time below 0": (replace_in("vitals.csv", "s2,1,HR,72", "s2,-5,HR,72"), [],
                      "the first time of id 's2' is -5 h, below 0 (1 such ids)"),
     "endless": (nothing, ["--length", "99999999999"], "--length 99999999999: 12 ids x 99999999999 steps x 2 variables "

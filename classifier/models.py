@@ -16,7 +16,7 @@ from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierModelConfig
 from tardiff.influence.task import LossFunction, cross_entropy
 from tardiff.utils.checkpoint import source_fingerprint
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import USER_CODE, UserError, first_line
 
 
 def build_classifier(config: ClassifierModelConfig, shape: tuple[int, int], num_classes: int) -> nn.Module:
@@ -63,10 +63,12 @@ def import_object(path: str, key: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"{key}='{path}': cannot be imported ({error}). Run from the folder that holds the module, or "
-                        "install its package.") from None
+        module = importlib.import_module(module_name)
+        USER_CODE.add(getattr(module, "__file__", None))
+        return getattr(module, name)
+    except (Exception, SystemExit) as error:  # The code of a module may raise anything.
+        raise UserError(f"{key}='{path}': cannot be imported ({type(error).__name__}: {first_line(error)}). Run from "
+                        "the folder that holds the module, or install its package.") from None
 
 
 def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num_classes: int) -> nn.Module:
@@ -74,27 +76,27 @@ def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num
     factory = import_object(path, "model.custom.import_path")
     try:
         model = factory(length=length, num_channels=channels, num_classes=num_classes, **config.custom.options)
-    except TypeError as error:
+    except Exception as error:
         raise UserError(f"{path}: cannot be built as Class(length, num_channels, num_classes, **options): {error}."
                         ) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{path}: gave a {type(model).__name__}; expected a torch.nn.Module.")
     try:
         copy.deepcopy(model)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise UserError(f"{path}: cannot be copied ({error}). Training averages the weights in a copy of the model: "
                         "keep what copy.deepcopy refuses out of it.") from None
     model.eval()
     try:
         logits = model(torch.zeros(2, length, channels))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:
         raise UserError(f"{path}: cannot read a batch of shape (2, {length}, {channels}): {error}.") from None
     binary = config.custom.loss_path is not None and num_classes == 2
     if _shape(logits) not in {(2, num_classes), *([(2, 1)] if binary else [])}:
         raise UserError(f"{path}: returned {_shape(logits)} for 2 series; expected logits (2, {num_classes}).")
     try:
         losses = build_loss(config)(logits, torch.zeros(2, dtype=torch.int64))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:
         raise UserError(f"{config.custom.loss_path}: cannot read logits {_shape(logits)} and labels (2,): {error}."
                         ) from None
     if _shape(losses) != (2,):

@@ -2,7 +2,7 @@
 
 import sys
 
-from tardiff.cli import main
+from tardiff.__main__ import main
 
 if __name__ == "__main__":
     main(["protocols=[tsrtr]", *sys.argv[1:]], "evaluate")

@@ -1,6 +1,6 @@
 """All four stages on one dataset."""
 
-from tardiff.cli import main
+from tardiff.__main__ import main
 
 if __name__ == "__main__":
     main(command="run")

@@ -22,6 +22,8 @@ DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cud
 
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
 STUDY = "${folder_name:${data}}"
+ROTATION = "{rotation}"
+"""Stands for the number of a rotation of the split in the paths of an evaluation."""
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -295,7 +297,7 @@ class GuidanceConfig:
         "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
                       "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
-    scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
+    scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     step_size: str = setting(
         "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
         "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "
@@ -404,6 +406,10 @@ class EvaluationConfig:
 
     real: str = setting("data/simulated", "Real dataset folder.", semantic=False)
     name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
+    rotations: int = setting(
+        1, "Rotations of the split whose test rows are scored together, as `tardiff run rotations=5` makes them; the "
+           "paths of `real` and `synthetic` then hold {rotation}, for 0, 1, ... All but utility is of the first one.",
+        low=1, semantic=False)
     synthetic: dict = setting(
         {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
         "Synthetic datasets by name: {name: [folder, ...]}, one folder per generation seed.", semantic=False)
@@ -445,6 +451,10 @@ class EvaluationConfig:
         return {name: replace(self.model, name=name) for name in names}
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        for path in (self.real, *_texts(self.synthetic)):
+            if (self.rotations > 1) != (ROTATION in path):
+                yield "rotations", (f"is above 1, so every path must hold {ROTATION}, and {path} does not."
+                                    if self.rotations > 1 else f"must be given, since {path} holds {ROTATION}.")
         if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
             yield "judges", "must name at least one architecture, and each once."
         yield from _unused_custom_model(self.model, self.judge_models)
@@ -473,9 +483,16 @@ class ExperimentConfig:
                                        "alone in folder NAME.", low=1)
     train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, "
                                            "instead of one of each for all.")
+    rotations: int = setting(
+        1, "Rotations of the split, each with a denoiser and guides of its own, so that all rows are tested and the "
+           "intervals narrow; 1 for the split as it is, else at least 3 (train, val and test).", low=1)
     evaluation: str | list[str] = setting(["quick=true"], "Arguments of stage 4, the report.")
     device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their "
                                        "configurations say.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.rotations == 2:
+            yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
 
 
 @dataclass(frozen=True)
@@ -570,6 +587,13 @@ def _unused_custom_model(model: ClassifierModelConfig, names: Collection[str]) -
     if model.custom.import_path is not None and "custom" not in names:
         yield "model.custom.import_path", (f"has no effect with model.name={', '.join(names)}. Give model.name=custom "
                                            "as well.")
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all texts in nested mappings and lists."""
+    if isinstance(value, (dict, list)):
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def _has_repeats(values: list) -> bool:

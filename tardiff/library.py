@@ -52,7 +52,7 @@ class Guidance:
     """A guide and how it steers sampling.
 
     guide: the classifier, or its run folder. settings: fields of `GuidanceConfig` by name, such as
-    `scale=0.5` or `objective="anchored"`.
+    `scale=2.0` or `objective="anchored"`.
     dataset: what the guide was trained on, or its folder; only the objectives influence and anchored need it, for its
     guidance half, and by default they take the folder that the guide's run names. G is kept in the guide's run folder.
 
@@ -260,7 +260,7 @@ def _split_of_arrays(what: str, x: Any, y: Any) -> Split:
 
 def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> None:
     """Raise UserError if splits of a dataset are not those that the run in a folder was trained on."""
-    record = read_json(Path(folder) / "run.json", "inputs", "config")
+    record = read_json(Path(folder) / "run.json", inputs=dict, config=dict)
     other = [name for name in splits if record["inputs"].get(name) != dataset.splits[name].fingerprint()]
     if other:
         raise UserError(f"{dataset.path}: its {' and '.join(other)} rows are not those that {folder} was trained on, "

@@ -56,6 +56,17 @@ class Coupled(Linear):
     def forward(self, x):
         return super().forward(x - x.mean(dim=0))
 
+class Fails(Linear):
+    def __init__(self, length, num_channels, num_classes, at):
+        super().__init__(length, num_channels, num_classes)
+        self.at = at
+        if at == "built":
+            raise KeyError("no such part")
+    def forward(self, x):
+        if self.at == ("trained" if self.training else "evaluated"):
+            raise KeyError("no such part")
+        return super().forward(x)
+
 class NotAModule:
     def __init__(self, length, num_channels, num_classes):
         pass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from tardiff.data.format import Split
+from tardiff.data.format import SPLIT_NAMES, Dataset, Split
 from tardiff.utils.errors import UserError
 
 
@@ -63,6 +64,35 @@ def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
     """
     halves = split_by_subject(validation, {"guidance": 0.5, "selection": 0.5}, seed)
     return halves["guidance"], halves["selection"]
+
+
+def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset:
+    """Return one of `count` rotations of the splits of a dataset, for cross-fitting: every row is tested once.
+
+    All rows are cut by subject into `count` folds, stratified by label. Rotation `number` (0-based) tests on the fold
+    of its number, validates on the next one and trains on the others. Raises UserError if a fold would be empty.
+    """
+    whole = joined([dataset.splits[name] for name in SPLIT_NAMES])
+    folds = split_by_subject(whole, {str(fold): 1 / count for fold in range(count)}, seed)
+    of_test, of_val = str(number), str((number + 1) % count)
+    train = joined([fold for name, fold in folds.items() if name not in (of_test, of_val)])
+    meta = replace(dataset.meta, name=f"{dataset.meta.name}, rotation {number + 1} of {count}", cohort={})
+    return Dataset(dataset.path, meta, {"train": train, "val": folds[of_val], "test": folds[of_test]})
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """Return the rows of splits of one dataset, one after the other; no two splits share a subject.
+
+    Subjects keep their names where all splits know them, else they are numbered. A split without a mask is all
+    observed if another one has a mask.
+    """
+    subjects = [part.subject for part in parts]
+    masks = [part.mask for part in parts]
+    if any(mask is not None for mask in masks):
+        masks = [np.ones(part.x.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
+    return Split(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
+                 joined_subjects(parts) if any(subject is None for subject in subjects) else np.concatenate(subjects),
+                 None if masks[0] is None else np.concatenate(masks))
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:

@@ -14,7 +14,7 @@ from tardiff.config import BaseTrainingConfig
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.ema import EMA
 from tardiff.utils.distributed import ProcessGroup
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, first_line
 from tardiff.utils.logging import Run
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
@@ -69,7 +69,11 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
         validates = is_last or done % config.validate_every == 0
         previews = preview is not None and config.preview_every and (is_last or done % config.preview_every == 0)
         if previews:
-            run.figure("preview", preview(ema.module), done)
+            loop.bar.set_postfix_str("preview")
+            try:
+                run.figure("preview", preview(ema.module), done)
+            except Exception as error:  # Whatever a figure meets, hours of training do not end for it.
+                loop.bar.write(f"warning: no preview at step {done}: {first_line(error)}")
         return {"validation_loss": validation_loss(ema.module, process, *validation, device, seed)} if validates else {}
 
     loop.train("denoiser", config.steps, config.batch_size, train_step, evaluate=evaluate)

@@ -19,6 +19,7 @@ import pandas as pd
 from tardiff.config import CONTROLS
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
+from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
 from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, best_control, long_frame, main_subject_variance
@@ -224,6 +225,28 @@ class Protocol:
         return cached_jobs(folder, jobs, self.workers, description, "fit")
 
 
+class Rotations:
+    """The protocols of several rotations of a split, which are scored as one: each row by the classifiers of the
+    rotation that tests it, so that all rows are scored and no classifier has seen what it is scored on.
+
+    It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
+    """
+
+    def __init__(self, protocols: list[Protocol]) -> None:
+        first = protocols[0]
+        self.protocols, self.judges, self.positive = protocols, first.judges, first.positive
+        self.real, self.synthetic = first.real, first.synthetic
+        self.real_rows, self.dataset_number = first.real_rows, first.dataset_number
+        self.selection, self.scored = (joined([getattr(protocol, part) for protocol in protocols])
+                                       for part in ("selection", "scored"))
+
+    def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
+        """Return those of all protocols, one after the other; see `Protocol.predictions`."""
+        of_rotations = [protocol.predictions(arms, num_seeds) for protocol in self.protocols]
+        return {arm: [tuple(map(np.concatenate, zip(*parts, strict=True)))
+                      for parts in zip(*(found[arm] for found in of_rotations), strict=True)] for arm in arms}
+
+
 def _joined(first: Rows, second: Rows) -> Rows:
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
@@ -246,8 +269,8 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     return order[np.argsort(rank, kind="stable")[:count]]
 
 
-def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol, reference: str | None,
-               resamples: int, seed: int = 0) -> pd.DataFrame:
+def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol | Rotations,
+               reference: str | None, resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
@@ -294,7 +317,7 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
     return drawn.astype(np.uint16)[:, inverse]
 
 
-def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol, weights: np.ndarray
+def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol | Rotations, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
     y, positive = protocol.scored.y, protocol.positive

@@ -5,7 +5,6 @@ A set is one or more datasets, one for each generation seed.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tardiff.config import EvaluationConfig, InfluenceAnalysisConfig
+from tardiff.config import BaseConfig, EvaluationConfig, InfluenceAnalysisConfig
 from tardiff.data.format import Dataset, Metadata, Split, interval_seconds, read_dataset, split_faults
 from tardiff.utils.checkpoint import load_tensors, read_json, require_folder
 from tardiff.utils.errors import UserError
+from tardiff.utils.logging import read_metrics, read_run_config
 
 UNKNOWN = {"", "unknown"}
 """Units that say nothing."""
@@ -58,8 +58,25 @@ def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Sp
         read = [read_dataset(path, ("train",), every_class=False) for path in paths]
         for synthetic in read:
             require_fit(str(synthetic.path), synthetic.train, synthetic.meta, real)
+            if not is_of_training_rows(synthetic.path, real):
+                print(f"note: {synthetic.path} does not record what its generator was trained on. If it was rows that "
+                      "are scored here, results are too good.")
         sets[name] = [synthetic.train for synthetic in read]
     return sets
+
+
+def is_of_training_rows(dataset: Path, real: Dataset) -> bool:
+    """Tell whether a synthetic dataset records that its generator was trained on the training rows of `real`.
+
+    Raises UserError if it records others: patients of test may be among them.
+    """
+    generation = read_generation(dataset)
+    recorded = None if generation is None else generation["inputs"].get("train")
+    if recorded not in (None, real.train.fingerprint()):
+        raise UserError(f"{dataset}: its generator was trained on other rows than those of {real.path}/train.npz (it "
+                        f"names {generation['settings'].get('data')}), so it may have seen patients that are scored "
+                        "here. Evaluate against the dataset that it was trained on.")
+    return recorded is not None
 
 
 def require_fit(what: str, split: Split, meta: Metadata | None, real: Dataset) -> None:
@@ -99,10 +116,11 @@ def read_costs(folders: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     costs = {}
     for name, paths in folders.items():
         found = [_cost(Path(path)) for path in paths]
-        known = {key: [cost[key] for cost in found if key in cost]
+        known = {key: [cost[key] for cost in found if isinstance(cost.get(key), (int, float))]
                  for key in ("parameters", "optimiser_steps", "training_seconds", "seconds_per_series")}
         costs[name] = {key: float(np.median(values)) if values else None for key, values in known.items()}
-        costs[name]["budget"] = ", ".join(dict.fromkeys(cost["budget"] for cost in found if "budget" in cost)) or None
+        budgets = dict.fromkeys(str(cost["budget"]) for cost in found if "budget" in cost)
+        costs[name]["budget"] = ", ".join(budgets) or None
     return costs
 
 
@@ -112,9 +130,9 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
     path = dataset / "provenance.json"
     if not path.exists():
         return None
-    record = read_json(path)
-    return {"seed": record.get("seed"), "command": " ".join(record.get("argv", [])),
-            "settings": record.get("config", {}), "inputs": record.get("inputs", {})}
+    record = read_json(path, inputs=dict, config=dict)
+    return {"seed": record.get("seed"), "command": " ".join(map(str, record.get("argv") or [])),
+            "settings": record["config"], "inputs": record["inputs"]}
 
 
 def guide_kinds(folders: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -131,19 +149,21 @@ def guide_kinds(folders: dict[str, list[str]]) -> dict[str, list[str]]:
 def _cost(dataset: Path) -> dict[str, Any]:
     """Return what is recorded of a dataset and of the model that made it, a baseline or a denoiser."""
     settings = (read_generation(dataset) or {"settings": {}})["settings"]
-    base, runs = settings.get("base"), [Path(settings.get("output", dataset)), dataset.parent]
+    base, runs = settings.get("base"), [Path(str(settings.get("output", dataset))), dataset.parent]
     budgets = [run / "budget.json" for run in runs if (run / "budget.json").exists()]
     records = [read_json(path) for path in (dataset / "runtime.json", *budgets[:1]) if path.exists()]
-    if base and (Path(base) / "metrics.jsonl").exists():
-        records.append(_training_cost(Path(base)))
+    if base and (Path(str(base)) / "metrics.jsonl").exists():
+        records.append(_training_cost(Path(str(base))))
     return {key: value for record in records for key, value in record.items()}
 
 
 def _training_cost(run: Path) -> dict[str, float]:
     """Return steps, seconds and parameters of the training of a denoiser, the seconds as logged, without validation."""
-    batch_size = read_json(run / "run.json")["config"]["training"]["batch_size"]
-    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    logged = [(line["step"], line["series_per_second"]) for line in lines if "series_per_second" in line]
+    batch_size = read_run_config(run, BaseConfig).training.batch_size
+    logged = [(row["step"], row["series_per_second"]) for row in read_metrics(run / "metrics.jsonl")
+              if isinstance(row.get("series_per_second"), float)]
+    if not logged:
+        return {}
     steps = np.diff([0, *(step for step, _ in logged)])
     seconds = steps * batch_size / [rate for _, rate in logged]
     return {"optimiser_steps": logged[-1][0], "training_seconds": float(seconds.sum()),

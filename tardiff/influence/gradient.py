@@ -11,13 +11,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tardiff.influence.task import DownstreamTask, full_precision, norm
-from tardiff.utils.cache import cached
-from tardiff.utils.checkpoint import fingerprint, source_fingerprint
+from tardiff.utils.cache import result_path
+from tardiff.utils.checkpoint import fingerprint, load_arrays, remove_leftovers, save_arrays, source_fingerprint
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -126,24 +125,22 @@ def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, n
 
 def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int,
                              num_train: int, group: ProcessGroup) -> GuidanceGradient:
-    """Return G, computed once for a classifier and its rows by `compute_guidance_gradient` and then read from `folder`.
+    """Return G, read from `folder` where it is kept, else computed and kept there by the first process.
 
-    Several processes compute it together each time, for some might find the file and others not, and the first keeps
-    it. One that may not write to the folder computes it, too. Raises UserError if the file is damaged.
+    Several processes compute it together each time, for some might find the file and others not. In a folder that may
+    not be written nothing is kept. Raises UserError if the file is damaged.
     """
-    is_writable = os.access(folder, os.W_OK) or not Path(folder).exists()
-    together = None
-    if group.world_size > 1 or not is_writable:
-        together = compute_guidance_gradient(task, x, y, num_classes, num_train, group)
-    if together is not None and not (group.is_main and is_writable):
-        return together
     key = guidance_key(task, x, y, num_classes, num_train)
-
-    def compute() -> dict[str, np.ndarray]:
-        sums = (together or compute_guidance_gradient(task, x, y, num_classes, num_train, group)).sums
-        return {f"{label}/{name}": value.numpy() for label, total in enumerate(sums) for name, value in total.items()}
-
-    arrays = cached(folder, ("guidance_gradient", key), compute)
-    sums = [{name: torch.as_tensor(arrays[f"{label}/{name}"], dtype=torch.float32) for name in task.parameters}
-            for label in range(num_classes)]
-    return GuidanceGradient(sums, [int((y == label).sum()) for label in range(num_classes)], num_train, key)
+    path = result_path(folder, ("guidance_gradient", key))
+    if group.world_size == 1 and path.exists():
+        arrays = load_arrays(path)
+        sums = [{name: torch.from_numpy(arrays[f"{label}/{name}"]) for name in task.parameters}
+                for label in range(num_classes)]
+        return GuidanceGradient(sums, [int((y == label).sum()) for label in range(num_classes)], num_train, key)
+    gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, group)
+    may_write = os.access(folder, os.W_OK) or not Path(folder).exists()
+    if group.is_main and may_write and not path.exists():
+        remove_leftovers(folder)
+        save_arrays(path, **{f"{label}/{name}": value.numpy() for label, total in enumerate(gradient.sums)
+                             for name, value in total.items()})
+    return gradient

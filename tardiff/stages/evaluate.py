@@ -13,13 +13,13 @@ import torch
 
 from classifier.models import build_classifier, custom_source
 from classifier.train import fit_classifier
-from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
+from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
 from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import utility_rows
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, minority_class, score_arms
+from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, minority_class, score_arms
 from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
 from tardiff.evaluation.summary import at_chance, format_table, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
@@ -36,12 +36,11 @@ FEW_SUBJECTS = 20
 def run(config: EvaluationConfig, dry_run: bool) -> None:
     """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
     name of the protocol where it is one alone."""
-    folders = synthetic_folders(config)
+    folders = synthetic_folders(of_rotation(config, 0))
     check_reference(config, folders)
-    if not inputs_exist(config, folders, dry_run):
+    if not all_inputs_exist(config, dry_run):
         return
-    real = read_dataset(config.real, splits_read(config))
-    protocol = build_protocol(config, real, read_sets(folders, real), Path(config.output))
+    protocol = read_protocol(config)
     arms = arms_of(config, protocol)
     print(f"{len(arms)} arms x {config.seeds} seeds, judged by {', '.join(protocol.judges)}: "
           f"{len(protocol.real):,} real training, {len(protocol.selection):,} selection and "
@@ -64,6 +63,38 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
+
+
+def of_rotation(config: EvaluationConfig, number: int) -> EvaluationConfig:
+    """Return the settings of the evaluation of one rotation, whose number stands for {rotation} in paths."""
+    def numbered(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: numbered(paths) for name, paths in value.items()}
+        return [numbered(path) for path in value] if isinstance(value, list) else value.replace(ROTATION, str(number))
+
+    paths = {name: numbered(getattr(config, name)) for name in ("real", "synthetic", "classifier")
+             if getattr(config, name, None) is not None}
+    return replace(config, **paths) if config.rotations > 1 else config
+
+
+def all_inputs_exist(config: EvaluationConfig, dry_run: bool) -> bool:
+    """Tell whether the datasets of all rotations are there; see `inputs_exist`."""
+    found = []
+    for number in range(config.rotations):  # Each tells of what is missing.
+        rotation = of_rotation(config, number)
+        found.append(inputs_exist(rotation, synthetic_folders(rotation), dry_run))
+    return all(found)
+
+
+def read_protocol(config: EvaluationConfig) -> Protocol | Rotations:
+    """Read the datasets, of all rotations where there are several, and return what the arms share."""
+    protocols = []
+    for number in range(config.rotations):
+        rotation = of_rotation(config, number)
+        real = read_dataset(rotation.real, splits_read(config))
+        sets = read_sets(synthetic_folders(rotation), real)
+        protocols.append(build_protocol(rotation, real, sets, Path(config.output)))
+    return Rotations(protocols) if len(protocols) > 1 else protocols[0]
 
 
 def splits_read(config: EvaluationConfig) -> tuple[str, ...]:
@@ -126,15 +157,15 @@ def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
     return [replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
 
 
-def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]
-                   ) -> tuple[pd.DataFrame, dict[str, Any]]:
+def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run the protocols and print the table; return the frame of results, and what else the report says of utility,
-    such as the reliability of TRTR and TSTR with the first judge."""
-    protocol = build_protocol(config, real, sets, Path(config.output))
+    such as the reliability of TRTR and TSTR with the first judge. real: the dataset, or its first rotation."""
+    protocol = read_protocol(config)
+    sets = protocol.synthetic
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
-    kinds = guide_kinds(synthetic_folders(config))
+    kinds = guide_kinds(synthetic_folders(of_rotation(config, 0)))
     rows = utility_rows(frame)
     print(f"{scored_class(real)}\n\n{format_table(rows, reference)}")
     print_warnings(rows, kinds)
@@ -146,7 +177,7 @@ def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list
         curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
-        "seeds": config.seeds, "judges": list(protocol.judges), "guide_kinds": kinds,
+        "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
         "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),

@@ -23,7 +23,6 @@ from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
     check_reference,
-    inputs_exist,
     read_costs,
     read_generation,
     read_sets,
@@ -31,7 +30,7 @@ from tardiff.evaluation.sets import (
 )
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.evaluate import SCORED_ON, report_utility, scored_split, splits_read
+from tardiff.stages.evaluate import SCORED_ON, all_inputs_exist, of_rotation, report_utility, scored_split, splits_read
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -60,10 +59,12 @@ FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility
 
 def run(config: ReportConfig, dry_run: bool) -> None:
     """Evaluate the sets part by part, and write the page, the frame of all results, tables and pictures."""
-    config, folders, device = quick_settings(config), synthetic_folders(config), resolve_device(config.device)
+    whole = quick_settings(config)
+    config = of_rotation(whole, 0)
+    folders, device = synthetic_folders(config), resolve_device(config.device)
     metrics = fidelity_metrics(config.fidelity_metrics)
     check_settings(config, folders)
-    if not inputs_exist(config, folders, dry_run):
+    if not all_inputs_exist(whole, dry_run):
         return
     real = read_dataset(config.real, splits_read(config))
     guidance, selection = halve_validation(real.val)
@@ -87,7 +88,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
                                           for split in (real.train, guidance, selection, held_out))
     description, frames, reliability, label = describe(config, real, sets, folders), {}, {}, ""
     if "utility" in config.sections:
-        frames["utility"], utility = report_utility(config, real, sets)
+        frames["utility"], utility = report_utility(whole, real)
         description["utility"] = utility
         reliability, label = utility["reliability"], real.meta.classes[utility["reliability_class"]]
     if "fidelity" in config.sections:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, load_config
+from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.splits import rotated
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
@@ -59,7 +61,34 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
     """
     report_config = report_step(config).config
     report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
-    run_steps([*generation_steps(config), report_step(config)], dry_run)
+    steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
+    if config.rotations > 1 and not dry_run:
+        write_rotations(config)
+    run_steps([*steps, report_step(config)], dry_run)
+
+
+def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:
+    """Return the experiment on each rotation of the split, in a folder of its own; itself where there is one split."""
+    if config.rotations == 1:
+        return [config]
+    folders = [Path(config.output) / "rotations" / str(number) for number in range(config.rotations)]
+    return [replace(config, data=str(folder / "data"), output=str(folder), rotations=1) for folder in folders]
+
+
+def write_rotations(config: ExperimentConfig) -> None:
+    """Write the dataset of each rotation, unless it is there.
+
+    Raises UserError if another dataset is, or if a rotation lacks a class where one is needed.
+    """
+    whole = read_dataset(config.data)
+    for number, rotation in enumerate(rotations(config)):
+        part, folder = rotated(whole, number, config.rotations), Path(rotation.data)
+        if not (folder / "meta.json").exists():
+            write_dataset(folder, part.splits, part.meta)
+        elif any(split.fingerprint() != part.splits[name].fingerprint()
+                 for name, split in read_dataset(folder).splits.items()):
+            raise UserError(f"{folder}: is no rotation of {config.data} as it is now. Choose another output, or delete "
+                            f"{folder.parent.parent}.")
 
 
 def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
@@ -103,14 +132,15 @@ def _check_sampler(key: str, generation: GenerationConfig, base: BaseConfig) -> 
 
 def report_step(config: ExperimentConfig) -> Step:
     """Return the last stage: the report on all synthetic sets."""
-    first = "-seed0" if config.train_each_seed else ""
+    first, output = "-seed0" if config.train_each_seed else "", Path(config.output)
     values = {key: value for key, value in _shared(config).items() if key not in ("data", "name")}
-    last = step("report", "evaluation", config.evaluation, values | {
-        "real": config.data, "synthetic": synthetic_sets(config), "output": str(Path(config.output) / "report"),
-        "classifier": str(Path(config.output) / f"classifier{first}")})
-    if last.config.model.inputs != "values":
-        raise UserError("evaluation: model.inputs=values+mask needs sets with masks, and series are generated without.")
-    return last
+    values |= {"real": config.data, "output": str(output / "report")}
+    if config.rotations > 1:
+        output = output / "rotations" / "{rotation}"
+        values |= {"real": str(output / "data"), "rotations": config.rotations}
+    return step("report", "evaluation", config.evaluation, values | {
+        "synthetic": synthetic_sets(replace(config, output=str(output))),
+        "classifier": str(output / f"classifier{first}")})
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:

@@ -23,6 +23,9 @@ from tardiff.utils.figures import channel_bands
 from tardiff.utils.logging import open_run, saved_step
 from tardiff.utils.seeding import seed_torch
 
+PREVIEWED, REAL_PREVIEWED = 256, 5000
+"""Series that a preview samples, and real ones that it draws beside them, at most."""
+
 
 def run(config: BaseConfig, dry_run: bool) -> None:
     """Train the denoiser of a run folder, resuming. Raises UserError if dataset and settings do not fit each other."""
@@ -62,12 +65,14 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, g
         return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=mask)
 
     def preview(network: nn.Module) -> Figure:
-        """Real beside sampled series, 64 per class."""
-        labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(64)
+        """Real beside sampled series, PREVIEWED at most."""
+        per_class = max(1, min(64, PREVIEWED // dataset.num_classes))
+        labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(per_class)[:PREVIEWED]
         steps = min(SamplerConfig.num_inference_steps, process.schedule.num_train_timesteps)
         series = sample_series(fitted(network), labels, torch.arange(len(labels), device=group.device), config.seed,
                                SamplerConfig(num_inference_steps=steps), None)
-        real = (dataset.train.x, dataset.train.y)
+        rows = slice(None, None, -(-len(dataset.train) // REAL_PREVIEWED))
+        real = (dataset.train.x[rows], dataset.train.y[rows])
         sampled = (dataset.meta.filled(fitted(network).decode(series)), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes)

@@ -30,7 +30,7 @@ def cached(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]
     numpy are added. Results are always read back from the file, so that the first run equals all later ones.
     Raises UserError if the file is damaged.
     """
-    path = _path(folder, key)
+    path = result_path(folder, key)
     if not path.exists():
         remove_leftovers(folder)
         _store(path, compute)
@@ -55,14 +55,15 @@ def cached_jobs(folder: str | Path | None, jobs: Sequence[Job], workers: int, de
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return cached_jobs(temporary, jobs, workers, description, unit)
-    paths = [_path(folder, job.key) for job in jobs]
+    paths = [result_path(folder, job.key) for job in jobs]
     missing = {path: job for path, job in zip(paths, jobs, strict=True) if not path.exists()}
     run_jobs([(job.label, partial(_store, path, job.compute)) for path, job in missing.items()],
              workers, description, unit)
     return list(map(_read, paths))
 
 
-def _path(folder: str | Path, key: Sequence[Any]) -> Path:
+def result_path(folder: str | Path, key: Sequence[Any]) -> Path:
+    """Return the file that keeps the result of a key (see `cached`)."""
     return Path(folder) / f"{key[0]}-{fingerprint(RECIPE, torch.__version__, np.__version__, *key)}.npz"
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tardiff.utils.errors import UserError, first_line
 
+JSON_TYPES = {dict: "an object", str: "text", int: "a whole number"}
 RESTORE = "Restore it, or delete it and run the stage that makes it again."
 
 # What numpy raises on a damaged .npy or .npz file, or on one with Python objects.
@@ -115,8 +116,9 @@ def require_readable(path: str | Path, error: Exception) -> None:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
 
 
-def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
-    """Read a JSON object. Raises UserError if the file is missing or malformed, or lacks one of the keys."""
+def read_json(path: str | Path, *keys: str, **types: type) -> dict[str, Any]:
+    """Read a JSON object. Raises UserError if the file is missing, unreadable or malformed, lacks one of the keys, or
+    holds another type than those given by key."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # Also text that is none, or a number of many digits.
@@ -124,9 +126,12 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({first_line(error)}). Restore the file or make it again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object.")
-    missing = [key for key in keys if key not in content]
+    missing = [key for key in (*keys, *types) if key not in content]
     if missing:
         raise UserError(f"{path}: missing {', '.join(missing)}.")
+    for key, kind in types.items():
+        if not isinstance(content[key], kind):
+            raise UserError(f"{path}: '{key}' must be {JSON_TYPES[kind]}. Restore the file or make it again.")
     return content
 
 
@@ -230,6 +235,9 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
         if expected[name].shape != tensors[name].shape:
             raise UserError(f"{source}: tensor '{name}' has shape {tuple(tensors[name].shape)}, "
                             f"the model needs {tuple(expected[name].shape)}.")
+        if not torch.isfinite(tensors[name]).all():
+            raise UserError(f"{source}: tensor '{name}' is not finite: the training diverged. Train again with a lower "
+                            "learning rate, in another output folder.")
     module.load_state_dict(tensors)
 
 

@@ -7,11 +7,15 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 WANT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc|ALLOC_FAILED|"
                             "Storage size calculation overflowed", flags=re.IGNORECASE)
 """What torch says of it, on the CPU and on a GPU."""
+USER_CODE: set[str] = set()
+"""The files of code of the user's own, as they are imported."""
 
 
 class UserError(Exception):
@@ -44,30 +48,67 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def of_user_code(error: Exception) -> UserError | None:
+    """Return a UserError that tells the place of an error in code of the user's own; None of any other error."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in USER_CODE:
+            return UserError(f"{frame.filename}, line {frame.lineno}, in {frame.name}: {type(error).__name__}: "
+                             f"{first_line(error)}")
+    return None
+
+
+def _open_streams() -> None:
+    """Let standard streams that are closed (`>&-`) lead nowhere, before a file takes the number of one."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdout, sys.stderr = (stream or open(number, "w", closefd=False)  # noqa: SIM115 - it ends with the process
+                              for number, stream in ((1, sys.stdout), (2, sys.stderr)))
+
+
 def exit_on_user_error(work: Callable[[], None]) -> None:
-    """Run `work`; print a UserError, or what the system says of a file, without a traceback and exit 2, or 130 after
-    Ctrl-C."""
+    """Run `work`; print a UserError, an error in code of the user's own, or what the system says of a file, without a
+    traceback and exit 2, or 130 after Ctrl-C."""
+    _open_streams()
     # TensorBoard writes in a thread; what fails there comes up here as well, with the next row or at the end.
     threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else threading.__excepthook__(args)
     try:
         work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}.", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not is_want_of_memory(error):
-            raise
-        print(f"error: memory ran out ({first_line(error)}). Lower the batch size or the number of workers, or use a "
-              "machine with more memory.", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; give the same command again to go on.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        if not _is_told_already(message):
+            print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _message(error: Exception) -> str | None:
+    """Return what a user is told of an error; None of one that is a fault of ours."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    if is_want_of_memory(error):
+        return (f"memory ran out ({first_line(error)}). Lower the batch size or the number of workers, or use a machine "
+                "with more memory.")
+    told = error if isinstance(error, UserError) else of_user_code(error)
+    return None if told is None else str(told)
+
+
+def _is_told_already(message: str) -> bool:
+    """Tell whether another process under torchrun, whose store counts them, has said the same."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    from torch.distributed import TCPStore  # Here, so that no message waits for torch.
+
+    try:
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+                         timeout=timedelta(seconds=10))
+        return store.add(f"tardiff: {message}", 1) > 1
+    except (KeyError, ValueError, RuntimeError):  # Nobody is there to count.
+        return False

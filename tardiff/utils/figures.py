@@ -22,7 +22,8 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
     """Lay out one panel per row label and channel, with many channels wrapped into blocks of rows.
 
     panel_size, margins: (width, height) in inches, the height of the margins per block. Returns the figure and its
-    panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out.
+    panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out. Names are shown as
+    they are, dollar signs included.
     """
     titles = [f"{channel} [{unit}]" if unit else channel for channel, unit in zip(channels, units, strict=True)]
     drawn = min(len(channels), MOST_CHANNELS)
@@ -38,13 +39,13 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
         axis.set_visible(False)
     panels = panels[:, :drawn]
     for channel, column in enumerate(panels.T):
-        column[0].set_title(titles[channel], fontsize=9)
+        column[0].set_title(titles[channel], fontsize=9, parse_math=False)
         for axis, label in zip(column, rows, strict=True):
             if axis is not column[0]:
                 axis.sharey(column[0])
             axis.tick_params(labelsize=7, labelbottom=axis is column[-1])
             if channel % columns == 0:
-                axis.set_ylabel(label, fontsize=label_size)
+                axis.set_ylabel(label, fontsize=label_size, parse_math=False)
         if channel < (blocks - 1) * columns:
             # Without a gap, the title of the panel below reads as the label of this axis.
             column[-1].set_xlabel(" ", fontsize=14)
@@ -75,5 +76,7 @@ def channel_bands(sets: dict[str, tuple[np.ndarray, np.ndarray]], channels: list
             axis.plot(x[y == row, :, channel][:examples].T, color=colour, linewidth=0.5, alpha=0.6)
     handles = [panels[0, 0].plot([], [], color=colour, label=name)[0]
                for colour, name in zip(COLOURS, sets, strict=False)]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure

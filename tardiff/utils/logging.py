@@ -51,7 +51,7 @@ class Run:
         Raises UserError if it is damaged.
         """
         pointer = self.folder / "latest.json"
-        path = self.folder / read_json(pointer, "state")["state"] if pointer.exists() else None
+        path = self.folder / read_json(pointer, state=str)["state"] if pointer.exists() else None
         return load_state(path) if path is not None and path.exists() else None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
 def saved_step(folder: str | Path) -> int:
     """Return the step of the newest state of a run folder; 0 where there is none."""
     pointer = Path(folder) / "latest.json"
-    latest = read_json(pointer, "state", "step") if pointer.exists() else None
+    latest = read_json(pointer, state=str, step=int) if pointer.exists() else None
     return latest["step"] if latest is not None and (Path(folder) / latest["state"]).exists() else 0
 
 
@@ -162,11 +162,13 @@ def require_settings(folder: str | Path, config: Any, record: str) -> None:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    """Return the rows of a `metrics.jsonl`; a line that is none, as one cut short by a kill, is left out."""
     rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 
@@ -193,7 +195,7 @@ def _refuse_other_settings(folder: Path, config: Any, inputs: dict[str, str], re
     """Return the settings of the folder, whose semantic values and inputs are these."""
     recorded = read_run_config(folder, type(config))
     before = semantic_values(recorded) | {f"content of {name}": value
-                                          for name, value in read_json(folder / record, "inputs")["inputs"].items()}
+                                          for name, value in read_json(folder / record, inputs=dict)["inputs"].items()}
     now = semantic_values(config) | {f"content of {name}": value for name, value in inputs.items()}
     differences = [f"  - {key}: {_difference(key, before.get(key), now.get(key), recorded, config)}"
                    for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -28,8 +28,9 @@ class TrainingLoop:
     """Steps, in one stage or several, from the newest state of the run folder on.
 
     `parts` is what a state holds, by name. `stage`, `step` (in the stage), `steps_done` (in all stages) and `seconds`
-    tell how far the training is. Metrics are logged every `log_every` steps of a stage, states are saved every
-    `checkpoint_every`, and both at its end; without a run, and by processes other than the first, nothing is written.
+    tell how far the training is, and `bar`, that of the stage, shows it. Metrics are logged every `log_every` steps of
+    a stage, states are saved every `checkpoint_every`, and both at its end; without a run, and by processes other than
+    the first, nothing is written.
     Raises UserError if the state does not fit the parts, or was made by another number of processes: they draw other
     batches; and where memory runs out, naming `batch_setting`.
     """
@@ -58,6 +59,7 @@ class TrainingLoop:
             return
         window, clock, is_last = [], time.perf_counter(), False
         with progress(name, steps, unit, self.step, shown=self.run is not None) as bar:
+            self.bar = bar
             while not is_last:
                 with naming_memory(self.batch_setting):
                     window.append(_detached(train_step(self.step)))
@@ -119,7 +121,7 @@ class TrainingLoop:
                     part.load_state_dict(state[name])
                 self.stage, self.step, self.steps_done = state["stage"], state["step"], state["steps_done"]
                 self.seconds = state["seconds"]
-            except (KeyError, RuntimeError, ValueError) as error:
+            except (KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
                 raise UserError(f"{run.folder}: the saved state does not fit this model ({error}). Delete the folder "
                                 "to start again.") from None
         if self.run is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 
 import joblib
 import torch
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, of_user_code
 from tardiff.utils.progress import progress
 
 
@@ -31,12 +34,19 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
     """
     if not jobs:
         return
+    workers = min(workers, len(jobs))
+    if workers > 1:
+        for tracker in (resource_tracker, loky_resource_tracker):
+            with _interrupts_held():  # One each: a tracker that starts lets interrupts through again.
+                tracker.ensure_running()
     with (progress(description, len(jobs), unit) as bar,
-          joblib.parallel_config("loky", n_jobs=min(workers, len(jobs)), inner_max_num_threads=1, mmap_mode="c",
+          joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c",
                                  initializer=_end_with, initargs=(os.getpid(),))):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
-            for name in run(joblib.delayed(_run)(*job) for job in jobs):
+            with _interrupts_held():
+                names = run(joblib.delayed(_run)(*job) for job in jobs)
+            for name in names:
                 bar.set_postfix_str(name, refresh=False)
                 bar.update()
         except TerminatedWorkerError:
@@ -46,8 +56,11 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
 
 
 def _run(name: str, job: Callable[[], None]) -> str:
-    with one_thread():
-        job()
+    try:
+        with one_thread():
+            job()
+    except Exception as error:  # The process that started this one sees no frames of it.
+        raise of_user_code(error) or error from None
     return name
 
 
@@ -60,6 +73,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block; processes that are started in it leave it to this one for good."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:

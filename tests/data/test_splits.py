@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tardiff.data.format import Split
-from tardiff.data.splits import halve_validation, joined_subjects, split_subjects
+from tardiff.data.format import Dataset, Metadata, Split
+from tardiff.data.splits import halve_validation, joined_subjects, rotated, split_subjects
 from tardiff.utils.errors import UserError
 
 RATIOS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -105,3 +105,35 @@ def test_joined_subjects_keep_rows_of_a_subject_together_and_parts_apart():
     first = Split(np.zeros((4, 1, 1), np.float32), np.zeros(4, np.int64), np.array(["b", "a", "b", "a"]))
     second = Split(np.zeros((2, 1, 1), np.float32), np.zeros(2, np.int64), None)
     assert joined_subjects([first, second, first]).tolist() == [1, 0, 1, 0, 2, 3, 5, 4, 5, 4]
+
+
+def dataset_of(subject, y, with_subjects=True):
+    """Three splits, a subject on one side alone, whose x tells the row."""
+    x = np.arange(len(y), dtype=np.float32)[:, None, None] * np.ones((1, 2, 1), dtype=np.float32)
+    splits = {name: Split(x[rows], y[rows], subject[rows] if with_subjects else None, x[rows] % 2 == 0)
+              for name, rows in split_subjects(subject, y, RATIOS, 0).items()}
+    return Dataset(None, Metadata("a", ["c"], [""], ["0", "1", "2"]), splits)
+
+
+@given(cohorts(), st.sampled_from([3, 5]))
+@settings(max_examples=30, deadline=None)
+def test_rotations_test_every_row_once_and_keep_each_subject_on_one_side(cohort, count):
+    subject, y = cohort
+    turns = [rotated(dataset_of(subject, y), number, count) for number in range(count)]
+    tested = np.concatenate([turn.test.x[:, 0, 0] for turn in turns])
+    assert np.array_equal(np.sort(tested), np.arange(len(y)))
+    for number, turn in enumerate(turns):
+        assert sum(map(len, turn.splits.values())) == len(y)
+        assert sum(len(set(part.subject.tolist())) for part in turn.splits.values()) == len(set(subject.tolist()))
+        assert np.array_equal(turn.val.x, turns[(number + 1) % count].test.x)
+        for part in turn.splits.values():
+            rows = part.x[:, 0, 0].astype(int)
+            assert np.array_equal(part.y, y[rows]) and np.array_equal(part.subject, subject[rows])
+            assert np.array_equal(part.mask, part.x % 2 == 0)
+
+
+def test_rows_without_subjects_are_rotated_as_subjects_of_their_own():
+    y = np.tile(np.arange(3), 20)
+    turn = rotated(dataset_of(np.arange(60), y, with_subjects=False), 0, 5)
+    assert [len(part) for part in turn.splits.values()] == [36, 12, 12]
+    assert len(set(np.concatenate([part.subject for part in turn.splits.values()]))) == 60

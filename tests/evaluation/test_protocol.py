@@ -24,6 +24,7 @@ from tardiff.evaluation.protocol import (
     Arm,
     Judge,
     Protocol,
+    Rotations,
     score_arms,
     stratified_rows,
     subject_weights,
@@ -372,3 +373,23 @@ def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     assert "Brier" in table[0] and "macro" not in table[0]
     assert f"{rows[0]['auroc']['mean']:.3f} ({rows[0]['auroc']['sd']:.3f})" in table[1]
     assert " loss" in table[2] and "no difference" in table[3] and " gain" in table[3]
+
+
+def test_rotations_score_each_row_by_the_classifiers_that_did_not_train_on_its_fold(protocol):
+    other = replace(protocol, real=cohort(200, 10, 5000), scored=cohort(80, 11, 9000), selection=cohort(60, 12, 7000),
+                    synthetic={"poor": [cohort(220, 13, shift=0.2)], "copy": [cohort(200, 14)]})
+    arms = [TRTR, Arm("TSTR", "poor"), Arm("TSRTR", "copy", 0.5)]
+    both, first, second = Rotations([protocol, other]), protocol.predictions(arms, 2), other.predictions(arms, 2)
+    pooled = both.predictions(arms, 2)
+    for arm in arms:
+        for seed in range(2):
+            for part, y in ((0, both.selection.y), (1, both.scored.y)):
+                expected = np.concatenate([first[arm][seed][part], second[arm][seed][part]])
+                np.testing.assert_array_equal(pooled[arm][seed][part], expected)
+                assert len(y) == len(expected)
+    assert both.scored.subjects().tolist() == [*protocol.scored.subjects(), *other.scored.subjects()]
+    found = scores(both, arms)["TRTR"]["auroc"]
+    values = [auroc(both.scored.y, p)[0] for _, p in both.predictions(arms, 3)[TRTR]]
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["high"] - found["low"] < min(
+        row["high"] - row["low"] for row in (scores(each, arms)["TRTR"]["auroc"] for each in (protocol, other)))

@@ -1,6 +1,7 @@
 """The guidance gradient G against a per-sample loop, its class weightings and its cache."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -82,6 +83,12 @@ def test_the_cache_is_reused_only_for_the_same_classifier_and_rows(tmp_path):
                                      (task, X, 1 - Y, 2, 200), (task, X, Y, 2, 201)), start=2):
         assert cached_guidance_gradient(tmp_path, *changed, ALONE).key != first.key
         assert len(list(tmp_path.iterdir())) == count
+    os.chmod(tmp_path, 0o500)  # Where nothing may be written, what is kept is read, and the rest computed.
+    try:
+        assert cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE).key == first.key
+        assert cached_guidance_gradient(tmp_path, task, X, Y, 2, 202, ALONE).num_train == 202
+    finally:
+        os.chmod(tmp_path, 0o700)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="Delete it"):
         cached_guidance_gradient(tmp_path, task, X, Y, 2, 200, ALONE)

@@ -1,9 +1,11 @@
 """All stages by one command: what a later stage would refuse is refused before the first one starts."""
 
+import numpy as np
+import pandas as pd
 import pytest
 from user_errors import assert_refused, contents, run_command
 
-from tardiff.data.format import write_dataset
+from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 
 
@@ -14,7 +16,8 @@ from tardiff.data.simulator import simulate_cohort
     (["evaluation=[reference=typo]"], ("reference=typo",)),
     (["base=[training.stepz=3]"], ("base: 1 fault", "training.stepz", "Did you mean 'training.steps'")),
     (["classifier=[a.yaml, b.yaml]"], ("classifier: give one configuration file",)),
-    (["guidance={}"], ("no synthetic set is named",))])
+    (["guidance={}"], ("no synthetic set is named",)), (["rotations=2"], ("'rotations' must be 1, or at least 3",)),
+    (["evaluation=[rotations=3]"], ("evaluation: ", "'rotations' is above 1", "{rotation}"))])
 def test_faults_of_all_stages_speak_before_the_first(tmp_path, monkeypatch, capfd, arguments, expected):
     monkeypatch.chdir(tmp_path)
     write_dataset("data", *simulate_cohort(200, 0))
@@ -23,3 +26,29 @@ def test_faults_of_all_stages_speak_before_the_first(tmp_path, monkeypatch, capf
     code = run_command("run", "data=data", *arguments)
     assert_refused(code, capfd.readouterr().err, expected)
     assert contents(tmp_path) == before
+
+
+def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("data", *simulate_cohort(150, 0))
+    arguments = [
+        "run", "data=data", "rotations=3", "guidance={plain: configs/guidance/none.yaml}",
+        "base=[training.steps=2, model.base_channels=8, training.preview_every=0]",
+        "classifier=[training.steps=2, model.rnn.hidden_size=4]",
+        "evaluation=[seeds=1, 'controls=[]', 'sections=[utility]', 'ratios=[1.0]', bootstrap=20, training.steps=2, "
+        "workers=1, model.rnn.hidden_size=4]"]
+    assert run_command(*arguments) == 0
+    whole, folder = read_dataset("data"), tmp_path / "runs" / "data"
+    parts = [read_dataset(folder / "rotations" / str(number) / "data") for number in range(3)]
+    tested = np.concatenate([part.test.subject for part in parts])
+    assert sorted(tested) == sorted(np.concatenate([split.subject for split in whole.splits.values()]))
+    assert len({(folder / f"rotations/{number}/base/model.safetensors").read_bytes() for number in range(3)}) == 3
+    table = pd.read_csv(folder / "report" / "utility.csv")
+    assert table["protocol"].tolist() == ["TRTR", "TSTR", "TSRTR"]
+    written = contents(tmp_path / "runs" / "data" / "rotations")
+    capsys.readouterr()
+    assert run_command(*arguments) == 0, "what is done is kept"
+    assert contents(tmp_path / "runs" / "data" / "rotations") == written
+    write_dataset("data", *simulate_cohort(150, 1))
+    code = run_command(*arguments)
+    assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))

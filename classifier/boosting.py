@@ -17,6 +17,10 @@ from classifier.targets import class_shares, class_weights
 from tardiff.config import BoostingConfig, ClassifierTrainingConfig
 from tardiff.evaluation.metrics import auprc, log_loss
 
+BINS = 64
+"""Of each feature. On CinC 2012, 255 are no better (AUROC 0.739 against 0.736, sd 0.005 over seeds), and with weights
+scikit-learn takes seconds to find them."""
+
 
 @dataclass(frozen=True)
 class FittedBoosting:
@@ -50,11 +54,12 @@ def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarr
     np.add.at(weights, row_of, shares)
     row, label = np.nonzero(weights)
     weight = weights[row, label] * (len(table) / weights.sum())
+    weight = None if np.ptp(weight) < 1e-9 else weight  # The same trees, and scikit-learn bins several times as fast.
     model = HistGradientBoostingClassifier(
         learning_rate=config.learning_rate, max_iter=config.trees, max_leaf_nodes=config.max_leaves,
         # A series with a share in several classes counts once for each.
         min_samples_leaf=round(config.min_rows * len(row) / len(table)), l2_regularization=config.l2,
-        max_features=config.feature_share, early_stopping=False, random_state=seed % 2**32)
+        max_features=config.feature_share, max_bins=BINS, early_stopping=False, random_state=seed % 2**32)
     selection_weights = class_weights(class_shares(selection[1], num_classes), training.class_weighting)[selection[1]]
     with threadpool_limits(1):
         model.fit(table[row], label, sample_weight=weight)

@@ -47,7 +47,7 @@ def test_it_is_the_model_of_scikit_learn_with_the_trees_of_the_lowest_log_loss()
     for trees in range(1, SMALL.trees + 1):
         model = HistGradientBoostingClassifier(
             learning_rate=0.6, max_iter=trees, max_leaf_nodes=8, min_samples_leaf=5, l2_regularization=1.0,
-            max_features=0.5, early_stopping=False, random_state=0).fit(*sorted_rows(*TRAIN))
+            max_features=0.5, max_bins=64, early_stopping=False, random_state=0).fit(*sorted_rows(*TRAIN))
         losses.append(log_loss(SELECTION[1], model.predict_proba(features(SELECTION[0]))))
         if trees == fitted.step:
             np.testing.assert_allclose(fitted.predict(TEST[0]), model.predict_proba(features(TEST[0])), atol=1e-12)

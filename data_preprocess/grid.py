@@ -20,6 +20,9 @@ from tardiff.data.imputation import impute
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
+QUANTILES = {"minimum": 0.0, "0.1 %": 0.001, "50 %": 0.5, "99.9 %": 0.999, "maximum": 1.0}
+MOST_PRINTED = 50  # channels
+
 
 @dataclass(frozen=True)
 class Vital:
@@ -142,16 +145,27 @@ def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: 
     return fill_gaps(splits, "forward", vitals)
 
 
+def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:
+    """Return all observed values (R,) float32 of a channel, which is given by its position; one NaN where there is
+    none."""
+    values = np.concatenate([split.x[..., channel][~np.isnan(split.x[..., channel]) if split.mask is None
+                                                 else split.mask[..., channel]] for split in splits.values()])
+    return values if len(values) else np.full(1, np.nan, dtype=np.float32)
+
+
 def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals: Sequence[Vital] = VITALS) -> dict:
-    """Print each channel's valid range, share of observed cells over all splits and training median (C,), and return
-    them for `meta.json`."""
-    observed = np.concatenate([split.mask for split in splits.values()]).mean(axis=(0, 1)).tolist()
-    channels = {vital.name: {"valid_range": vital.valid_range, "observed": share, "train_median": median}
-                for vital, share, median in zip(vitals, observed, medians.tolist(), strict=True)}
-    print_table([["channel", "valid range", "observed cells", "training median"],
-                 *([name, entry["valid_range"], f"{entry['observed']:.1%}", f"{entry['train_median']:.1f}"]
-                   for name, entry in channels.items())])
-    return channels
+    """Print each channel's valid range, share of observed cells and quantiles over all splits; return for `meta.json`
+    the first two and the training medians (C,)."""
+    cells = sum(split.x[..., 0].size for split in splits.values())
+    values = [observed_values(splits, channel) for channel in range(len(vitals))]
+    print_table([["channel", "valid range", "observed cells", *QUANTILES],
+                 *([vital.name, vital.valid_range, f"{len(own) / cells:.1%}",
+                    *(f"{value:.5g}" for value in np.quantile(own, list(QUANTILES.values())))]
+                   for vital, own in zip(vitals[:MOST_PRINTED], values, strict=False))])
+    if len(vitals) > MOST_PRINTED:
+        print(f"... and {len(vitals) - MOST_PRINTED:,} more channels\n")
+    return {vital.name: {"valid_range": vital.valid_range, "observed": len(own) / cells, "train_median": median}
+            for vital, own, median in zip(vitals, values, medians.tolist(), strict=True)}
 
 
 def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,

@@ -8,13 +8,13 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command, count_tables
+from data_preprocess import command, count_tables, grid
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
@@ -31,9 +31,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         "the labels, sorted)")
     parser.add_argument("--positive", metavar="NAME",
                         help="class that AUPRC and F1 are of (default: the rarest of the training split)")
+    parser.add_argument("--missing", nargs="+", type=float, default=[], metavar="VALUE",
+                        help="numbers that stand for a missing value, such as -999")
+    parser.add_argument("--range", action="append", default=[], metavar="CHANNEL=LOW:HIGH",
+                        help="drop values of a channel outside this closed interval; may be repeated")
     parser.add_argument("--units", nargs="+", metavar="UNIT", help="unit of each channel, in order (default: unknown)")
     parser.add_argument("--name", help="name of the dataset (default: that of the output folder)")
     parser.add_argument("--licence", default="", help="licence of the data, for meta.json")
+
+
+@dataclass(frozen=True)
+class Channel(grid.Vital):
+    """A variable with the closed interval of its valid values."""
+
+    includes_high: bool = True
+    includes_low: bool = True
+
+    @property
+    def valid_range(self) -> str:
+        """The range as text."""
+        return super().valid_range if np.isfinite((self.low, self.high)).any() else "any"
+
+
+def channels_of(names: Sequence[str], units: Sequence[str], ranges: Sequence[str]) -> list[Channel]:
+    """Return the channels with the intervals of each --range such as `HR=25:225`. Raises UserError if it is none."""
+    intervals = dict(parse_range(text, names) for text in ranges)
+    return [Channel(name, unit, *intervals.get(name, (-np.inf, np.inf)))
+            for name, unit in zip(names, units, strict=True)]
+
+
+def parse_range(text: str, names: Sequence[str]) -> tuple[str, tuple[float, float]]:
+    """Return the channel and the bounds of a --range. Raises UserError if it is none."""
+    channel, _, bounds = text.rpartition("=")
+    parts = re.fullmatch(r"(-?[\d.]+(?:[eE]-?\d+)?):(-?[\d.]+(?:[eE]-?\d+)?)", bounds)
+    try:
+        low, high = map(float, parts.groups() if parts else ())
+    except ValueError:
+        low, high = 0.0, 0.0
+    if channel not in names or not low < high:
+        raise UserError(f"--range {text}: expected CHANNEL=LOW:HIGH with LOW < HIGH and one of the channels "
+                        f"{listed(names)}.")
+    return channel, (low, high)
 
 
 def label_texts(labels: np.ndarray, what: str) -> np.ndarray:
@@ -137,6 +175,28 @@ def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict
     if "val" in splits:
         return dict(splits)
     return {**splits, **split_by_subject(splits["train"], {"train": 1 - share, "val": share}, seed)}
+
+
+def warn_of_extremes(splits: Mapping[str, Split], channels: Sequence[Channel]) -> None:
+    """Warn on stderr of a lowest or highest value that looks like a code for a missing one, or like an error.
+
+    Such a value stands alone: nothing lies between it and the others over more than their middle half, where it is
+    repeated, or over more than twice the range of the others (from 0.1 to 99.9 %).
+    """
+    for number, channel in enumerate(channels):
+        values, counts = np.unique(grid.observed_values(splits, number), return_counts=True)
+        for last, inner in ((0, 1), (-1, -2)):
+            if len(values) < 10:  # of a score or a flag, whose values lie apart
+                continue
+            others, weights = np.delete(values, last), np.delete(counts, last)
+            shares = np.cumsum(weights) / weights.sum()
+            low, quarter, three_quarters, high = others[np.searchsorted(shares, (0.001, 0.25, 0.75, 0.999 - 1e-9))]
+            gap = abs(values[last] - values[inner])
+            is_code = gap > three_quarters - quarter and counts[last] > 2 * counts[inner]
+            if (is_code and counts[last] > 2) or gap > 2 * (high - low):
+                print(f"warning: channel {channel.name}: {values[last]:g} stands {counts[last]:,} times, the nearest "
+                      f"other value is {values[inner]:g}. If it stands for a missing value, give --missing "
+                      f"{values[last]:g}; if it cannot be, --range '{channel.name}=LOW:HIGH'.", file=sys.stderr)
 
 
 def warn_of_repeats(splits: Mapping[str, Split]) -> None:

@@ -160,6 +160,30 @@ def test_missing_values_are_filled_and_masked_where_asked(tmp_path):
                 np.testing.assert_allclose(series[1, 0], (X[5, 0, 0] + X[5, 2, 0]) / 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [["--missing", "-32768"], ["--range", "channel 2=-500:500"]])
+def test_codes_of_missing_values_are_warned_of_and_left_out_where_they_are_named(tmp_path, capsys, refusal, options):
+    x = np.random.default_rng(0).integers(-500, 500, X.shape).astype(np.int16)
+    x[::5, 2, 1] = -32768
+    np.savez(tmp_path / "wfdb.npz", x=x, y=Y)
+    convert(tmp_path / "wfdb.npz", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert "40 series of 6 steps x 3 channels" in printed.out and "-32768" in printed.out
+    assert printed.err.count("warning: channel") == 1 and "channel 2: -32768 stands 8 times" in printed.err
+    message = refusal(arrays.main, "--input", tmp_path / "wfdb.npz", "--output", tmp_path / "none", *options)
+    assert "x at row 0, step 2, channel 1 is -32768.0, which is to be missing" in message and "--impute" in message
+    dataset = convert(tmp_path / "wfdb.npz", tmp_path / "filled", *options, "--impute", "linear")
+    assert "warning: channel" not in capsys.readouterr().err
+    assert sum((~split.mask).sum() for split in dataset.splits.values()) == 8 and dataset.train.x.min() >= -500
+
+
+def test_more_channels_than_steps_are_asked_about(tmp_path, refusal):
+    np.savez(tmp_path / "ecg.npz", x=X.transpose(0, 2, 1), y=Y)
+    message = refusal(arrays.main, "--input", tmp_path / "ecg.npz", "--output", tmp_path / "out")
+    assert "that is 3 steps of 6 channels" in message and "--channels-first" in message
+    assert convert(tmp_path / "ecg.npz", tmp_path / "first", "--channels-first").shape == (6, 3)
+    assert convert(tmp_path / "ecg.npz", tmp_path / "last", "--channels-last").shape == (3, 6)
+
+
 def test_a_mask_without_imputation_is_kept_as_it_is(tmp_path):
     x, mask = X.copy(), np.ones(X.shape, dtype=bool)
     x[:, 0, 0], mask[:, 0, 0] = np.nan, False

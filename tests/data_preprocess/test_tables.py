@@ -245,6 +245,58 @@ def test_a_header_longer_than_a_buffer_is_read(tmp_path):
     np.testing.assert_array_equal(dataset.train.x[0, 0], [0, 1999])
 
 
+def test_codes_of_missing_values_are_warned_of_and_left_out_where_they_are_named(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    rows = [(f"s{n}", hour, variable, -999 if (n + hour) % 7 == 0 else round(generator.normal(middle, 5), 2))
+            for n in range(30) for hour in range(LENGTH) for variable, middle in (("HR", 80), ("SBP", 120))]
+    rows[1] = (*rows[1][:3], 99999)
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(30)])
+    dataset = convert(vitals, labels, tmp_path / "out", "--time-unit", "h")
+    printed = capsys.readouterr()
+    assert "warning: channel HR: -999 stands 25 times" in printed.err and "SBP: 99999 stands 1 times" in printed.err
+    table = [line.split() for line in printed.out.splitlines()]
+    assert ["channel", "valid", "range", "observed", "cells", "minimum", "0.1", "%", "50", "%", "99.9", "%",
+            "maximum"] in table
+    assert [line[3] for line in table if line[:2] == ["HR", "any"]] == ["-999"]
+    dataset = convert(vitals, labels, tmp_path / "named", "--time-unit", "h", "--missing", "-999", "--range",
+                      "SBP=0:999")
+    assert "warning" not in capsys.readouterr().err
+    assert dataset.meta.cohort["attrition"]["readings without a value"] == 49
+    assert dataset.meta.cohort["attrition"]["readings out of range"] == 1
+    assert dataset.train.x.min() > 50 and not dataset.train.mask.all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_natural_distributions_are_not_warned_of(tmp_path, capsys, seed):
+    """Heavy tails, scores, saturation at a limit, flags."""
+    generator = np.random.default_rng(seed)
+    values = {"CRP": lambda: round(generator.lognormal(1, 1.5), 2), "GCS": lambda: generator.choice([3, 6, 14, 15]),
+              "SpO2": lambda: round(min(100, generator.normal(97, 3))), "ventilated": lambda: generator.integers(2)}
+    rows = [(f"s{n}", hour, *drawn) for n in range(100) for hour in range(LENGTH)
+            for drawn in [(name, draw()) for name, draw in values.items()]]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(100)])
+    convert(vitals, labels, tmp_path / "out", "--time-unit", "h")
+    assert "warning: channel" not in capsys.readouterr().err
+
+
+def test_ids_that_differ_in_spelling_alone_are_named(tmp_path, capsys):
+    rows = [(str(n) if n % 2 else f"A{n}.0", 0, "HR", 60 + n) for n in range(1, 30)]
+    labels = [(f"{n:02d}" if n % 2 else f"a{n}", n % 3 % 2, "") for n in range(1, 30)]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", "--time-unit", "h")
+    message = capsys.readouterr().err
+    assert "warning: 19 ids of the labels have no row" in message and "'01' and '1', 'a2' and 'A2.0'" in message
+    assert dataset.meta.cohort["attrition"]["ids kept"] == 10
+
+
+def test_a_first_time_that_stands_alone_is_named(tmp_path, capsys):
+    rows = [(f"s{n}", f"2150-01-01 0{hour}:00", name, 60 + n) for n in range(20) for hour in range(LENGTH)
+            for name in ("HR", "SBP")]
+    rows += [("s3", "2149-01-01 00:00", name, 1) for name in ("HR", "SBP")]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(20)])
+    convert(vitals, labels, tmp_path / "out")
+    assert "the first time of 1 ids (s3) is followed by none in the whole window" in capsys.readouterr().err
+
+
 def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
     labels = [(f"s{number}", number % 2, "") for number in range(20)] + [("bare", 1, ""), ("blank", "NA", "")]
     rows = [(f"s{number}", hour, "HR", "80") for number in range(20) for hour in ("0", "0.5", "5.9")]
@@ -456,9 +508,9 @@ FAULTS = {
         lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"], [
             (f"s{n}", int(n > 8), "train" if n < 5 else "val" if n < 9 else "test") for n in range(12)]),
         ["--split", "part"], "no row of class 1 (1)"),
-    "bad range": (nothing, ["--range", "HR=9"], "--range HR=9: expected VARIABLE=LOW:HIGH"),
+    "bad range": (nothing, ["--range", "HR=9"], "--range HR=9: expected CHANNEL=LOW:HIGH"),
     "range upside down": (nothing, ["--range", "HR=9:1"], "with LOW < HIGH"),
-    "range of nothing": (nothing, ["--range", "CO2=1:9"], "one of the variables HR, SBP"),
+    "range of nothing": (nothing, ["--range", "CO2=1:9"], "one of the channels HR, SBP"),
     "step": (nothing, ["--step", "1 fortnight"], "--step 1 fortnight"),
     "length": (nothing, ["--length", "0"], "--length 0"),
     "memory": (nothing, ["--memory-limit", "lots"], "memory limit 'lots'"),

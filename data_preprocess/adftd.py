@@ -23,7 +23,7 @@ import numpy as np
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://openneuro.org/datasets/ds004504"
@@ -39,8 +39,8 @@ PUBLISHED_PARTICIPANTS = {"participants, healthy": 29, "participants, frontotemp
 PUBLISHED = {"subjects": 88, "windows": 69_752}
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     mne = windows.signal_library("mne")
     subjects = read_participants(folder / "participants.tsv")
@@ -57,7 +57,7 @@ def preprocess(folder: Path, output: Path) -> None:
         return CHANNELS, np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
 
     channels, windows_by_subject = windows.read_subjects(members, read)
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
+    return windows.dataset_of_windows(members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="adftd", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"ADFTD, OpenNeuro ds004504, {SOURCE}", licence="CC0", cohort={"window": LENGTH, "cuts": list(CUTS)}))
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser = command.source_parser("adftd", __doc__, prog, "folder with participants.tsv and derivatives/",
                                    "data/adftd")
     command.run(parser, arguments, lambda options: Path("data", "adftd"),
-                lambda options: preprocess(options.input, options.output))
+                lambda options: preprocess(options.input))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import scipy.io
 
 from data_preprocess import command, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://osf.io/jbysn"
@@ -46,8 +46,8 @@ PUBLISHED = {
 }
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     files = find_files(folder)
     everyone = [Subject(f"preproctrials{number:02d}", number, int(number in ALZHEIMER)) for number in range(1, 24)]
@@ -60,7 +60,7 @@ def preprocess(folder: Path, output: Path) -> None:
         return channels, np.concatenate([windows.strided_windows(epoch, LENGTH, STRIDE) for epoch in epochs])
 
     channels, windows_by_subject = windows.read_subjects(members, read)
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
+    return windows.dataset_of_windows(members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="apava", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{RATE} s",
         source=f"APAVA, {SOURCE}", licence=f"see {SOURCE}", cohort={"window": LENGTH, "stride": STRIDE}))
 
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser = command.source_parser("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat",
                                    "data/apava")
     command.run(parser, arguments, lambda options: Path("data", "apava"),
-                lambda options: preprocess(options.input, options.output))
+                lambda options: preprocess(options.input))
 
 
 if __name__ == "__main__":

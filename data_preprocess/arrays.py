@@ -42,7 +42,7 @@ from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, load_arrays
 from tardiff.utils.errors import UserError
 
 ARRAYS = ("x", "y", "subject", "mask")
@@ -50,10 +50,10 @@ SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
 WHOLE = "whole"
 
 
-def preprocess(options: argparse.Namespace) -> None:
-    """Read the parts, split them where no split is given, and write the dataset.
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Read the parts and split them where no split is given; return the splits and their description.
 
-    options: those of the command line. Raises UserError before anything is written.
+    options: those of the command line. Raises UserError.
     """
     what = str(options.input)
     if options.interval and interval_seconds(options.interval) is None:
@@ -76,9 +76,11 @@ def preprocess(options: argparse.Namespace) -> None:
         options.range)
     parts = {name: without_missing(part, channels, options, found[name][0]) for name, part in parts.items()}
     labels = np.concatenate([own_data.label_texts(part.y, what) for part in parts.values()])
-    y, classes = own_data.encode_labels(labels, options.classes, what)
+    kept = own_data.of_kept_classes(labels, options.drop_class, what)
+    y = np.full(len(labels), -1)
+    y[kept], classes = own_data.encode_labels(labels[kept], options.classes, what)
     starts = np.cumsum([len(part) for part in parts.values()])[:-1]
-    parts = {name: Split(part.x, labels, part.subject, part.mask)
+    parts = {name: Split(part.x, labels, part.subject, part.mask)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
     if options.impute is not None:
@@ -93,7 +95,7 @@ def preprocess(options: argparse.Namespace) -> None:
                     units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.interval,
                     source=options.input.name, licence=options.licence, cohort=cohort,
                     positive=own_data.positive_class(options.positive, classes))
-    own_data.write(options.output, splits, meta, "series")
+    return own_data.dataset_of(splits, meta, "series")
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
@@ -205,7 +207,7 @@ def read_tuple(path: Path) -> dict[str, np.ndarray]:
 def load(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
     """Open an `.npy` or `.npz` file without pickle. Raises UserError if it is damaged or holds Python objects."""
     with readable(path):
-        return np.load(path, allow_pickle=False)
+        return load_arrays(path)
 
 
 @contextmanager
@@ -213,7 +215,7 @@ def readable(path: Path) -> Iterator[None]:
     """Turn what numpy raises on a bad file inside the block into a UserError."""
     try:
         yield
-    except (*DAMAGED_ARRAYS, MemoryError) as error:
+    except DAMAGED_ARRAYS as error:
         reason = "it holds Python objects, which are never loaded" if "pickle" in str(error).lower() else error
         raise UserError(f"{path}: cannot be read as numpy arrays ({reason}). Save plain arrays with numpy.save or "
                         "numpy.savez.") from None

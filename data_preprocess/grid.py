@@ -2,18 +2,17 @@
 
 The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
 one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), tell what each channel
-holds (`summarize_channels`), and write (`write_stays`).
+holds (`summarize_channels`), and put together (`dataset_of_stays`).
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import impute
@@ -117,8 +116,10 @@ def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndar
     """
     unobserved = np.isnan(x).all(axis=(0, 1))
     if unobserved.any():
+        others = shlex.join(vital.name for vital, absent in zip(vitals, unobserved, strict=True) if not absent)
         raise UserError(f"channel {vitals[unobserved.argmax()].name} has no valid value in the training split, so its "
-                        "gaps cannot be filled. Give more stays, or larger --ratios for training.")
+                        f"gaps cannot be filled. Leave it out (tables: --channels {others}), or give more series with "
+                        "a value of it.")
     return np.nanmedian(x, axis=(0, 1)).astype(np.float32)
 
 
@@ -168,12 +169,12 @@ def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals:
             for vital, own, median in zip(vitals, values, medians.tolist(), strict=True)}
 
 
-def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
-                meta: Metadata, vitals: Sequence[Vital] = VITALS) -> None:
-    """Split the stays, fill their gaps, print what they hold, and write the dataset.
+def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
+                     meta: Metadata, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Metadata]:
+    """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
 
     x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found
-    here, which joins its `cohort`. Raises UserError before anything is written, also where no stay is left.
+    here, which joins its `cohort`. Raises UserError where no stay is left.
     """
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
@@ -185,4 +186,4 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
         "channels": summarize_channels(splits, medians, vitals),
         "splits": summarize_splits(splits, meta, "stays"),
     }
-    command.write(output, splits, replace(meta, cohort=cohort))
+    return splits, replace(meta, cohort=cohort)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help="the labels in the order of the classes, LABEL=NAME to give one another name (default: "
                         "the labels, sorted)")
+    parser.add_argument("--drop-class", nargs="+", default=[], metavar="LABEL",
+                        help="leave out all rows with these labels")
     parser.add_argument("--positive", metavar="NAME",
                         help="class that AUPRC and F1 are of (default: the rarest of the training split)")
     parser.add_argument("--missing", nargs="+", type=float, default=[], metavar="VALUE",
@@ -83,6 +84,16 @@ def label_texts(labels: np.ndarray, what: str) -> np.ndarray:
         refuse_fractions(labels, what)
         return np.array([str(int(label)) for label in labels])
     return (labels.astype(np.int64) if labels.dtype.kind == "b" else labels).astype(str)
+
+
+def of_kept_classes(labels: np.ndarray, dropped: Sequence[str], what: str) -> np.ndarray:
+    """Tell which labels (N,) text are not among those of --drop-class: (N,) bool. Raises UserError if one of those is
+    nowhere."""
+    for label in dropped:
+        if label not in labels:
+            raise UserError(f"{what}: --drop-class: '{label}' is no label; the labels are "
+                            f"{listed(np.unique(labels).tolist())}.")
+    return ~np.isin(labels, dropped)
 
 
 def refuse_fractions(numbers: np.ndarray, what: str) -> None:
@@ -210,8 +221,8 @@ def warn_of_repeats(splits: Mapping[str, Split]) -> None:
                   file=sys.stderr)
 
 
-def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) -> None:
-    """Warn of repeats, print the splits, count them in the cohort of `meta`, and write the dataset.
+def dataset_of(splits: Mapping[str, Split], meta: Metadata, rows: str) -> tuple[dict[str, Split], Metadata]:
+    """Warn of repeats, print the splits, and return them with their description, whose cohort counts them.
 
     rows: what a row is, such as `stays`. Raises UserError before anything is written.
     """
@@ -222,4 +233,4 @@ def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) 
     print(f"the positive class, which AUPRC and F1 are of, is {meta.positive}; --positive names another")
     if "test" not in ordered:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)
-    command.write(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))
+    return ordered, replace(meta, cohort={**meta.cohort, "splits": counts})

@@ -58,22 +58,26 @@ from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
 
-def preprocess(options: argparse.Namespace) -> None:
-    """Read both tables, print where every reading and id went, and write the dataset.
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Read both tables and print where every reading and id went; return the splits and their description.
 
-    options: those of the command line. Raises UserError before anything is written.
+    options: those of the command line. Raises UserError.
     """
     step = microseconds_of(options.step)
     if options.length < 1:
         raise UserError(f"--length {options.length}: expected at least 1 step.")
-    columns(options.input)
-    columns(options.labels)
+    roles = ("id", "time", *(("variable", "value") if options.layout == "long" else ()))
+    require_columns(options.input, roles, options)
+    require_columns(options.labels, ("id", "label", "subject", "split", "origin"), options)
     with open_engine(options.memory_limit, options.output) as connection:
         # Rows are numbered in messages as they stand in the file.
         connection.execute("SET preserve_insertion_order = true")
         measurements = find_measurements(connection, options)
         table = read_labels(connection, measurements.clock, options)
-        stays = table[table["complete"]].reset_index(drop=True)
+        stays = table[table["complete"]]
+        of_kept_class = own_data.of_kept_classes(stays["label"].to_numpy(dtype=str), options.drop_class,
+                                                 str(options.labels))
+        dropped, stays = int((~of_kept_class).sum()), stays[of_kept_class].reset_index(drop=True)
         register_stays(connection, stays)
         starts, tolerance = survey_times(connection, measurements, stays, step, options.length)
         channels = find_channels(connection, measurements, options)
@@ -83,19 +87,32 @@ def preprocess(options: argparse.Namespace) -> None:
         x, counts = grid_readings(connection, measurements, channels, shape, step, tolerance)
         kept = ~np.isnan(x).all(axis=(1, 2))
         attrition = {**counts, "ids in the table of labels": len(table),
-                     "ids without a label or an origin": len(table) - len(stays),
+                     "ids without a label or an origin": int((~table["complete"]).sum()),
+                     **({"ids of classes left out": dropped} if dropped else {}),
                      "ids without a reading used": int((~kept).sum()), "ids kept": int(kept.sum())}
         count_tables.print_attrition({options.input.name: attrition})
         if not kept.any():
             raise UserError(f"{options.input}: no reading is left; the table above says where they went. Its first id "
                             f"is '{first_id(connection, measurements)}', that of {options.labels} is "
                             f"'{''.join(table['id'][:1])}'.")
-    write_stays(x[kept], stays[kept], channels, attrition, options)
+    return dataset_of_stays(x[kept], stays[kept], channels, attrition, options)
 
 
-def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_data.Channel], attrition: dict[str, int],
-                options: argparse.Namespace) -> None:
-    """Split, fill and write the stays: x (N, L, C) float32 with NaN, `stays` with columns label, subject and split."""
+def require_columns(path: Path, roles: Sequence[str], options: argparse.Namespace) -> None:
+    """Raise UserError if a table lacks the column of a role, which the option of the same name gives."""
+    found = columns(path)
+    missing = [role for role in roles if getattr(options, role) is not None
+               and getattr(options, role) not in map(str.lower, found)]
+    if missing:
+        wide = " Where each variable has a column of its own, give --layout wide." if "value" in missing else ""
+        names = " ".join(f"--{role} COLUMN" for role in missing)
+        raise UserError(f"{path}: column '{getattr(options, missing[0])}' not found; the file has: "
+                        f"{', '.join(found)[:500]}. Name the columns that stand for it: {names}.{wide}")
+
+
+def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_data.Channel],
+                     attrition: dict[str, int], options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Split and fill the stays: x (N, L, C) float32 with NaN, `stays` with columns label, subject and split."""
     y, classes = own_data.encode_labels(stays["label"].to_numpy(dtype=str), options.classes, str(options.labels))
     whole = Split(x, y, stays["subject"].to_numpy(dtype=str))
     if not options.subject:
@@ -115,7 +132,7 @@ def write_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_data.
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
               "imputation": options.impute, "attrition": attrition,
               "channels": grid.summarize_channels(splits, medians, channels)}
-    own_data.write(options.output, splits, Metadata(
+    return own_data.dataset_of(splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
         units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
         positive=own_data.positive_class(options.positive, classes),

@@ -31,7 +31,7 @@ import pandas as pd
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://brainclinics.com/resources/"
@@ -46,8 +46,8 @@ PUBLISHED_PARTICIPANTS = {"participants, healthy": 47, "participants, Parkinson'
 PUBLISHED = {"subjects": 50, "windows": 6240}
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     subjects = read_participants(folder)
     labels = [subject.label for subject in subjects]
@@ -71,7 +71,7 @@ def preprocess(folder: Path, output: Path) -> None:
     for name, part in members.items():
         print(f"{name}: {' '.join(subject.name for subject in part)}\n")
     recordings = {subject.name: len(files[subject.name]) for part in members.values() for subject in part}
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
+    return windows.dataset_of_windows(members, windows_by_subject, "windows", PUBLISHED, Metadata(
         name="tdbrain", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"TDBrain, {SOURCE}", licence="data use agreement of Brainclinics",
         cohort={"window": LENGTH, "recordings": recordings}))
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     """Run the command line."""
     parser = command.source_parser("tdbrain", __doc__, prog, f"folder with {TABLE} and sub-X/", "data/tdbrain")
     command.run(parser, arguments, lambda options: Path("data", "tdbrain"),
-                lambda options: preprocess(options.input, options.output))
+                lambda options: preprocess(options.input))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The protocol is Medformer's, which the paper follows (https://github.com/DL4mHea
 by linear interpolation (`resample`), windows or beats (`middle_out_windows`, `strided_windows`), each of them z-scored
 per channel over time (`z_scores`), and splits that are fixed lists of subjects or a share of each class in order
 (`members_by_number`, `members_by_class_order`). The steps of every source are the same: decide who is in which split,
-read subject by subject (`read_subjects`), and put together and write (`write`).
+read subject by subject (`read_subjects`), and put together (`dataset_of_windows`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.io.matlab import MatReadError
 
-from data_preprocess import command, count_tables
+from data_preprocess import count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -196,9 +196,9 @@ def assemble(members: Members, windows: dict[str, np.ndarray]) -> dict[str, Spli
     return splits
 
 
-def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: str, published: Mapping[str, int],
-          meta: Metadata) -> None:
-    """Print subjects and rows of each split beside the published counts, and write the dataset.
+def dataset_of_windows(members: Members, windows: dict[str, np.ndarray], rows: str, published: Mapping[str, int],
+                       meta: Metadata) -> tuple[dict[str, Split], Metadata]:
+    """Print subjects and rows of each split beside the published counts; return the splits and their description.
 
     windows: as from `read_subjects`, emptied here. rows: what a row is, `windows` or `beats`. published: counts by
     `subjects`, `<rows>`, `<rows> of <subject>`, `<split> <rows>` and `<split> <rows>, <class>`. meta: without units;
@@ -217,5 +217,5 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
         **{f"{name} {rows}": len(split) for name, split in splits.items()},
         **{f"{name} {rows}, {label}": count for name, labels in counts.items() for label, count in labels.items()}})
     subjects = {name: {subject.name: subject.number for subject in part} for name, part in members.items()}
-    command.write(output, splits, replace(meta, cohort={
-        **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts}))
+    return splits, replace(meta, cohort={
+        **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts})

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from tardiff.utils.errors import UserError
 
-# What numpy raises on a damaged .npy or .npz file, or on one with Python objects.
-DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error,
+# What numpy raises on a damaged .npy or .npz file, on one with Python objects, or on one that claims a huge size.
+DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
                   tokenize.TokenError)
 
 
@@ -60,6 +60,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, and put it in the place of `path` and all that it holds when the block
+    succeeds.
+
+    Raises UserError if the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    path = Path(path).resolve()
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+            folder = Path(temporary) / "new"
+            folder.mkdir()
+            yield folder
+            if path.exists():
+                path.rename(Path(temporary) / "old")
+            folder.rename(path)
 
 
 def require_folder(path: str | Path) -> None:
@@ -101,6 +120,20 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     missing = [key for key in keys if key not in content]
     if missing:
         raise UserError(f"{path}: missing {', '.join(missing)}.")
+    return content
+
+
+def load_arrays(path: str | Path) -> np.ndarray | np.lib.npyio.NpzFile:
+    """Open an .npy or .npz file without pickle.
+
+    Raises what DAMAGED_ARRAYS lists, also where unpacking an archive would take more than the memory of the machine.
+    """
+    content = np.load(path, allow_pickle=False)
+    if isinstance(content, np.lib.npyio.NpzFile):
+        size = sum(entry.file_size for entry in content.zip.infolist())
+        if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            content.close()
+            raise ValueError(f"unpacked it would take {size / 1e9:,.0f} GB, more than the memory of this machine")
     return content
 
 

@@ -391,6 +391,14 @@ def test_a_given_split_is_kept_and_validation_is_cut_from_train_by_patient(tmp_p
     assert {int(patient[1:]) % 3 for split in (dataset.train, dataset.val) for patient in split.subject} == {1, 2}
 
 
+def test_classes_are_left_out_where_they_are_named(tmp_path):
+    rows, labels = cohort()
+    labels = [(stay, label if number else "rare", patient) for number, (stay, label, patient) in enumerate(labels)]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", *HOURS, "--drop-class", "rare")
+    assert dataset.meta.classes == ["0", "1"] and labels[0][0] not in by_subject(dataset)
+    assert dataset.meta.cohort["attrition"]["ids of classes left out"] == 1
+
+
 def test_text_labels_become_classes_in_sorted_order(tmp_path):
     rows, labels = cohort()
     labels = [(stay, {"": "", 0: "survived", 1: "died"}[label], patient) for stay, label, patient in labels]
@@ -464,6 +472,12 @@ FAULTS = {
     "no measurements": (remove("vitals.csv"), [], "vitals.csv: file not found"),
     "no labels": (remove("labels.csv"), [], "labels.csv: file not found"),
     "column": (replace_in("vitals.csv", "Time", "moment"), [], "column 'time' not found"),
+    "columns of other names": (replace_in("vitals.csv", "ID,Time", "stay,hour"), [],
+                               "vitals.csv: column 'id' not found; the file has: stay, hour, variable, value. Name the "
+                               "columns that stand for it: --id COLUMN --time COLUMN."),
+    "wide table as long": (wide_table, [], "--variable COLUMN --value COLUMN. Where each variable has a column of its "
+                           "own, give --layout wide"),
+    "unknown class to drop": (nothing, ["--drop-class", "2"], "'2' is no label; the labels are 0, 1"),
     "column of labels": (nothing, ["--subject", "person"], "column 'person' not found"),
     "delimiter": (lambda folder: replace_in("vitals.csv", ",", ";", -1)(folder), [], "column 'id' not found"),
     "html": (overwrite("vitals.csv", b"<!DOCTYPE html>\n<html>Log in</html>\n"), [], "vitals.csv: a web page"),
@@ -492,6 +506,8 @@ FAULTS = {
              "the time of id 's2', variable 'HR', is 'noon'"),
     "numbers without a unit": (nothing, ["--no-unit"], "for numbers, give --time-unit"),
     "label": (replace_in("labels.csv", "s2,0", "s2,0.5"), [], "label '0.5' is not a whole number"),
+    "rare variable": (lambda folder: (folder / "vitals.csv").open("a").write("s1,1,troponin,0.1\n"), ["--seed", "3"],
+                      "(tables: --channels HR SBP)"),
     "one class": (replace_in("labels.csv", ",1,", ",0,", -1), [], "every row has the label '0'"),
     "class names": (nothing, ["--classes", "a", "b"], "labels.csv: --classes: 'a' is no label; the labels are 0, 1"),
     "unknown split": (replace_in("labels.csv", "s2,0,p1", "s2,0,dev"), ["--split", "patient"],

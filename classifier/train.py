@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from classifier.boosting import FittedBoosting, fit_boosting
 from classifier.models import build_classifier, build_loss, custom_source
+from classifier.targets import class_shares, class_weights
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
 from tardiff.data.format import Dataset, Metadata, Split, absent_classes
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
-from tardiff.evaluation.metrics import auprc, log_loss
-from tardiff.influence.task import DownstreamTask, probabilities
+from tardiff.evaluation.metrics import auprc, auroc, log_loss
+from tardiff.evaluation.protocol import subject_weights
+from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
 from tardiff.utils.checkpoint import load_weights
 from tardiff.utils.distributed import ProcessGroup
@@ -27,6 +30,9 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.logging import Run, read_run_config
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
+
+BOOTSTRAP = 1000
+"""Resamples of the selection subjects behind the interval of a guide's AUROC."""
 
 
 @dataclass(frozen=True)
@@ -75,26 +81,44 @@ class BestLook:
 
 def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
-                   device: torch.device, run: Run | None = None, positive: int = 1) -> FittedClassifier:
-    """Train on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep` names.
+                   device: torch.device) -> FittedClassifier | FittedBoosting:
+    """Train a classifier of any architecture on `train`; it has `predict`.
 
-    Both sets are (x (N, L, C) float32 normalised, y (N,) int64); a look scores the averaged weights on `selection`,
-    which needs rows of every class, by the log-loss with its classes weighted as in training, and tells the AUPRC of
-    the class `positive`. The batch and the dropout of a step depend on (seed, step) alone; with a run folder, a killed
-    training resumes after its last look.
+    Both sets are (x (N, L, C) float32 normalised, labels y (N,) int64); `train` may have the probability of each class
+    (N, K) in place of labels, toward which the loss is the expected one. `selection` chooses what `config.keep` names
+    and needs rows of every class. Raises UserError where a log-loss is not finite.
+    """
+    if model_config.name == "boosting":
+        return fit_boosting(train, selection, num_classes, model_config.boosting, config, seed)
+    return fit_network(train, selection, num_classes, model_config, config, seed, device)
+
+
+def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+                model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
+                device: torch.device, run: Run | None = None, positive: int = 1) -> FittedClassifier:
+    """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
+    names.
+
+    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
+    classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of a step
+    depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
-    x, y = (torch.from_numpy(array).to(device) for array in train)
+    x, targets = torch.from_numpy(train[0]).to(device), torch.from_numpy(train[1]).to(device)
+    if targets.ndim == 2:
+        targets = targets.float()
     seed_torch(seed, "classifier", "initialisation")
     model = build_classifier(model_config, tuple(x.shape[1:]), num_classes)
     if isinstance(model, TimesNet):
         model.fit_periods(torch.from_numpy(train[0]))
     model.to(device)
     average = EMA(model, config.ema_decay)
-    loss_function, weights = build_loss(model_config), _class_weights(y, num_classes, config.class_weighting)
-    # The shares of the selection rows, not of the training rows: balanced has to be balanced on either.
-    y_selection = torch.from_numpy(selection[1])
-    selection_weights = _class_weights(y_selection, num_classes, config.class_weighting)[y_selection].numpy()
+    loss_function = build_loss(model_config)
+    # Of the selection rows' own shares: balanced has to be balanced on either.
+    of_training, of_selection = (class_weights(class_shares(part[1], num_classes), config.class_weighting)
+                                 for part in (train, selection))
+    weights = torch.from_numpy(of_training).float().to(device)
+    selection_weights = of_selection[selection[1]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best = BestLook(0, float("inf"), float("nan"), copy.deepcopy(average.module.state_dict()))
     parts = {"model": model, "average": average.module, "optimizer": optimizer, "best": best}
@@ -105,7 +129,7 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
         seed_torch(seed, "classifier", step)
         model.train()
         rows = torch.randint(len(x), (config.batch_size,), device=device)
-        loss = (loss_function(model(x[rows]), y[rows]) * weights[y[rows]]).mean()
+        loss = expected_losses(loss_function, model(x[rows]), targets[rows], weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -130,10 +154,14 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     return FittedClassifier(model.eval(), best.step, best.selection_loss, best.selection_auprc)
 
 
-def _class_weights(y: Tensor, num_classes: int, weighting: str) -> Tensor:
-    counts = torch.bincount(y, minlength=num_classes).float()
-    balanced = len(y) / (num_classes * counts.clamp(min=1))
-    return balanced if weighting == "balanced" else torch.ones_like(counts)
+def expected_losses(loss_function: LossFunction, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the loss of each sample (B,) times the weight of its class, for labels (B,) int64 among the weights (K,);
+    for probabilities (B, K) its expectation over the classes, which for cross-entropy is that of soft targets."""
+    if targets.ndim == 1:
+        return loss_function(logits, targets) * weights[targets]
+    of_class = [loss_function(logits, torch.full_like(targets[:, 0], label, dtype=torch.int64))
+                for label in range(len(weights))]
+    return (torch.stack(of_class, dim=1) * targets * weights).sum(dim=1)
 
 
 def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -154,17 +182,26 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
-    `data` is the folder of the dataset that it was trained on; `shape` is (L, C); `code` has the hashes of the source
-    of a model and loss of the user's own.
+    auroc: on the selection half, with the ends of its 95 % interval; None where an earlier version trained it.
+
+    `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
+    `code` has the hashes of the source of a model and loss of the user's own.
     """
 
     folder: Path
+    architecture: str
     task: DownstreamTask
     normalizer: Normalizer
     shape: tuple[int, int]
     meta: Metadata
     data: str
     code: dict[str, str]
+    auroc: tuple[float, float, float] | None
+
+    @property
+    def chance_warning(self) -> str | None:
+        """What to say of a guide that is not shown to be better than chance; None of others."""
+        return None if self.auroc is None else chance_warning(*self.auroc)
 
     @property
     def num_classes(self) -> int:
@@ -179,15 +216,35 @@ class Guide:
     def load(folder: str | Path, device: torch.device) -> Guide:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, ClassifierConfig)
-        trained = TrainedWeights.load(folder, "classifier", "classifier/train.sh")
+        trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
-        return Guide(Path(folder), DownstreamTask(model.to(device), build_loss(config.model)), trained.normalizer,
-                     trained.shape, trained.meta, config.data, custom_source(config.model))
+        recorded = trained.record.get("selection_auroc")
+        known = None if recorded is None else tuple(map(float, recorded.split()))
+        task = DownstreamTask(model.to(device), build_loss(config.model))
+        return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
+                     config.data, custom_source(config.model), known)
 
 
-def save_classifier(folder: str | Path, fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> None:
-    """Write what `Guide.load` reads to a run folder."""
-    trained = TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta)
-    trained.save(folder, step=str(fitted.step), selection_loss=f"{fitted.selection_loss:.6f}",
-                 selection_auprc=f"{fitted.selection_auprc:.6f}")
+def selection_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> tuple[float, float, float]:
+    """Return the AUROC on the selection half and the ends of its 95 % interval, by a bootstrap over its subjects."""
+    _, selection = halve_validation(dataset.val)
+    p = fitted.predict(normalizer.transform(selection.x))
+    drawn = auroc(selection.y, p, subject_weights(selection.subjects(), BOOTSTRAP, seed=0))
+    return float(auroc(selection.y, p)[0]), *map(float, np.nanquantile(drawn, [0.025, 0.975]))
+
+
+def chance_warning(value: float, low: float, high: float) -> str | None:
+    """Return what to say of a classifier whose AUROC has this interval if that reaches chance, else None."""
+    return None if low > 0.5 else (
+        f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] on "
+        "the selection half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
+
+
+def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,
+                    dataset: Dataset, auroc: tuple[float, float, float]) -> None:
+    """Write what `Guide.load` reads to the run folder that was begun with `config`. auroc: see `selection_auroc`."""
+    record = {"step": str(fitted.step), "selection_loss": f"{fitted.selection_loss:.6f}",
+              "selection_auprc": f"{fitted.selection_auprc:.6f}",
+              "selection_auroc": " ".join(f"{value:.6f}" for value in auroc)}
+    TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta, record).save(folder, config)

@@ -42,7 +42,7 @@ from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, load_arrays
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, open_arrays
 from tardiff.utils.errors import UserError
 
 ARRAYS = ("x", "y", "subject", "mask")
@@ -83,17 +83,14 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     parts = {name: Split(part.x, labels, part.subject, part.mask)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
+    imputation = None
     if options.impute is not None:
-        splits, medians = grid.fill_gaps(splits, options.impute, channels)
-        cohort |= {"imputation": options.impute}
-    else:
-        medians = np.array([np.median(grid.observed_values({"train": splits["train"]}, channel))
-                            for channel in range(num_channels)])
+        splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     own_data.warn_of_extremes(splits, channels)
-    cohort |= {"channels": grid.summarize_channels(splits, medians, channels)}
+    cohort |= {"channels": grid.summarize_channels(splits, channels)}
     meta = Metadata(name=options.name or options.output.name, channels=[channel.name for channel in channels],
                     units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.interval,
-                    source=options.input.name, licence=options.licence, cohort=cohort,
+                    source=options.input.name, licence=options.licence, cohort=cohort, imputation=imputation,
                     positive=own_data.positive_class(options.positive, classes))
     return own_data.dataset_of(splits, meta, "series")
 
@@ -207,7 +204,7 @@ def read_tuple(path: Path) -> dict[str, np.ndarray]:
 def load(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
     """Open an `.npy` or `.npz` file without pickle. Raises UserError if it is damaged or holds Python objects."""
     with readable(path):
-        return load_arrays(path)
+        return open_arrays(path)
 
 
 @contextmanager

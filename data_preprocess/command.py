@@ -14,6 +14,7 @@ from tardiff.data.format import Metadata, Split, absent_classes, check_splits, r
 from tardiff.data.splits import check_ratios, halve_validation
 from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.lock import sole_writer
 
 
 def source_parser(module: str, docstring: str, prog: str | None, files: str,
@@ -58,11 +59,12 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
         if "ratios" in options:
             check_ratios(options.ratios, options.seed)
         require_plain_files(options.input)
-        splits, meta = preprocess(options)
-        check_splits(options.output, splits, meta)
-        warn_of_absent_classes(splits, meta)
-        with atomic_folder(options.output) as folder:
-            write_dataset(folder, splits, replace(meta, cohort={**meta.cohort, "command": made_by}))
+        with sole_writer(options.output):
+            splits, meta = preprocess(options)
+            check_splits(options.output, splits, meta)
+            warn_of_absent_classes(splits, meta)
+            with atomic_folder(options.output) as folder:
+                write_dataset(folder, splits, replace(meta, cohort={**meta.cohort, "command": made_by}))
         print(f"written to {options.output}")
 
     exit_on_user_error(checked)

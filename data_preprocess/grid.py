@@ -15,7 +15,7 @@ import numpy as np
 
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
-from tardiff.data.imputation import impute
+from tardiff.data.imputation import Imputation
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
 
@@ -124,23 +124,23 @@ def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndar
 
 
 def fill_gaps(splits: Mapping[str, Split], rule: str,
-              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], np.ndarray]:
+              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
     """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
 
-    Returns the splits and the medians (C,) of the training cells. Raises UserError on a channel that training lacks.
+    Returns the splits and how they were filled. Raises UserError on a channel that training lacks.
     """
-    medians = observed_medians(splits["train"].x, vitals)
-    return {name: replace(split, x=impute(split.x, rule, medians), mask=~np.isnan(split.x))
-            for name, split in splits.items()}, medians
+    imputation = Imputation(rule, observed_medians(splits["train"].x, vitals).tolist())
+    return {name: replace(split, x=imputation.fill(split.x), mask=~np.isnan(split.x))
+            for name, split in splits.items()}, imputation
 
 
 def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float],
-                     seed: int, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], np.ndarray]:
+                     seed: int, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
     """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
 
     x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,), ratios of train, val and test. Only
-    observed training cells set the medians. Returns the splits, whose masks are True where observed, and the medians.
-    Raises UserError on bad ratios, an empty split, or a channel that training never observed.
+    observed training cells set the medians. Returns the splits, whose masks are True where observed, and their
+    imputation. Raises UserError on bad ratios, an empty split, or a channel that training never observed.
     """
     splits = split_by_subject(Split(x, y, subject), dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
     return fill_gaps(splits, "forward", vitals)
@@ -154,9 +154,9 @@ def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:
     return values if len(values) else np.full(1, np.nan, dtype=np.float32)
 
 
-def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals: Sequence[Vital] = VITALS) -> dict:
-    """Print each channel's valid range, share of observed cells and quantiles over all splits; return for `meta.json`
-    the first two and the training medians (C,)."""
+def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VITALS) -> dict:
+    """Print each channel's valid range, share of observed cells and quantiles over all splits, and return the first two
+    and the training median for `meta.json`."""
     cells = sum(split.x[..., 0].size for split in splits.values())
     values = [observed_values(splits, channel) for channel in range(len(vitals))]
     print_table([["channel", "valid range", "observed cells", *QUANTILES],
@@ -165,8 +165,9 @@ def summarize_channels(splits: Mapping[str, Split], medians: np.ndarray, vitals:
                    for vital, own in zip(vitals[:MOST_PRINTED], values, strict=False))])
     if len(vitals) > MOST_PRINTED:
         print(f"... and {len(vitals) - MOST_PRINTED:,} more channels\n")
-    return {vital.name: {"valid_range": vital.valid_range, "observed": len(own) / cells, "train_median": median}
-            for vital, own, median in zip(vitals, values, medians.tolist(), strict=True)}
+    return {vital.name: {"valid_range": vital.valid_range, "observed": len(own) / cells,
+                         "train_median": float(np.median(observed_values({"train": splits["train"]}, channel)))}
+            for channel, (vital, own) in enumerate(zip(vitals, values, strict=True))}
 
 
 def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
@@ -178,12 +179,11 @@ def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: 
     """
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, medians = split_and_impute(x, y, subject, ratios, seed, vitals)
+    splits, imputation = split_and_impute(x, y, subject, ratios, seed, vitals)
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,
-        "imputation": "forward fill within the stay, then the median of the observed training cells",
-        "channels": summarize_channels(splits, medians, vitals),
+        "channels": summarize_channels(splits, vitals),
         "splits": summarize_splits(splits, meta, "stays"),
     }
-    return splits, replace(meta, cohort=cohort)
+    return splits, replace(meta, cohort=cohort, imputation=imputation)

@@ -16,13 +16,12 @@ import pandas as pd
 from data_preprocess.own_data import Channel, listed
 from data_preprocess.query import (
     count_reasons,
-    csv_header,
     fetch,
     identifier,
-    parquet_header,
     quoted,
     reason_case,
     source,
+    table_columns,
 )
 from tardiff.data.format import UNIT_SECONDS
 from tardiff.utils.errors import UserError
@@ -111,13 +110,13 @@ class Measurements:
     def times(self) -> str:
         """Return the SQL of id and time of every row."""
         return f"(SELECT trim({identifier(self.id)}) AS id, trim({identifier(self.time)}) AS time FROM " \
-               f"{source(self.path, dict.fromkeys((self.id, self.time), 'VARCHAR'))})"
+               f"{source(self.path, dict.fromkeys((self.id, self.time), 'VARCHAR'), self.id)})"
 
     def readings(self, numbered: bool = False) -> str:
         """Return the SQL of id, time, variable and value of every reading, as text; numbered: and of its row, from
         1."""
         values = tuple(map(self.key, self.wide or ())) or (self.variable, self.value)
-        table = source(self.path, dict.fromkeys((self.id, self.time, *values), "VARCHAR"))
+        table = source(self.path, dict.fromkeys((self.id, self.time, *values), "VARCHAR"), self.id)
         if numbered:
             table = f"(SELECT row_number() OVER () AS \"row number\", * FROM {table})"
         if self.wide:
@@ -150,11 +149,9 @@ def find_measurements(connection: duckdb.DuckDBPyConnection, options: argparse.N
 
 def columns(path: Path) -> list[str]:
     """Return the names of a table's columns. Raises UserError if the file is not there or no table."""
-    if not path.is_file():
-        state = "is not a file" if path.exists() else "file not found"
-        raise UserError(f"{path}: {state}. Give a .csv, .csv.gz or .parquet file.")
-    header = parquet_header(path) if path.suffix.lower() == ".parquet" else csv_header(path)
-    return [column.strip() for column in header]
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: file not found. Give a .csv, .csv.gz or .parquet file.")
+    return [column.strip() for column, _ in table_columns(path)]
 
 
 def survey_times(connection: duckdb.DuckDBPyConnection, measurements: Measurements, stays: pd.DataFrame, step: float,

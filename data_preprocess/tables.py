@@ -3,9 +3,10 @@
     python -m data_preprocess.tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
 
 The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time,
-one column a variable). The table of labels has one row an id (a stay, a recording): id, label, and where known the
-patient (--subject), a given split (--split, with train, val, test) and the time that the series start (--origin). Names
-of columns may be in any case. The measurements are read out of core, so that they need not fit into memory
+one column a variable). A folder of such tables with the same columns is read as one; where they have no column of the
+id, the name of the file is it. The table of labels has one row an id (a stay, a recording): id, label, and where known
+the patient (--subject), a given split (--split, with train, val, test) and the time that the series start (--origin).
+Names of columns may be in any case. The measurements are read out of core, so that they need not fit into memory
 (--memory-limit).
 
 Decisions:
@@ -66,8 +67,12 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     step = microseconds_of(options.step)
     if options.length < 1:
         raise UserError(f"--length {options.length}: expected at least 1 step.")
-    roles = ("id", "time", *(("variable", "value") if options.layout == "long" else ()))
+    roles = ["time", *(("variable", "value") if options.layout == "long" else ())]
+    if not (options.input.is_dir() and options.id not in map(str.lower, columns(options.input))):
+        roles.insert(0, "id")
     require_columns(options.input, roles, options)
+    if options.labels.is_dir():
+        raise UserError(f"{options.labels}: is a folder; expected a .csv, .csv.gz or .parquet file with the labels.")
     require_columns(options.labels, ("id", "label", "subject", "split", "origin"), options)
     with open_engine(options.memory_limit, options.output) as connection:
         # Rows are numbered in messages as they stand in the file.
@@ -127,15 +132,14 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
     else:
         splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
-    splits, medians = grid.fill_gaps(splits, options.impute, channels)
+    splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     own_data.warn_of_extremes(splits, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
-              "imputation": options.impute, "attrition": attrition,
-              "channels": grid.summarize_channels(splits, medians, channels)}
+              "attrition": attrition, "channels": grid.summarize_channels(splits, channels)}
     return own_data.dataset_of(splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
         units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
-        positive=own_data.positive_class(options.positive, classes),
+        positive=own_data.positive_class(options.positive, classes), imputation=imputation,
         source=options.input.name, licence=options.licence, cohort=cohort), "ids")
 
 
@@ -227,7 +231,8 @@ def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("tables", __doc__, prog, "measurements: .csv, .csv.gz or .parquet", "data/<input>")
+    parser = command.source_parser("tables", __doc__, prog,
+                                   "measurements: .csv, .csv.gz or .parquet, or a folder of them", "data/<input>")
     parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
     parser.add_argument("--layout", choices=("long", "wide"), default="long",
                         help="of the measurements (default: long)")

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.io.matlab import MatReadError
 
-from data_preprocess import count_tables
+from data_preprocess import command, count_tables
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -179,6 +179,27 @@ def read_subjects(members: Members, read: Callable[[Subject], tuple[Sequence[str
             windows[subject.name] = z_scores(raw).astype(np.float32)
             bar.update()
     return channels, windows
+
+
+def dataset_of_recordings(members: Members, files: Mapping[str, Sequence[Path]], what: str, folder: Path, remedy: str,
+                          read: Callable[[Subject], tuple[Sequence[str], np.ndarray]], published: Mapping[str, int],
+                          meta: Metadata) -> tuple[dict[str, Split], Metadata]:
+    """Leave out the subjects without files, read the others, and put their windows together.
+
+    files: of each subject by name. what: such a file. folder, remedy: for the message where a class is lacking. read,
+    published, meta: as for `read_subjects` and `dataset_of_windows`, but for the channels. Raises UserError as they do.
+    """
+    members = leave_out_absent(members, {name for name, paths in files.items() if paths}, what)
+    require_every_class(members, meta.classes, folder, remedy)
+    channels, windows = read_subjects(members, read)
+    return dataset_of_windows(members, windows, "windows", published, replace(meta, channels=channels))
+
+
+def convert(name: str, docstring: str, prog: str | None, files: str, arguments: Sequence[str] | None,
+            preprocess: Callable[[Path], tuple[dict[str, Split], Metadata]]) -> None:
+    """Run the command line of a source without options of its own. files: what its input folder holds."""
+    parser = command.source_parser(name, docstring, prog, files, f"data/{name}")
+    command.run(parser, arguments, lambda options: Path("data", name), lambda options: preprocess(options.input))
 
 
 def assemble(members: Members, windows: dict[str, np.ndarray]) -> dict[str, Split]:

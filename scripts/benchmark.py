@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import tempfile
@@ -23,7 +24,7 @@ from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import guidance_function
 from tardiff.influence.task import DownstreamTask, norm
 from tardiff.models.unet1d import UNet1d
-from tardiff.sampling.generate import chunk_sampler, generate_dataset, sample_series
+from tardiff.sampling.generate import generate_dataset, sample_chunk, sample_series
 from tardiff.sampling.samplers import Conditioning
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import exit_on_user_error
@@ -67,7 +68,7 @@ def guidance_gradient_ratio(config: BaseConfig, device: torch.device) -> dict[st
 
 
 def guided_sampling_ratio(config: BaseConfig, device: torch.device) -> dict[str, float]:
-    """DDIM-50 with each objective of guidance against DDIM-50 without, 512 series."""
+    """The default sampler with each objective of guidance against the same without, 512 series."""
     fitted, task, x, y = components(config, device)
     direction = compute_guidance_gradient(task, x, y, 2, len(x), ProcessGroup(0, 1, device)).direction("all", "l2_norm")
     direction = {name: value.to(device) for name, value in direction.items()}
@@ -89,7 +90,8 @@ def generation_memory(config: BaseConfig, num_samples: int) -> float:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     fitted, *_ = components(config, device)
-    sample = chunk_sampler(fitted, 0, SamplerConfig(num_inference_steps=2), lambda labels: None)
+    sample = functools.partial(sample_chunk, fitted, seed=0, config=SamplerConfig(num_inference_steps=2),
+                               condition=lambda labels: None)
     with tempfile.TemporaryDirectory() as folder:
         generate_dataset(sample, np.arange(num_samples) % 2, 256, Path(folder) / "synthetic", fitted.shape, META,
                          ProcessGroup(0, 1, device))

@@ -38,9 +38,9 @@ def intervals(generator: np.random.Generator, seeds: int, positives: int, shared
     found = {}
     for key, values, resampled in (("auroc", level, resampled_level),
                                    ("auroc_minus_trtr", level - other, resampled_level - resampled_other)):
-        rows = [("set", "TSTR", key, None, number, value) for number, value in enumerate(values)]
-        rows.append(("set", "TSTR", key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled)))
-        found[key] = summaries(long_frame(rows))["set", "TSTR"][key]
+        rows = [("set", "TSTR", "", key, None, number, value) for number, value in enumerate(values)]
+        rows.append(("set", "TSTR", "", key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled)))
+        found[key] = summaries(long_frame(rows))["set", "TSTR", ""][key]
     truth = float(norm.expect(lambda separation: norm.cdf(separation / np.sqrt(2)), loc=1, scale=seed_spread))
     return found["auroc"], found["auroc_minus_trtr"], truth
 

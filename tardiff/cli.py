@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -55,8 +56,12 @@ class Command:
         return getattr(schemas, self.schema)
 
     def run(self, config: Any, dry_run: bool) -> None:
-        """Do the work of a command with its settings."""
-        importlib.import_module(self.module).run(config, dry_run)
+        """Do the work of a command with its settings, while no other command writes its output folder."""
+        from tardiff.utils.lock import sole_writer  # Here, so that --help does not wait for torch.
+
+        work = importlib.import_module(self.module).run
+        with contextlib.nullcontext() if dry_run else sole_writer(config.output):
+            work(config, dry_run)
 
 
 def _named_by_folder(paths: list[str]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,17 +80,18 @@ class DiffusionConfig:
 
     num_train_timesteps: int = setting(200, "Diffusion steps T.", low=2)
     noise_schedule: str = setting(
-        "linear", "How noise grows with the step; linear is linear in the square root of beta, as released.",
-        choices=("linear", "cosine"))
-    beta_start: float = setting(5e-4, "First beta of the linear schedule.", low=1e-8, high=0.999)
-    beta_end: float = setting(0.1, "Last beta of the linear schedule.", low=1e-8, high=0.999)
+        "scaled_linear", "How noise grows: scaled_linear (as released: linear in the square root of beta) "
+                         "or cosine.",
+        choices=("scaled_linear", "cosine"))
+    beta_start: float = setting(5e-4, "First beta of scaled_linear.", low=1e-8, high=0.999)
+    beta_end: float = setting(0.1, "Last beta of scaled_linear.", low=1e-8, high=0.999)
     prediction_type: str = setting("v_prediction", "What the denoiser predicts.",
                                    choices=("epsilon", "sample", "v_prediction"))
     loss: str = setting("l2", "Distance between prediction and target.", choices=("l1", "l2"))
 
     def faults(self) -> Iterator[tuple[str, str]]:
         for name in ("beta_start", "beta_end"):
-            if self.noise_schedule != "linear" and getattr(self, name) != getattr(DiffusionConfig, name):
+            if self.noise_schedule != "scaled_linear" and getattr(self, name) != getattr(DiffusionConfig, name):
                 yield name, f"has no effect with diffusion.noise_schedule={self.noise_schedule}."
 
 
@@ -124,6 +125,8 @@ class BaseConfig:
     seed: int = setting(0, "Seed of initialisation and training.", low=0, high=2**63 - 1)
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    mask: bool = setting(True, "Where the dataset has gaps and says how they were filled: model the mask with the "
+                               "values, so that series have gaps of their own, filled by the same rule.")
     expect: ExpectConfig = setting(ExpectConfig, "", semantic=False)
     model: UNetConfig = setting(UNetConfig, "")
     diffusion: DiffusionConfig = setting(DiffusionConfig, "")
@@ -153,6 +156,22 @@ class TimesNetConfig:
 
 
 @dataclass(frozen=True)
+class BoostingConfig:
+    """Gradient boosting of trees (scikit-learn's HistGradientBoostingClassifier) on the flattened series and summaries
+    of each channel. Its trees stand for the steps of the networks, of which it reads no other settings than
+    training.keep and training.class_weighting."""
+
+    trees: int = setting(
+        300, "Trees per class, of which those up to the lowest log-loss on the selection half are kept.", low=1)
+    learning_rate: float = setting(0.05, "Weight of each tree.", low=1e-4, high=1)
+    max_leaves: int = setting(8, "Largest number of leaves of a tree.", low=2)
+    min_rows: int = setting(20, "Least number of different series in a leaf.", low=1)
+    l2: float = setting(1.0, "L2 penalty of the leaves, in rows.", low=0)
+    feature_share: float = setting(0.3, "Share of the features, drawn anew, that a split chooses from.", low=1e-3,
+                                   high=1)
+
+
+@dataclass(frozen=True)
 class CustomModelConfig:
     """Your own classifier."""
 
@@ -165,24 +184,34 @@ class CustomModelConfig:
     options: dict = setting({}, "Keyword arguments of the class.")
 
 
+ARCHITECTURES = ("gru", "lstm", "timesnet", "boosting", "custom")
+
+
 @dataclass(frozen=True)
 class ClassifierModelConfig:
     """Which classifier, and its size."""
 
-    name: str = setting("gru", "Architecture.", choices=("gru", "lstm", "timesnet", "custom"))
+    name: str = setting("gru", "Architecture.", choices=ARCHITECTURES)
+    inputs: str = setting(
+        "values", "values, or values+mask: with what was observed (0 or 1) as further channels, for judges of sets "
+                  "with masks.",
+        choices=("values", "values+mask"))
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
+    boosting: BoostingConfig = setting(BoostingConfig, "")
     custom: CustomModelConfig = setting(CustomModelConfig, "")
+
+    @property
+    def section(self) -> str:
+        """The section that the architecture reads."""
+        return {"gru": "rnn", "lstm": "rnn"}.get(self.name, self.name)
 
     def without_effect(self) -> list[str]:
         """Return the sections that differ from their defaults and that the architecture does not use."""
-        own_section = {"gru": "rnn", "lstm": "rnn"}.get(self.name, self.name)
-        return [section for section, default in (("rnn", RNNConfig()), ("timesnet", TimesNetConfig()))
-                if section != own_section and getattr(self, section) != default]
+        return [section for section in ("rnn", "timesnet", "boosting")
+                if section != self.section and getattr(self, section) != getattr(ClassifierModelConfig(), section)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        if self.name != "custom" and self.custom.import_path is not None:
-            yield "custom.import_path", f"has no effect with model.name={self.name}. Give model.name=custom as well."
         for name, value in vars(self.custom).items():
             if self.custom.import_path is None and value != getattr(CustomModelConfig(), name):
                 yield f"custom.{name}", "has no effect without model.custom.import_path='package.module:Class'."
@@ -231,14 +260,24 @@ class ClassifierConfig:
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.model.name == "boosting":
+            yield "model.name", "boosting has no gradient that could guide. It can be a judge of an evaluation."
+        if self.model.inputs != "values":
+            yield "model.inputs", "is for judges: series are generated without masks, so a guide reads values."
+        yield from _unused_custom_model(self.model, [self.model.name])
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """The reverse process."""
 
-    name: str = setting("ddim", "ddpm (ancestral, the paper's Algorithm 1) or ddim.", choices=("ddpm", "ddim"))
-    num_inference_steps: int | None = setting(50, "Denoiser calls per series; null for all training steps.", low=1)
-    eta: float = setting(0.0, "Noise of DDIM: 0 for none; 1 for that of DDPM, with which series made in few steps vary "
+    name: str = setting("dpm_solver_pp", "dpm_solver_pp (second order, without noise, steps even in log-SNR), ddim, or "
+                                         "ddpm (ancestral, the paper's Algorithm 1).",
+                        choices=("ddpm", "ddim", "dpm_solver_pp"))
+    num_inference_steps: int | None = setting(
+        10, "Denoiser calls per series; null for all training steps. ddim needs about 50, ddpm all.", low=1)
+    eta: float = setting(0.0, "Noise of ddim: 0 for none; 1 for that of ddpm, with which series made in few steps vary "
                               "less.", low=0, high=1)
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
     clip_x0: bool = setting(True, "Clip x0_pred to the training range of each channel at every step.")
@@ -258,10 +297,10 @@ class GuidanceConfig:
         choices=("none", "influence", "classifier", "anchored"))
     scale: float = setting(0.5, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
     step_size: str = setting(
-        "posterior_variance", "Factor beside the scale: posterior_variance (the Bayes form: for DDPM the posterior "
-                              "variance, for DDIM the score form, which at x0_pred and without noise is the stronger "
-                              "one) or constant (the paper: scale times the gradient is added to the mean).",
-        choices=("posterior_variance", "constant"))
+        "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
+        "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "
+        "gradient is added to the mean of each step).",
+        choices=("bayes", "constant"))
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
     through_denoiser: bool = setting(False, "At x0_pred, differentiate through the denoiser as well (slower).")
@@ -274,6 +313,10 @@ class GuidanceConfig:
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
         choices=("train_size", "guidance_size", "l2_norm"))
     unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1.")
+    parameters: str = setting(
+        "all", "Weights of the classifier whose training counts for influence: all, or head, those of the linear layer "
+               "that gives the logits, for which J has a closed form and costs one backward pass.",
+        choices=("all", "head"))
     method: str = setting("central_difference", "Computation of J: central_difference (two backward passes) or exact "
                                                 "(double backward; not for cuDNN recurrent layers).",
                           choices=("central_difference", "exact"))
@@ -292,7 +335,7 @@ class GuidanceConfig:
 
         They are no fault, for they may be left of a preset whose objective was changed; but they are told of.
         """
-        unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "method"]
+        unused = [] if self.uses_guidance_gradient else ["classes", "divide_by", "parameters", "method"]
         unused += [] if self.objective == "anchored" else ["influence_weight"]
         unused += ["scale", "step_size", "location", "through_denoiser", "unit_rms"] * (self.objective == "none")
         return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
@@ -300,6 +343,8 @@ class GuidanceConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
+        if self.parameters == "head" and self.method != GuidanceConfig.method:
+            yield "method", "has no effect with guidance.parameters=head, whose J has a closed form."
 
 
 @dataclass(frozen=True)
@@ -317,7 +362,8 @@ class GenerationConfig:
     device: str = setting("auto", DEVICE_TEXT, semantic=False)
     labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0)
     num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1)
-    batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1)
+    batch_size: int = setting(512, "Series sampled at a time: bounds memory; the unit of resuming.", low=1,
+                              semantic=False)
     bf16: bool = setting(False, "bfloat16 autocast in the denoiser (CUDA only; ignored on CPU).")
     compile: bool = setting(False, "torch.compile the denoiser (CUDA only; ignored on CPU).", semantic=False)
     sampler: SamplerConfig = setting(SamplerConfig, "")
@@ -343,10 +389,13 @@ class BaselineConfig:
                           semantic=False)
     labels: str | list[int] | dict[Any, int] = setting("train", LABELS_TEXT, low=0, semantic=False)
     num_samples: int | None = setting(None, NUM_SAMPLES_TEXT, low=1, semantic=False)
-    sampling_batch_size: int = setting(512, "Series per chunk: bounds memory; the unit of resuming.", low=1,
+    sampling_batch_size: int = setting(512, "Series sampled at a time: bounds memory; the unit of resuming.", low=1,
                                        semantic=False)
     log_every: int = setting(50, "Steps between logged losses.", low=1, semantic=False)
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
+
+
+CONTROLS = ("guidance_rows", "ensemble", "self_distillation", "jitter", "mixup", "cutmix", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -363,7 +412,7 @@ class EvaluationConfig:
         "unguided", "Synthetic set that the others are compared with, where it is among them.", semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
                                   low=0.01, semantic=False)
-    seeds: int = setting(3, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
+    seeds: int = setting(10, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
     score_on: str = setting("test", "test for results; selection to choose settings without reading test (its scores "
                                      "are optimistic: the same rows choose weights and threshold).",
@@ -376,11 +425,33 @@ class EvaluationConfig:
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
+    controls: list[str] = setting(
+        [*CONTROLS], "Rivals of the synthetic sets, which make more of real rows alone (see "
+                  "tardiff/evaluation/controls.py). The two that need a teacher cost five fits more per seed.",
+        choices=CONTROLS, semantic=False)
+    ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
+                                 semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    judges: list[str] | None = setting(
+        None, "Architectures that judge, each on the same arms and seeds and with its section of model; null: "
+              "model.name alone.", choices=ARCHITECTURES, semantic=False)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
 
+    @property
+    def judge_models(self) -> dict[str, ClassifierModelConfig]:
+        """The settings of the model of each judge, by its name."""
+        names = [self.model.name] if self.judges is None else self.judges
+        return {name: replace(self.model, name=name) for name in names}
+
     def faults(self) -> Iterator[tuple[str, str]]:
+        if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
+            yield "judges", "must name at least one architecture, and each once."
+        yield from _unused_custom_model(self.model, self.judge_models)
+        if _has_repeats(self.controls):
+            yield "controls", "must name each control once."
+        if "ensemble" not in self.controls and self.ensemble_size != EvaluationConfig.ensemble_size:
+            yield "ensemble_size", "has no effect without the control ensemble."
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
@@ -427,7 +498,8 @@ class ReportConfig(EvaluationConfig):
                               low=0, semantic=False)
     quick: bool = setting(
         False, "A first look in a minute or two: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
-               "ratio alone, no fine-tuning, and no fidelity metrics that train networks.", semantic=False)
+               "ratio alone, two controls, no fine-tuning, and no fidelity metrics that train networks.",
+        semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()
@@ -458,6 +530,11 @@ class CompareConfig(ReportConfig):
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
               "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        yield from super().faults()
+        if self.model.inputs != "values":
+            yield "model.inputs", "needs sets with masks, and what is trained here generates none."
+
 
 @dataclass(frozen=True)
 class InfluenceAnalysisConfig:
@@ -487,6 +564,12 @@ class InfluenceAnalysisConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.learning_rates:
             yield "learning_rates", "must hold at least one."
+
+
+def _unused_custom_model(model: ClassifierModelConfig, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    if model.custom.import_path is not None and "custom" not in names:
+        yield "model.custom.import_path", (f"has no effect with model.name={', '.join(names)}. Give model.name=custom "
+                                           "as well.")
 
 
 def _has_repeats(values: list) -> bool:

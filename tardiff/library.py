@@ -22,7 +22,8 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
-from tardiff.sampling.generate import sample_series
+from tardiff.influence.task import layer_parameters
+from tardiff.sampling.generate import sample_chunk
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
@@ -68,8 +69,8 @@ class Guidance:
         self.dataset = self.guide.data if dataset is None else dataset
 
     def check(self, denoiser: FittedDenoiser) -> None:
-        """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or if the
-        choice of guidance rows is empty."""
+        """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or has no
+        head where its parameters are asked for, and if the choice of guidance rows is empty."""
         guide = self.guide
         read, written = (guide.shape, guide.meta.classes), (denoiser.shape, denoiser.meta.classes)
         if read != written:
@@ -81,17 +82,18 @@ class Guidance:
         if guide.task.device != denoiser.device:
             raise UserError(f"{guide.folder}: is on {guide.task.device}, the denoiser on {denoiser.device}. Load both "
                             "on the same device.")
-        probes = np.random.default_rng(0).uniform(guide.normalizer.low, guide.normalizer.high, size=(8, *guide.shape))
-        guide.task.check_independence(torch.from_numpy(probes.astype(np.float32)).to(guide.task.device))
+        guide.task.check_independence(self._probes())
         if self.config.uses_guidance_gradient:
+            self._counted_parameters()
             self._chosen(np.bincount(self._guidance_half.y, minlength=guide.num_classes).tolist())
 
     def conditioning(self, labels: Tensor) -> Conditioning | None:
         """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
         if not self.config.is_on:
             return None
-        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config)
-        return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.through_denoiser)
+        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config, self.guide.shape[1])
+        return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.location,
+                            self.config.through_denoiser)
 
     @cached_property
     def gradient(self) -> GuidanceGradient:
@@ -105,8 +107,22 @@ class Guidance:
     def _direction(self) -> dict[str, Tensor] | None:
         if not self.config.uses_guidance_gradient:
             return None
-        direction = self.gradient.direction(self._chosen(self.gradient.counts), self.config.divide_by)
+        direction = self.gradient.direction(self._chosen(self.gradient.counts), self.config.divide_by,
+                                            self._counted_parameters())
         return {name: value.to(self.guide.task.device) for name, value in direction.items()}
+
+    def _counted_parameters(self) -> list[str]:
+        """Return the names of the parameters that `guidance.parameters` chooses."""
+        task = self.guide.task
+        if self.config.parameters == "all":
+            return list(task.parameters)
+        return [name for name in layer_parameters(task.head(self._probes())) if name in task.parameters]
+
+    def _probes(self) -> Tensor:
+        """Return a few series (8, L, C) within the normaliser's range, on the guide's device."""
+        low, high = self.guide.normalizer.low, self.guide.normalizer.high
+        probes = np.random.default_rng(0).uniform(low, high, size=(8, *self.guide.shape))
+        return torch.from_numpy(probes.astype(np.float32)).to(self.guide.task.device)
 
     def _chosen(self, counts: list[int]) -> dict[int, float]:
         """Return the weight of each class that `guidance.classes` chooses among the guidance rows `counts`."""
@@ -140,18 +156,20 @@ class Denoiser:
         return self.fitted.meta.classes
 
     def sample(self, counts: Mapping[str | int, int], seed: int = 0, guidance: Guidance | None = None,
-               sampler: str = "ddim", steps: int | None = None, batch_size: int = 512,
+               sampler: str | None = None, steps: int | None = None, batch_size: int = 512,
                callback: Callback | None = None, **settings: Any) -> LabelledSeries:
         """Return series in raw units: counts[class] of each class, by name or number, class after class.
 
         Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
-        `SamplerConfig`, None for its default; settings: its other fields, such as `eta=1.0`. batch_size bounds memory.
-        callback(t, x_t, x0_pred, gradient) sees every step of every batch, each (B, L, C) in normalised units, the
-        gradient None where unguided.
+        `SamplerConfig`, None for its defaults; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
+        memory.
+        callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in
+        normalised units, with the mask (B, L, 2C), the gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
         """
+        given = {"name": sampler, "num_inference_steps": steps}
         config = load_config(SamplerConfig, values={
-            "name": sampler, **({} if steps is None else {"num_inference_steps": steps}), **settings})
+            **{name: value for name, value in given.items() if value is not None}, **settings})
         check_sampler(config, self.fitted, self.folder)
         if not isinstance(counts, Mapping):
             raise UserError(f"counts={counts!r}: expected {{class: number of series}}.")
@@ -170,16 +188,16 @@ class Denoiser:
         y = np.repeat(np.array(numbers, dtype=np.int64), sizes)
         device = self.fitted.device
         labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
+        condition = guidance.conditioning if guidance is not None else lambda labels: None
         parts = []
         chunks = list(zip(labels.split(batch_size), samples.split(batch_size), strict=True))
         with progress("sampling", len(chunks), "chunk", shown=len(chunks) > 1) as bar:
             for labels_of, samples_of in chunks:
-                conditioning = None if guidance is None else guidance.conditioning(labels_of)
-                series = sample_series(self.fitted, labels_of, samples_of, seed, config, conditioning,
-                                       callback=callback)
-                parts.append(self.fitted.normalizer.inverse(series.cpu().numpy()))
+                parts.append(sample_chunk(self.fitted, labels_of, samples_of, seed, config, condition,
+                                          callback=callback))
                 bar.update()
-        return LabelledSeries(Split(np.concatenate(parts), y), self.fitted.meta.of_synthetic())
+        x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic(self.fitted.mask)
+        return LabelledSeries(Split(meta.filled(x), y, mask=~np.isnan(x) if self.fitted.mask else None), meta)
 
 
 def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: str | Path | None = None, **settings: Any

@@ -1,8 +1,13 @@
 """The library: what a notebook loads and samples is what the commands train and write."""
 
 import dataclasses
+import json
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from user_errors import run_tiny
@@ -10,6 +15,7 @@ from user_errors import run_tiny
 import tardiff
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.sampling import generate
 from tardiff.utils.errors import UserError
 
 STEPS = 4
@@ -46,7 +52,17 @@ def test_classes_are_given_by_name_or_number(base):
     assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
 
 
-@pytest.mark.parametrize("settings", [{}, {"name": "ddpm"}, {"eta": 1.0, "guidance": GUIDED}])
+def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule(base, guide):
+    for guidance in (None, tardiff.Guidance(guide, **GUIDED)):
+        series = base.sample({"died": 8}, steps=STEPS, guidance=guidance)
+        mask, imputation = series.split.mask, series.meta.imputation
+        assert 0 < mask.mean() < 1 and imputation == read_dataset(guide.data, ("train",)).meta.imputation
+        np.testing.assert_array_equal(imputation.fill(np.where(mask, series.x, np.float32(np.nan))), series.x)
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"name": "ddpm"}, {"guidance": GUIDED}, {"sampler": "ddim", "eta": 1.0, "guidance": GUIDED},
+    {"guidance": {**GUIDED, "parameters": "head"}}])
 def test_a_series_depends_on_seed_number_and_label_alone(base, guide, settings):
     if "guidance" in settings:
         settings = settings | {"guidance": tardiff.Guidance(guide, **settings["guidance"])}
@@ -65,6 +81,15 @@ def test_guidance_steers_and_scale_0_is_bit_for_bit_the_unguided_sampler(base, g
     assert (guide.predict(steered.x)[:, 1] > guide.predict(plain.x)[:, 1]).all()
 
 
+def test_a_cpu_samples_in_passes_of_so_many_time_steps_whatever_the_batch(base, guide, monkeypatch):
+    guidance, sizes = tardiff.Guidance(guide), []
+    whole = base.sample({"died": 5}, steps=STEPS, guidance=guidance)
+    monkeypatch.setattr(generate, "STEPS_PER_PASS", 2 * 24)
+    parts = base.sample({"died": 5}, steps=STEPS, guidance=guidance, callback=lambda t, x_t, *_: sizes.append(len(x_t)))
+    assert sizes == [2] * STEPS + [2] * STEPS + [1] * STEPS
+    np.testing.assert_allclose(parts.x, whole.x, rtol=1e-4, atol=1e-3)
+
+
 def test_the_callback_sees_every_step_of_every_batch(base, guide):
     seen = []
 
@@ -73,7 +98,7 @@ def test_the_callback_sees_every_step_of_every_batch(base, guide):
         seen.append((int(t), tuple(x_t.shape), tuple(x0_pred.shape), strongest))
 
     traced = base.sample({"died": 5}, steps=STEPS, batch_size=3, callback=note)
-    assert [shape for _, shape, _, _ in seen] == [(3, 24, 7)] * STEPS + [(2, 24, 7)] * STEPS
+    assert [shape for _, shape, _, _ in seen] == [(3, 24, 14)] * STEPS + [(2, 24, 14)] * STEPS
     assert all(shape == predicted and gradient is None for _, shape, predicted, gradient in seen)
     assert [t for t, *_ in seen[:STEPS]] == sorted({t for t, *_ in seen}, reverse=True)
     assert np.array_equal(traced.x, base.sample({"died": 5}, steps=STEPS, batch_size=3).x)
@@ -92,6 +117,22 @@ def test_the_command_writes_the_same_series(base, guide, runs, tmp_path, setting
     written = read_dataset(tmp_path, ("train",), every_class=False)
     assert np.array_equal(written.train.x, sampled.x) and np.array_equal(written.train.y, sampled.y)
     assert written.meta == sampled.meta
+
+
+def test_values_at_the_ends_of_the_training_range_are_counted_and_told_of(runs, tmp_path, capsys):
+    """Guided far too strongly, series end there."""
+    shares = {}
+    for name, scale in (("unguided", 0), ("guided", 1e6)):
+        capsys.readouterr()
+        assert run_tiny("generate", f"data={runs / 'data'}", f"base={runs / 'base'}", f"output={tmp_path / name}",
+                        f"classifier={runs / 'classifier'}", f"guidance.scale={scale}", "num_samples=20") == 0
+        shares[name] = json.loads((tmp_path / name / "at_bounds.json").read_text())
+        warned = "lie at an end of the training range or beyond" in capsys.readouterr().out
+        assert warned == (name == "guided")
+    assert np.mean(shares["guided"]["synthetic"]) > 0.2 > 0.05 > np.mean(shares["unguided"]["synthetic"])
+    x = read_dataset(runs / "data").train.x
+    ends = (x == np.nanmin(x, axis=(0, 1))) | (x == np.nanmax(x, axis=(0, 1)))
+    assert shares["guided"]["train"] == shares["unguided"]["train"] == pytest.approx(ends.mean(axis=(0, 1)), rel=0.2)
 
 
 def test_influence_finds_its_guidance_rows_by_the_record_of_the_guide(guide, runs):
@@ -118,7 +159,7 @@ def test_a_frame_has_the_channels_in_their_units(base):
     ({2: 3}, {}, "'2' is not a class"), ({}, {}, "not all 0"), ({"died": 0}, {}, "not all 0"),
     ({"died": -1}, {}, "at least 0"), ({"died": 2.5}, {}, "number of series"),
     ({"died": 1}, {"steps": 201}, "201"), ({"died": 1}, {"steps": 0}, "at least 1"),
-    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, got 'heun'"),
+    ({"died": 1}, {"sampler": "heun"}, "must be one of ddpm, ddim, dpm_solver_pp, got 'heun'"),
     ({"died": 1}, {"name": "ddpm", "eta": 1.0}, "eta.* no effect")])
 def test_a_fault_of_sampling_is_one_message(base, counts, settings, message):
     with pytest.raises(UserError, match=message):
@@ -155,3 +196,16 @@ def test_what_does_not_fit_the_record_of_a_run_is_refused(base, guide, runs):
 def test_numbers_of_numpy_and_whole_weights_are_settings(base, guide, runs):
     guidance = tardiff.Guidance(runs / "classifier", scale=np.float32(0.5), objective="influence", classes={"died": 1})
     assert len(base.sample({"died": 1}, steps=np.int64(STEPS), guidance=guidance)) == 1
+
+
+def test_the_study_of_samplers_measures_each_and_resumes(runs, tmp_path, monkeypatch, capsys):
+    command = ["study_samplers.py", "--base", str(runs / "base"), "--data", str(runs / "data"), "--output",
+               str(tmp_path), "--samplers", "ddim", "dpm_solver_pp", "--series", "40", "--quick", "--steps", "2"]
+    tables = []
+    for more in ([], ["4"]):
+        monkeypatch.setattr(sys, "argv", command + more)
+        runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "study_samplers.py"), run_name="__main__")
+        tables.append(pd.read_csv(tmp_path / "samplers.csv").set_index(["sampler", "steps"]))
+    assert len(tables[0]) == 3 and len(tables[1]) == 5 and (tmp_path / "samplers.png").is_file()
+    assert (tables[0].loc[("ddim", 2)] == tables[1].loc[("ddim", 2)]).all()  # The seconds as well: sampled once.
+    assert tables[1][["level", "within", "ks"]].notna().all(axis=None)

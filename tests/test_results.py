@@ -25,12 +25,12 @@ def report(tmp_path) -> Path:
     """The files of a finished report, as far as they are read: TRTR and TSTR of one set, two metrics of quality."""
     folder = tmp_path / "report"
     folder.mkdir()
-    rows = [(REAL, "TRTR", key, None, seed, value + 0.01 * seed) for key, value in (("auroc", 0.7), ("auprc", 0.3))
-            for seed in range(3)]
-    rows += [("guided", "TSTR", key, 0, seed, value) for key, value in
+    rows = [(REAL, "TRTR", "gru", key, None, seed, value + 0.01 * seed)
+            for key, value in (("auroc", 0.7), ("auprc", 0.3)) for seed in range(3)]
+    rows += [("guided", "TSTR", "gru", key, 0, seed, value) for key, value in
              (("auroc", 0.6), ("auprc", 0.2), ("auprc_minus_trtr", -0.1)) for seed in range(3)]
-    rows += [("guided", "TSTR", "auprc_minus_trtr_subject_variance", None, None, 1e-6)]
-    rows += [("guided", "correlational", "score", 0, 0, 0.08), ("guided", "train_attack", "auroc", 0, 0, 0.5)]
+    rows += [("guided", "TSTR", "gru", "auprc_minus_trtr_subject_variance", None, None, 1e-6)]
+    rows += [("guided", "correlational", "", "score", 0, 0, 0.08), ("guided", "train_attack", "", "auroc", 0, 0, 0.5)]
     long_frame(rows).to_csv(folder / "results.csv", index=False)
     write_json(folder / "results.json", {"real": {"name": "mine"}, "provenance": {"commit": "abc"}})
     (folder / "settings.yaml").write_text("seeds: 3\n")
@@ -53,8 +53,8 @@ def test_the_committed_page_is_what_the_command_makes(tmp_path):
 def test_a_report_becomes_a_study_whose_words_stay(studies, report):
     page = command(studies, "--report", str(report))
     assert page.startswith("# All\n\n## mine\n") and "at commit abc" in page
-    assert "| TRTR | 0.710 (0.010) | 0.310 (0.010) |  |  |" in page
-    assert "| TSTR guided | 0.600 (0.000) | 0.200 (0.000) | -0.100 [-0.102, -0.098] | loss |" in page
+    assert "| TRTR | gru | 0.710 (0.010) | 0.310 (0.010) |  |  |" in page
+    assert "| TSTR guided | gru | 0.600 (0.000) | 0.200 (0.000) | -0.100 [-0.102, -0.098] | loss |" in page
     assert "| guided | 0.080 | 0.500 |" in page
     assert (studies / "mine" / "settings.yaml").read_text() == "seeds: 3\n"
     words = studies / "mine" / "words.md"
@@ -68,7 +68,7 @@ def test_names_of_sets_that_look_like_no_value_stay(studies, report):
     for name in ("NA", "null", "1"):
         path.write_text(path.read_text().replace("guided", name))
         page = command(studies, "--report", str(report))
-        assert f"| TSTR {name} | 0.600" in page and f"| {name} | 0.080 | 0.500 |" in page
+        assert f"| TSTR {name} | gru | 0.600" in page and f"| {name} | 0.080 | 0.500 |" in page
         path.write_text(path.read_text().replace(f"\n{name},", "\nguided,"))
 
 

@@ -19,11 +19,12 @@ from tardiff.sampling.generate import generate_dataset, label_plan
 from tardiff.utils.checkpoint import fingerprint, load_tensors, load_weights, save_tensors, write_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import open_run
+from tardiff.utils.logging import open_run, require_settings, settings_record
 from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
-WITHOUT_EFFECT = ("data", "name", "output", "synthetic", "device", "budget", "log_every", "checkpoint_every")
+WITHOUT_EFFECT = ("data", "name", "output", "synthetic", "device", "budget", "sampling_batch_size", "log_every",
+                  "checkpoint_every")
 """Settings that change neither the weights nor the series."""
 
 
@@ -48,8 +49,7 @@ class BaselineRun:
         self.name, self.dataset, self.config = baseline.__name__.rpartition(".")[2], dataset, config
         self.device = resolve_device(config.device)
         self.sample_seed = config.seed if config.sample_seed is None else config.sample_seed
-        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes,
-                                 self.sample_seed)
+        self.labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes)
         seed_torch(config.seed, "baseline", "initialisation")
         self.model = baseline.build(config, *dataset.shape, dataset.num_classes).to(self.device)
         self.scaler = Scaler(self.model.scaling, *dataset.shape, dataset.num_classes, self.model.scaled_per_class)
@@ -73,10 +73,12 @@ class BaselineRun:
         # A finished run keeps the settings that it was trained and first sampled with.
         run = open_run(folder, self.config, {"train": self.dataset.train.fingerprint()}, main=not weights.exists())
         if weights.exists():
-            load_weights(self._whole(), load_tensors(weights)[0], weights)
+            tensors, record = load_tensors(weights, "settings")
+            require_settings(folder, self.config, record["settings"])
+            load_weights(self._whole(), tensors, weights)
             return
         loop = TrainingLoop({"baseline": TrainingState(self.model)}, run, ProcessGroup(0, 1, self.device),
-                            self.config.log_every, self.config.checkpoint_every)
+                            self.config.log_every, self.config.checkpoint_every, batch_setting="batch_size")
         while loop.stage < len(self.stages):
             self._train_stage(self.stages[loop.stage], loop)
             loop.next_stage()
@@ -85,7 +87,7 @@ class BaselineRun:
             "training_seconds": loop.seconds, "device": str(self.device), "parameters": self.parameters,
             "stages": [{"name": stage.name, "most_iterations": stage.steps, "batch_size": stage.batch_size}
                        for stage in self.stages]})
-        save_tensors(weights, self._whole().state_dict())
+        save_tensors(weights, self._whole().state_dict(), {"settings": settings_record(self.config)})
         run.close()
 
     @torch.no_grad()
@@ -124,7 +126,7 @@ class BaselineRun:
                             "another folder.") from None
         generate_dataset(lambda labels, samples: self.sample(labels, self.sample_seed, samples), self.labels,
                          config.sampling_batch_size, folder, self.dataset.shape, self.dataset.meta.of_synthetic(),
-                         ProcessGroup(0, 1, self.device))
+                         ProcessGroup(0, 1, self.device), setting="sampling_batch_size")
 
     def _train_stage(self, stage: Stage, loop: TrainingLoop) -> None:
         of_stage = torch.ones_like(self.y, dtype=torch.bool) if stage.label is None else self.y == stage.label

@@ -7,9 +7,10 @@ Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where k
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,16 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from tardiff.data.imputation import RULES, Imputation
 from tardiff.utils.checkpoint import (
     DAMAGED_ARRAYS,
     atomic_path,
     fingerprint,
-    load_arrays,
+    open_arrays,
     read_json,
     require_folder,
     write_json,
 )
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
 SPLIT_NAMES = ("train", "val", "test")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
@@ -42,7 +45,8 @@ class Metadata:
     """What the numbers of a dataset mean (`meta.json`).
 
     sampling_interval: the time between two steps as `interval_seconds` reads it, such as `1 hour`, `5 min` or `1/256
-    s`; empty where it is not known. positive: the class that AUPRC and F1 are of; empty for the rarest of the training
+    s`; empty where it is not known. imputation: how gaps, where the mask is False, were filled; None where there are
+    none, or where that is not known. positive: the class that AUPRC and F1 are of; empty for the rarest of the training
     rows, of equally rare ones the last.
     """
 
@@ -54,6 +58,7 @@ class Metadata:
     source: str = ""
     licence: str = ""
     cohort: dict[str, Any] = field(default_factory=dict)
+    imputation: Imputation | None = None
     positive: str = ""
     format_version: int = FORMAT_VERSION
 
@@ -62,9 +67,14 @@ class Metadata:
         counts = np.bincount(y, minlength=len(self.classes))[::-1]
         return self if self.positive else replace(self, positive=self.classes[::-1][counts.argmin()])
 
-    def of_synthetic(self) -> Metadata:
-        """Return the description of synthetic series that a model of this dataset made."""
-        return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={})
+    def filled(self, x: np.ndarray) -> np.ndarray:
+        """Fill the gaps, which are NaN, of x (N, L, C) float in raw units as those of the dataset were filled."""
+        return x if self.imputation is None else self.imputation.fill(x)
+
+    def of_synthetic(self, with_gaps: bool = False) -> Metadata:
+        """Return the description of synthetic series, with gaps or without, that a model of this dataset made."""
+        return replace(self, name=f"{self.name} (synthetic)", source="synthetic; see provenance.json", cohort={},
+                       imputation=self.imputation if with_gaps else None)
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,8 @@ def read_metadata(path: str | Path) -> Metadata:
     content = read_json(path, "name", "channels", "units", "classes")
     known = {item.name for item in fields(Metadata)}
     meta = Metadata(**{key: value for key, value in content.items() if key in known})
+    if meta.imputation is not None:
+        meta = replace(meta, imputation=_read_imputation(path, meta))
     if meta.format_version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {meta.format_version}, this TarDiff reads {FORMAT_VERSION}.")
     for name, fewest in (("channels", 1), ("units", 1), ("classes", 2)):
@@ -165,11 +177,25 @@ def read_metadata(path: str | Path) -> Metadata:
     return meta
 
 
+def _read_imputation(path: str | Path, meta: Metadata) -> Imputation:
+    content = meta.imputation
+    if not isinstance(content, dict) or content.get("rule") not in RULES or not _are_numbers(
+            content.get("medians"), len(meta.channels)):
+        raise UserError(f"{path}: 'imputation' must hold a rule ({', '.join(RULES)}) and 'medians', a number for each "
+                        "channel.")
+    return Imputation(content["rule"], [float(value) for value in content["medians"]])
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return (isinstance(values, list) and len(values) == count
+            and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values))
+
+
 def read_split(path: str | Path, meta: Metadata) -> Split:
     """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
     path = Path(path)
     try:
-        content = load_arrays(path)
+        content = open_arrays(path)
         if not isinstance(content, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
         with content as archive:
@@ -260,7 +286,7 @@ def require_replaceable(folder: Path, key: str, record: Any) -> None:
     record: the arguments, which the cohort of such a dataset has under `key`.
     """
     require_folder(folder)
-    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
     if not files:
         return
     advice = "Choose another --output, or delete the folder."
@@ -278,18 +304,24 @@ def write_split(path: str | Path, split: Split) -> None:
         np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
-def write_split_in_parts(path: str | Path, parts: Iterable[np.ndarray], shape: tuple[int, int, int],
-                         y: np.ndarray) -> None:
+def write_split_in_parts(path: str | Path, parts: Callable[[], Iterable[np.ndarray]], shape: tuple[int, int, int],
+                         y: np.ndarray, imputation: Imputation | None = None) -> None:
     """Write a split whose x arrives in consecutive parts (n, L, C) float32, so that memory holds one part at a time.
 
-    shape: (N, L, C) of the whole; y (N,) int64. The file is written atomically.
+    parts: called for each pass over them. shape: (N, L, C) of the whole; y (N,) int64. imputation: fills gaps, which
+    are NaN, and asks for a mask. The file is written atomically.
     """
+    arrays: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+        "x": ("<f4", lambda part: part if imputation is None else imputation.fill(part))}
+    if imputation is not None:
+        arrays["mask"] = ("|b1", lambda part: ~np.isnan(part))
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("x.npy", "w", force_zip64=True) as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
-            np.lib.format.write_array_header_2_0(file, header)
-            for part in parts:
-                file.write(np.ascontiguousarray(part, dtype="<f4").tobytes())
+        for name, (kind, content) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": kind, "fortran_order": False, "shape": tuple(shape)}
+                np.lib.format.write_array_header_2_0(file, header)
+                for part in parts():
+                    file.write(np.ascontiguousarray(content(part), dtype=kind).tobytes())
         with archive.open("y.npy", "w", force_zip64=True) as file:
             np.lib.format.write_array(file, y)
 

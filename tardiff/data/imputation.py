@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 
@@ -42,10 +44,15 @@ def backward_fill(x: np.ndarray) -> np.ndarray:
 RULES = {"forward": forward_fill, "linear": interpolate, "median": np.copy}
 
 
-def impute(x: np.ndarray, rule: str, medians: np.ndarray) -> np.ndarray:
-    """Fill every gap by a rule of `RULES`, and with the channel's median where the rule leaves one.
+@dataclass(frozen=True)
+class Imputation:
+    """How the gaps of a dataset were filled: by a rule of `RULES`, and with the channel's median of the observed
+    training cells (C floats, in raw units) where the rule leaves one."""
 
-    x (N, L, C) float, NaN where unobserved; medians (C,), of the training split. Returns (N, L, C) of the same type.
-    """
-    filled = RULES[rule](x)
-    return np.where(np.isnan(filled), medians.astype(x.dtype), filled)
+    rule: str
+    medians: list[float]
+
+    def fill(self, x: np.ndarray) -> np.ndarray:
+        """Fill x (N, L, C) float, NaN where unobserved. Returns (N, L, C) of the same type."""
+        filled = RULES[self.rule](x)
+        return np.where(np.isnan(filled), np.array(self.medians, dtype=x.dtype), filled)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
-from tardiff.data.imputation import forward_fill
+from tardiff.data.imputation import Imputation
 from tardiff.data.splits import check_ratios, split_subjects
 from tardiff.utils.errors import UserError
 
@@ -73,15 +73,15 @@ def simulate_cohort(num_stays: int, seed: int,
     parts = split_subjects(stays.subject, stays.y, dict(zip(SPLIT_NAMES, ratios, strict=True)),
                            seed=int(generator.integers(2**31)))
     train = parts["train"]
-    median = np.nanmedian(np.where(mask[train], readings[train], np.nan), axis=(0, 1))
-    carried = forward_fill(np.where(mask, readings, np.nan))
-    x = np.where(np.isnan(carried), median, carried).astype(np.float32)
+    medians = np.nanmedian(np.where(mask[train], readings[train], np.nan), axis=(0, 1))
+    imputation = Imputation("forward", medians.tolist())
+    x = imputation.fill(np.where(mask, readings, np.nan)).astype(np.float32)
     splits = {name: Split(x[rows], stays.y[rows], stays.subject[rows], mask[rows]) for name, rows in parts.items()}
     cohort = {"parameters": parameters, "stays": num_stays, "subjects": len(np.unique(stays.subject)),
               "deaths": int(stays.y.sum()), "deaths_after_sudden_event": int((stays.y * (stays.event > 0)).sum())}
     meta = Metadata(name="simulated", channels=list(CHANNELS), units=list(UNITS), classes=["survived", "died"],
                     sampling_interval="1 hour", source="tardiff.data.simulator: simulated, not patient data",
-                    licence="MIT", cohort=cohort, positive="died")
+                    licence="MIT", cohort=cohort, imputation=imputation, positive="died")
     return splits, meta
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tardiff.config import BaseConfig
-from tardiff.data.format import Metadata
+from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.trained import WEIGHTS, TrainedWeights
 from tardiff.diffusion.process import DiffusionProcess
@@ -23,6 +24,8 @@ class FittedDenoiser:
     """The averaged denoiser, its diffusion process, and of its data the normaliser, shape (L, C) and description.
 
     `has_unconditional` tells whether it was trained with hidden labels as well, as classifier-free guidance needs.
+    With `mask` a series has 2C signals: its values, and its mask as analog bits, 1 where observed and -1 where not
+    (Chen et al. 2023, 'Analog Bits').
     """
 
     denoiser: nn.Module
@@ -31,6 +34,7 @@ class FittedDenoiser:
     shape: tuple[int, int]
     meta: Metadata
     has_unconditional: bool = True
+    mask: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -40,20 +44,57 @@ class FittedDenoiser:
     def num_classes(self) -> int:
         return len(self.meta.classes)
 
-    def save(self, folder: str | Path) -> None:
-        """Write what `load` reads to a run folder."""
-        TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta).save(folder)
+    @property
+    def signals(self) -> tuple[int, int]:
+        """(L, C), or (L, 2C) with the mask: the shape of what is diffused."""
+        length, channels = self.shape
+        return length, channels * (1 + self.mask)
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value of each signal among the training rows, on the device of the denoiser."""
+        bits = np.ones(self.shape[1] * self.mask)
+        return tuple(torch.tensor(np.concatenate([edge, sign * bits]), dtype=torch.float32, device=self.device)
+                     for edge, sign in ((self.normalizer.low, -1), (self.normalizer.high, 1)))
+
+    def encode(self, split: Split) -> Tensor:
+        """Return the signals (N, L, C or 2C) float32 of the rows of a split in raw units; without a mask all of their
+        values were observed."""
+        values = torch.from_numpy(self.normalizer.transform(split.x))
+        if not self.mask:
+            return values
+        bits = torch.ones_like(values) if split.mask is None else 2 * torch.from_numpy(split.mask).float() - 1
+        return torch.cat([values, bits], dim=2)
+
+    def decode(self, signals: Tensor) -> np.ndarray:
+        """Return series (B, L, C) float32 in raw units for signals (B, L, C or 2C), with NaN where a gap was drawn."""
+        signals = signals.cpu().numpy()
+        x = self.normalizer.inverse(signals[..., :self.shape[1]])
+        return np.where(signals[..., self.shape[1]:] > 0, x, np.float32(np.nan)) if self.mask else x
+
+    def save(self, folder: str | Path, config: BaseConfig) -> None:
+        """Write what `load` reads to the run folder that was begun with `config`."""
+        record = {"mask": str(self.mask)}
+        TrainedWeights(self.denoiser.state_dict(), self.normalizer, self.shape, self.meta, record).save(folder, config)
 
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> FittedDenoiser:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, BaseConfig)
-        trained = TrainedWeights.load(folder, "denoiser", "train.sh")
-        denoiser = UNet1d(len(trained.meta.channels), len(trained.meta.classes), config.model)
+        trained = TrainedWeights.load(folder, config, "denoiser", "tardiff train")
+        mask = trained.record["mask"] == "True"
+        denoiser = UNet1d(trained.shape[1] * (1 + mask), len(trained.meta.classes), config.model)
         load_weights(denoiser, trained.weights, Path(folder) / WEIGHTS)
         return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), DiffusionProcess(config.diffusion),
-                              trained.normalizer, trained.shape, trained.meta, config.training.label_dropout > 0)
+                              trained.normalizer, trained.shape, trained.meta, config.training.label_dropout > 0, mask)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""
         return fingerprint(self.denoiser.state_dict(), self.normalizer.fingerprint())
+
+
+def models_mask(config: BaseConfig, dataset: Dataset) -> bool:
+    """Tell whether a denoiser learns the mask of a dataset: it is asked to, there are gaps, and it is known how they
+    were filled."""
+    mask = dataset.train.mask
+    return config.mask and dataset.meta.imputation is not None and mask is not None and not mask.all()

@@ -21,13 +21,13 @@ class NoiseSchedule:
 
     @staticmethod
     def from_config(config: DiffusionConfig) -> NoiseSchedule:
-        """Build the linear schedule as released, linear in the square root of beta, or the cosine schedule of Nichol &
-        Dhariwal (2021), equation 17, with betas capped at 0.999. Raises UserError if a linear schedule falls."""
+        """Build the schedule `scaled_linear`, linear in the square root of beta, as released, or `cosine` (Nichol &
+        Dhariwal 2021, equation 17), with betas capped at 0.999. Raises UserError if beta_start is above beta_end."""
         steps = config.num_train_timesteps
         if config.beta_start > config.beta_end:
             raise UserError(f"diffusion.beta_start={config.beta_start:g} is above beta_end={config.beta_end:g}; noise "
                             "must grow with the step.")
-        if config.noise_schedule == "linear":
+        if config.noise_schedule == "scaled_linear":
             roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, steps, dtype=torch.float64)
             return NoiseSchedule(roots**2)
         times = torch.arange(steps + 1, dtype=torch.float64) / steps
@@ -46,18 +46,34 @@ class NoiseSchedule:
         """Return the cumulative product of alphas up to step t; 1 for t = -1, the clean sample."""
         return float(self.alphas_cumprod[t]) if t >= 0 else 1.0
 
-    def timesteps(self, num_inference_steps: int | None) -> list[int]:
-        """Return the descending steps that a sampler visits, evenly spaced, from T - 1 to 0 (all T where None).
+    @cached_property
+    def half_log_snr(self) -> Tensor:
+        """lambda_t = log(sqrt(alphas_cumprod) / sqrt(1 - alphas_cumprod)), (T,) float64, falling with t."""
+        log_remaining = torch.log1p(-self.betas).cumsum(dim=0)  # Finite where the product itself would underflow.
+        return (log_remaining - torch.log(-torch.expm1(log_remaining))) / 2
 
-        Raises UserError if more are asked for than the process has.
+    def timesteps(self, num_inference_steps: int | None, even_in: str = "t") -> list[int]:
+        """Return the descending steps that a sampler visits, from T - 1 to 0 (all T where None).
+
+        even_in: `t`, evenly spaced, or `log_snr`, the distinct steps nearest to evenly spaced values of lambda_t, as
+        solvers of higher order want them (Lu et al. 2022, DPM-Solver, section 3.4). Raises UserError if more are asked
+        for than the process has.
         """
         count = num_inference_steps or self.num_train_timesteps
         if count > self.num_train_timesteps:
             raise UserError(f"num_inference_steps={count}: the denoiser was trained with {self.num_train_timesteps} "
                             "diffusion steps, so there are no more to visit.")
+        last = self.num_train_timesteps - 1
         if count == 1:
-            return [self.num_train_timesteps - 1]
-        return [round(index * (self.num_train_timesteps - 1) / (count - 1)) for index in reversed(range(count))]
+            return [last]
+        if even_in == "t":
+            return [round(index * last / (count - 1)) for index in reversed(range(count))]
+        levels, steps = self.half_log_snr, []
+        for index, level in enumerate(torch.linspace(levels[-1], levels[0], count, dtype=torch.float64)):
+            nearest = int((levels - level).abs().argmin())
+            highest = steps[-1] - 1 if steps else last
+            steps.append(max(min(nearest, highest), count - 1 - index))
+        return steps
 
     def posterior(self, x0_pred: Tensor, x_t: Tensor, t: int, t_prev: int) -> tuple[Tensor, float]:
         """Return mean (B, L, C) and variance of q(x_prev | x_t, x_start = x0_pred), for x_prev at step t_prev < t.

@@ -1,32 +1,36 @@
 """Results as one long frame, and what follows from it: means, deviations, intervals and the rows of tables.
 
-A number is one row (set, metric, key, dataset, repeat, value) of the frame:
+A number is one row (set, metric, judge, key, dataset, repeat, value) of the frame:
 
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
-| utility   | synthetic set; REAL of TRTR | TRTR, TSTR, TSRTR RATIO   | see `score_arms` | yes     | seed   |
+| utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
+|           |                             | a name in CONTROLS        |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
 | influence | the rows that were measured | a table of the analysis   | GROUP/STATISTIC  | -       | -      |
 
-`dataset` is the number of the dataset within its set (one for each generation seed), `repeat` the seed of the
-classifier or of the metric. Both are empty where a number is of all together: a variance over subjects, all of
-influence, and `dataset` for TRTR. GROUP is a class or a learning rate.
+`judge` is the classifier that the utility part trains; it is empty elsewhere. `dataset` is the number of the dataset
+within its set (one for each generation seed), `repeat` the seed of the classifier or of the metric. Both are empty
+where a number is of all together: a variance over subjects, all of influence, and `dataset` for TRTR. GROUP is a class
+or a learning rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
+from tardiff.config import CONTROLS
+
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
 
-COLUMNS = ("set", "metric", "key", "dataset", "repeat", "value")
+COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
 SUBJECT_VARIANCE = "_subject_variance"
 SMALL_EFFECT = 0.01
 
@@ -37,30 +41,30 @@ also `subject_variance`, `low` and `high`, and for differences of AUROC and AUPR
 
 
 def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
-    """Return rows (set, metric, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or
+    """Return rows (set, metric, judge, key, dataset, repeat, value) as a frame; dataset and repeat are whole numbers or
     None."""
     frame = pd.DataFrame(rows, columns=COLUMNS)
     return frame.astype({"dataset": "Int64", "repeat": "Int64", "value": "float64"})
 
 
-def summaries(frame: pd.DataFrame) -> dict[tuple[str, str], dict[str, Summary]]:
-    """Return the summary of each key by (set, metric), in the order of the frame.
+def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summary]]:
+    """Return the summary of each key by (set, metric, judge), in the order of the frame.
 
     Intervals are mean +- t x standard error, with both sources of chance in the error: the variance over subjects and
     that between seeds (see `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of
     cases).
     """
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for (name, metric, key), values in frame.groupby(["set", "metric", "key"], sort=False)["value"]:
-        found.setdefault((name, metric), {})[key] = values.to_numpy()
-    return {pair: {key: _summary(key, values, of_pair.get(key + SUBJECT_VARIANCE)) for key, values in of_pair.items()
-                   if not key.endswith(SUBJECT_VARIANCE)} for pair, of_pair in found.items()}
+    found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    for (*place, key), values in frame.groupby(["set", "metric", "judge", "key"], sort=False)["value"]:
+        found.setdefault(tuple(place), {})[key] = values.to_numpy()
+    return {place: {key: _summary(key, values, of_place.get(key + SUBJECT_VARIANCE)) for key, values in of_place.items()
+                    if not key.endswith(SUBJECT_VARIANCE)} for place, of_place in found.items()}
 
 
 def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
-    """Return `{set: {metric: {key: summary}}}`."""
+    """Return `{set: {metric: {key: summary}}}` of results without a judge."""
     nested: dict[str, dict[str, dict[str, Summary]]] = {}
-    for (name, metric), of_pair in summaries(frame).items():
+    for (name, metric, _), of_pair in summaries(frame).items():
         nested.setdefault(name, {})[metric] = of_pair
     return nested
 
@@ -73,15 +77,33 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one row per arm of the utility part: `arm`, its label, `protocol`, `synthetic` (None for TRTR), `ratio`
-    (None but for TSRTR), and the summary of each key."""
+    """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
+    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
+    on, and the summary of each key; that of `<metric>_minus_control` names the `control`."""
     rows = []
-    for (name, metric), of_pair in summaries(frame).items():
+    for (name, metric, judge), of_arm in summaries(frame).items():
         protocol, _, ratio = metric.partition(" ")
-        synthetic, number = None if protocol == "TRTR" else name, float(ratio) if ratio else None
-        label = " ".join([protocol, *([synthetic] if synthetic else []), *([f"{number:g}"] if ratio else [])])
-        rows.append({"arm": label, "protocol": protocol, "synthetic": synthetic, "ratio": number, **of_pair})
+        synthetic, number = None if protocol in ("TRTR", *CONTROLS) else name, float(ratio) if ratio else None
+        label = " ".join([*(["control"] if protocol in CONTROLS else []), protocol, *([synthetic] if synthetic else []),
+                          *([f"{number:g}"] if ratio else [])])
+        real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
+        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
+                     **real_rows, **of_arm})
+    for row in rows:
+        controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
+        for key in [key for key in row if key.endswith("_minus_control")]:
+            metric = key.removesuffix("_minus_control")
+            means = {control["protocol"]: control[metric]["mean"] for control in controls}
+            row[key]["control"] = best_control(metric, means)
     return rows
+
+
+def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
+    """Return the control with the best mean of a metric, the first of equals; None without controls, and of a metric
+    that has no better and worse."""
+    if not means or metric == "positive_rate":
+        return None
+    return (min if metric == "brier" else max)(means, key=means.get)
 
 
 def main_subject_variance(resampled: np.ndarray) -> float:

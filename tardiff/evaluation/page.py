@@ -18,7 +18,7 @@ from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import Summary, by_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, interval, number, spread, verdict
+from tardiff.evaluation.summary import FEWEST_SEEDS, GAIN, LOSS, at_chance, interval, number, spread, verdict
 from tardiff.utils.checkpoint import write_text
 
 ATTACKS = {"train_attack": "training", "guidance_attack": "guidance"}
@@ -60,28 +60,34 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
     return environment.get_template("page.html").render(
         **description | {"cost": costs}, settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
-        outcome=utility_outcome(frames["utility"], description["utility"]) if "utility" in frames else None,
+        outcomes=utility_outcomes(frames["utility"], description["utility"]) if "utility" in frames else [],
         fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
         attacks=ATTACKS, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 
-def utility_outcome(frame: pd.DataFrame, utility: dict[str, Any]) -> dict[str, Any]:
-    """Return what the report says of utility, all of it at the largest ratio, so that many ratios are not many chances.
+def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the report says of utility for each judge, all of it at the largest ratio, so that many ratios are
+    not many chances.
 
-    `rows` and `trtr`, that of real data alone; `ratio`; `sets`: for each its row `alone` and `added`, or None; `kind`:
-    why there is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or
+    `judge`; `rows` and `trtr`, that of real data alone; `ratio`; `sets`: for each its row `alone` and `added`, or None;
+    `kind`: why there is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or
     `judged`, with the names of the sets that `gained` and `lost`.
     """
     rows = utility_rows(frame)
+    return [_outcome(judge, [row for row in rows if row["judge"] == judge], utility)
+            for judge in dict.fromkeys(row["judge"] for row in rows)]
+
+
+def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) -> dict[str, Any]:
     trtr = next(row for row in rows if row["protocol"] == "TRTR")
     ratio = max((row["ratio"] for row in rows if row["protocol"] == "TSRTR"), default=None)
     alone = {row["synthetic"]: row for row in rows if row["protocol"] == "TSTR"}
     added = {row["synthetic"]: row for row in rows if row["protocol"] == "TSRTR" and row["ratio"] == ratio}
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["synthetic"]))
     verdicts = {name: verdict(row["auprc_minus_trtr"]) for name, row in added.items()}
-    kind = ("chance" if trtr["auroc"]["low"] <= 0.5 else "no_tsrtr" if ratio is None
+    kind = ("chance" if at_chance(trtr) else "no_tsrtr" if ratio is None
             else "few_seeds" if utility["seeds"] < FEWEST_SEEDS else "judged")
-    return {"rows": rows, "trtr": trtr, "ratio": ratio, "kind": kind, "judged": len(verdicts),
+    return {"judge": judge, "rows": rows, "trtr": trtr, "ratio": ratio, "kind": kind, "judged": len(verdicts),
             "gained": [name for name, found in verdicts.items() if found == GAIN],
             "lost": [name for name, found in verdicts.items() if found == LOSS],
             "sets": [{"name": name, "alone": alone.get(name), "added": added.get(name)} for name in names]}

@@ -52,7 +52,9 @@ def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]]
 
     first = {name: parts[0] for name, parts in sets.items()}
     if "utility" in frames:
+        # The judges see the same series; of several, the first is drawn.
         rows = utility_rows(frames["utility"])
+        rows = [row for row in rows if row["judge"] == rows[0]["judge"]]
         if any(row["protocol"] == "TSRTR" for row in rows):
             save("utility", "tsrtr.png",
                  "TSRTR: AUROC and AUPRC over the ratio of synthetic to real series, with 95 % intervals; the grey "

@@ -1,13 +1,14 @@
 """TSTR, TSRTR and TRTR: does a classifier trained with synthetic series do better on real patients?
 
-TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series and a share of synthetic ones. All three
-share the classifier recipe, the selection half, the normaliser (fitted on real training data) and the seeds.
+TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series and a share of synthetic ones; a control
+(see `tardiff.evaluation.controls`) makes more of real series alone. All share the classifier recipe, the selection
+half, the normaliser (fitted on real training data) and the seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tardiff.config import CONTROLS
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation import metrics
-from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, long_frame, main_subject_variance
+from tardiff.evaluation import controls, metrics
+from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
+from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, best_control, long_frame, main_subject_variance
 from tardiff.utils.cache import Job, cached_jobs
+from tardiff.utils.checkpoint import fingerprint
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
 METRICS = ("auroc", "auprc", "f1", "f1_selected", "brier", "auprc_macro", "positive_rate")
 
-Rows = tuple[np.ndarray, np.ndarray]
 FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""fit((x, y) train, (x, y) selection, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
+"""fit(training rows, selection rows, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the table: a protocol, a synthetic set and the ratio of synthetic to real training rows."""
+    """One line of the table: TRTR, TSTR, TSRTR or a control, for the former a synthetic set and the ratio of synthetic
+    to real training rows, and which of the judges is trained on these rows."""
 
     protocol: str
     synthetic: str | None = None
     ratio: float | None = None
+    judge: str = ""
 
     @property
     def label(self) -> str:
@@ -44,9 +49,35 @@ class Arm:
                          *([f"{self.ratio:g}"] if self.ratio is not None else [])])
 
     @property
-    def place(self) -> tuple[str, str]:
-        """The set and the metric of the arm in the frame of results."""
-        return self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}"
+    def place(self) -> tuple[str, str, str]:
+        """The set, the metric and the judge of the arm in the frame of results."""
+        return (self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}",
+                self.judge)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier that is trained anew for every arm and seed: `fit` trains and predicts, and `recipe` is its
+    settings, which with the data decide whether a kept fit is reused."""
+
+    fit: FitAndPredict
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training of a judge with a seed on the rows that `rows` makes, to predict normalised series x_scored."""
+
+    label: str
+    judge: Judge
+    rows: Callable[[], Rows]
+    x_scored: np.ndarray
+    seed: int
+
+    def run(self, selection: Rows) -> dict[str, np.ndarray]:
+        """Return the probabilities (N, K) on the selection rows and on the scored ones."""
+        of_selection, scored = self.judge.fit(self.rows(), selection, self.x_scored, self.seed)
+        return {"selection": of_selection, "scored": scored}
 
 
 @dataclass(frozen=True)
@@ -54,9 +85,10 @@ class Protocol:
     """Everything that the arms share.
 
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
-    for each name the training splits of its datasets, one per generation seed. fit: trains and predicts; `recipe` is
-    its settings, which with the data decide whether a fit kept in `folder` (None: none is kept) is reused. workers:
-    fits at a time. positive: the class that AUPRC and F1 are of.
+    for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
+    kept (None: none is). workers: fits at a time. positive: the class that AUPRC and F1 are of. For
+    the controls: the guidance half, the judges with balanced classes, and the number of classifiers in an ensemble.
+    with_mask: whether judges read the masks as well, which all splits then have.
     """
 
     real: Split
@@ -64,11 +96,14 @@ class Protocol:
     scored: Split
     synthetic: dict[str, list[Split]]
     normalizer: Normalizer
-    fit: FitAndPredict
-    recipe: dict[str, Any]
+    judges: dict[str, Judge]
     folder: Path | None = None
     workers: int = 1
     positive: int = 1
+    guidance: Split | None = None
+    balanced: dict[str, Judge] = field(default_factory=dict)
+    ensemble_size: int = 2
+    with_mask: bool = False
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
@@ -76,35 +111,84 @@ class Protocol:
         Each fit is written to the folder as it ends, so a killed evaluation resumes. Seed s of a synthetic arm uses the
         dataset s modulo their number.
         """
-        fits = [(arm, seed) for arm in arms for seed in range(num_seeds)]
-        jobs = [Job(self._key(arm, seed), partial(self._fit, arm, seed), f"{arm.label}, seed {seed}")
-                for arm, seed in fits]
-        folder = None if self.folder is None else self.folder / "fits"
+        pairs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
+        taught = dict.fromkeys((arm.judge, seed) for arm, seed in pairs if arm.protocol in TAUGHT)
+        taught = dict(zip(taught, self._out_of_fold(list(taught)), strict=True))
+        fits = [self._fits(arm, seed, taught.get((arm.judge, seed))) for arm, seed in pairs]
+        found = iter(self._results([fit for of_pair in fits for fit in of_pair], "utility"))
         results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
-        for (arm, _), found in zip(fits, cached_jobs(folder, jobs, self.workers, "utility", "fit"), strict=True):
-            results[arm].append((found["selection"], found["scored"]))
+        for (arm, _), of_pair in zip(pairs, fits, strict=True):
+            members = [next(found) for _ in of_pair]
+            results[arm].append(tuple(np.mean([member[part] for member in members], axis=0)
+                                      for part in ("selection", "scored")))
         return results
+
+    def inputs(self, split: Split) -> np.ndarray:
+        """Return what judges read of a split: x (N, L, C) float32 normalised, and with masks (N, L, 2 C)."""
+        x = self.normalizer.transform(split.x)
+        return np.concatenate([x, split.mask.astype(np.float32)], axis=2) if self.with_mask else x
 
     def dataset_number(self, arm: Arm, seed: int) -> int | None:
         """Return which dataset of its synthetic set an arm uses; None without a set."""
         return None if arm.synthetic is None else seed % len(self.synthetic[arm.synthetic])
 
-    def training_rows(self, arm: Arm, seed: int) -> Split:
-        """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows."""
-        if arm.synthetic is None:
-            return self.real
-        chosen = self._synthetic_set(arm, seed)[self._chosen_rows(arm, seed)]
-        if arm.ratio is None:
-            return Split(chosen.x, chosen.y)
-        return Split(np.concatenate([self.real.x, chosen.x]), np.concatenate([self.real.y, chosen.y]))
+    def real_rows(self, arm: Arm) -> int:
+        """Return how many labelled real rows the classifiers of an arm are trained on; what a generator has seen is not
+        counted."""
+        if arm.protocol == "TSTR":
+            return 0
+        return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
+
+    def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
+        """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows, or
+        those of a control. taught (N, K): what `out_of_fold` teachers say of the real rows, for the controls TAUGHT."""
+        x, y = self._real_x, self.real.y
+        if arm.synthetic is not None:
+            chosen = self._chosen_rows(arm, seed)
+            synthetic = (self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen],
+                         self._synthetic_set(arm, seed).y[chosen])
+            return synthetic if arm.ratio is None else _joined((x, y), synthetic)
+        if arm.protocol == "guidance_rows":
+            return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
+        if arm.protocol == "self_distillation":
+            return x, taught
+        shares, seed = np.eye(self._num_classes)[y], derive_seed(seed, arm.protocol)
+        if arm.protocol == "jitter":
+            values, mask = np.split(x, [self.real.x.shape[2]], axis=2)
+            return _joined((x, shares), (np.concatenate([controls.jitter(values, seed), mask], axis=2), taught))
+        if arm.protocol in ("mixup", "cutmix"):
+            return _joined((x, shares), getattr(controls, arm.protocol)(x, shares, seed))
+        return x, y
+
+    def _fits(self, arm: Arm, seed: int, taught: np.ndarray | None) -> list[Fit]:
+        """Return the fits whose mean prediction is that of an arm."""
+        judge = (self.balanced if arm.protocol == "class_weights" else self.judges)[arm.judge]
+        members = self.ensemble_size if arm.protocol == "ensemble" else 1
+        seeds = [seed, *(derive_seed(seed, "ensemble", number) for number in range(1, members))]
+        return [Fit(f"{arm.judge}: {arm.label}, seed {seed}", judge, partial(self.training_rows, arm, seed, taught),
+                    self._evaluated[1], fit_seed) for fit_seed in seeds]
+
+    def _out_of_fold(self, pairs: list[tuple[str, int]]) -> list[np.ndarray]:
+        """Return for each judge and seed what classifiers that never saw its subject say of each real row (N, K)."""
+        folds = {seed: subject_folds(self.real.subjects(), self.real.y, seed) for _, seed in pairs}
+        fits = [Fit(f"{judge}: teacher, seed {seed}", self.judges[judge], partial(self._rows_without, held_out),
+                    self._real_x[held_out], seed) for judge, seed in pairs for held_out in folds[seed]]
+        found = iter(self._results(fits, "teachers"))
+        taught = []
+        for _, seed in pairs:
+            taught.append(np.empty((len(self.real), self._num_classes)))
+            for held_out in folds[seed]:
+                taught[-1][held_out] = next(found)["scored"]
+        return taught
+
+    def _rows_without(self, held_out: np.ndarray) -> Rows:
+        return np.delete(self._real_x, held_out, axis=0), np.delete(self.real.y, held_out)
 
     def _synthetic_set(self, arm: Arm, seed: int) -> Split:
         return self.synthetic[arm.synthetic][self.dataset_number(arm, seed)]
 
     def _chosen_rows(self, arm: Arm, seed: int) -> np.ndarray | slice:
         """Choose the rows of the synthetic set that an arm trains on. Raises UserError if it has too few for it."""
-        if arm.synthetic is None:
-            return slice(0)
         y = self._synthetic_set(arm, seed).y
         if arm.ratio is not None:
             return stratified_rows(y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
@@ -113,25 +197,35 @@ class Protocol:
                             "alone. Evaluate it by TSRTR.")
         return slice(None)
 
+    @property
+    def _num_classes(self) -> int:
+        return int(self.real.y.max()) + 1
+
     @cached_property
-    def _evaluated(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Normalised x of the selection half and of the scored split, and the fingerprints of the two."""
-        splits = (self.selection, self.scored)
-        return (*(self.normalizer.transform(split.x) for split in splits),
-                [Split(split.x, split.y).fingerprint() for split in splits])
+    def _real_x(self) -> np.ndarray:
+        return self.inputs(self.real)
 
-    def _key(self, arm: Arm, seed: int) -> tuple:
-        """Return all that decides the predictions of a fit."""
-        train = self.training_rows(arm, seed)
-        return ("fit", Split(train.x, train.y).fingerprint(), *self._evaluated[2], self.normalizer.fingerprint(),
-                self.recipe, seed)
+    @cached_property
+    def _synthetic_x(self) -> dict[str, list[np.ndarray]]:
+        return {name: list(map(self.inputs, parts)) for name, parts in self.synthetic.items()}
 
-    def _fit(self, arm: Arm, seed: int) -> dict[str, np.ndarray]:
-        """Fit and predict."""
-        train, (x_selection, x_scored, _) = self.training_rows(arm, seed), self._evaluated
-        selection, scored = self.fit((self.normalizer.transform(train.x), train.y), (x_selection, self.selection.y),
-                                     x_scored, seed)
-        return {"selection": selection, "scored": scored}
+    @cached_property
+    def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
+        """What judges read of the selection half and of the scored split."""
+        return self.inputs(self.selection), self.inputs(self.scored)
+
+    def _results(self, fits: list[Fit], description: str) -> list[dict[str, np.ndarray]]:
+        """Return what each fit predicts; it is kept by all that decides it."""
+        selection = self._evaluated[0], self.selection.y
+        decides = fingerprint(*selection)
+        jobs = [Job(("fit", fingerprint(*fit.rows()), decides, fingerprint(fit.x_scored), fit.judge.recipe, fit.seed),
+                    partial(fit.run, selection), fit.label) for fit in fits]
+        folder = None if self.folder is None else self.folder / "fits"
+        return cached_jobs(folder, jobs, self.workers, description, "fit")
+
+
+def _joined(first: Rows, second: Rows) -> Rows:
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
 def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
@@ -156,18 +250,25 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
                resamples: int, seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
-    Keys: each of METRICS, where `positive_rate` is the share of rows predicted to be of the positive class;
-    `<metric>_minus_trtr` and `<metric>_minus_reference`, the differences, paired by seed, to TRTR and to the same
-    protocol on the synthetic set `reference`; and for each of these `<key>_subject_variance`, the
+    Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
+    predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
+    rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
+    `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
+    makes a gain harder to claim, never easier; and for each of these `<key>_subject_variance`, the
     `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
-        baselines = {"trtr": Arm("TRTR"), "reference": Arm(arm.protocol, reference, arm.ratio)}
+        rows.append((*arm.place, "real_rows", None, None, protocol.real_rows(arm)))
         for name in METRICS:
             keys = {name: table[name]}
+            means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
+                     and other.protocol in CONTROLS}
+            baselines = {"trtr": Arm("TRTR", judge=arm.judge),
+                         "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge),
+                         "control": best_control(name, means) if arm.synthetic is not None else None}
             for key, baseline in baselines.items():
                 if baseline in tables and baseline != arm:
                     keys[f"{name}_minus_{key}"] = tuple(

@@ -114,6 +114,6 @@ def _encoder_weights(train: np.ndarray, seed: int, device: torch.device) -> dict
 def _results(jobs: Sequence[tuple[Place, Job]], folder: Path, workers: int, part: str) -> pd.DataFrame:
     """Compute the results of all jobs, each a flat dict of numbers, and put them in their places."""
     found = cached_jobs(folder, [job for _, job in jobs], workers, part, "result")
-    return long_frame((name, metric, key, dataset, repeat, value)
+    return long_frame((name, metric, "", key, dataset, repeat, value)
                       for ((name, metric, dataset, repeat), _), numbers in zip(jobs, found, strict=True)
                       for key, value in numbers.items())

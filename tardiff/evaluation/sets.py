@@ -117,6 +117,17 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
             "settings": record.get("config", {}), "inputs": record.get("inputs", {})}
 
 
+def guide_kinds(folders: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return for each set that was guided the architectures of its guides, as far as they are recorded."""
+    kinds = {}
+    for name, paths in folders.items():
+        records = [read_generation(Path(path)) for path in paths]
+        found = [record["inputs"].get("guide") for record in records if record is not None]
+        if known := [kind for kind in dict.fromkeys(found) if kind is not None]:
+            kinds[name] = known
+    return kinds
+
+
 def _cost(dataset: Path) -> dict[str, Any]:
     """Return what is recorded of a dataset and of the model that made it, a baseline or a denoiser."""
     settings = (read_generation(dataset) or {"settings": {}})["settings"]

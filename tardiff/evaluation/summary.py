@@ -12,7 +12,7 @@ from tardiff.evaluation.frame import Summary
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
-PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01", "smallest_visible")
+PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01", "smallest_visible", "control")
 GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
 FEWEST_SEEDS = 3
 
@@ -20,12 +20,14 @@ FEWEST_SEEDS = 3
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 %
     intervals."""
-    heads = ["", *HEADERS.values(), "AUPRC - TRTR [95 %]", ""]
-    heads += [f"AUPRC - {reference} [95 %]", ""] if reference else []
+    names = {"trtr": "TRTR", "reference": reference, "control": "best control"}
+    shown = [key for key in names if any(f"auprc_minus_{key}" in row for row in rows)]
+    heads = ["", "judge", "real rows", *HEADERS.values()]
+    heads += [text for key in shown for text in (f"AUPRC - {names[key]} [95 %]", "")]
     lines = [heads]
     for row in rows:
-        cells = [row["arm"], *(spread(row[name]) for name in HEADERS)]
-        for key in ["trtr", *(["reference"] if reference else [])]:
+        cells = [row["arm"], row["judge"], f"{row['real_rows']:,}", *(spread(row[name]) for name in HEADERS)]
+        for key in shown:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
@@ -76,5 +78,13 @@ def verdict(difference: Summary) -> str:
     return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
 
 
+def at_chance(trtr: dict[str, Any]) -> bool:
+    """Tell whether a judge is not shown to be better than chance on real data, from its row of TRTR."""
+    return trtr["auroc"]["low"] <= 0.5
+
+
 def _difference_cells(difference: Summary | None) -> list[str]:
-    return ["", ""] if difference is None else [interval(difference), verdict(difference)]
+    if difference is None:
+        return ["", ""]
+    control = f" ({difference['control']})" if "control" in difference else ""
+    return [interval(difference) + control, verdict(difference)]

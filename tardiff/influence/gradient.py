@@ -7,6 +7,7 @@ eta G . grad loss(z): influence is + G . grad loss(z) (paper, Algorithm 1, step 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,20 +36,22 @@ class GuidanceGradient:
     num_train: int
     key: str
 
-    def direction(self, classes: str | list[int] | dict[int, float] = "all", divide_by: str = "guidance_size"
-                  ) -> dict[str, Tensor]:
+    def direction(self, classes: str | list[int] | dict[int, float] = "all", divide_by: str = "guidance_size",
+                  parameters: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return G as named tensors, for a choice of classes and what their summed gradients are divided by.
 
         `classes`: `all`, `minority`, `majority` (by guidance counts), `balanced` (equal weight per class), a list of
         classes, or a mixture {class: weight}. `divide_by`: `guidance_size`, the number of chosen rows, for their mean;
-        `train_size`, the number of training rows (paper); `l2_norm`, the Euclidean norm.
+        `train_size`, the number of training rows (paper); `l2_norm`, the Euclidean norm. `parameters`: the names that G
+        is restricted to, before it is divided by its norm; None for all.
         Raises UserError on an unknown class, one without guidance rows, or a gradient that vanishes.
         """
         weights = class_weights(classes, self.counts)
         rows = sum(self.counts[label] for label in weights)
         total = sum(weights.values())
         mean = {name: sum(weight / total / self.counts[label] * self.sums[label][name]
-                          for label, weight in weights.items()) for name in self.sums[0]}
+                          for label, weight in weights.items())
+                for name in (self.sums[0] if parameters is None else parameters)}
         factor = {"guidance_size": 1.0, "train_size": rows / self.num_train}.get(divide_by)
         if factor is None:
             length = norm(mean)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import GuidanceConfig
-from tardiff.influence.task import DownstreamTask, dot, full_precision, norm
+from tardiff.influence.task import DownstreamTask, dot, full_precision, layer_parameters, norm
 from tardiff.utils.errors import UserError
 
 # Truncation grows with the square of the step, rounding with its inverse; in float32 the two meet near this share of
@@ -53,6 +54,25 @@ def central_difference_gradients(task: DownstreamTask, direction: Mapping[str, T
     return (above - below) / (2 * step), (above + below) / 2
 
 
+def head_gradient(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tensor, y: Tensor, influence_weight: float,
+                  loss_weight: float) -> Tensor:
+    """Return the gradient (B, L, C) of influence_weight x influence + loss_weight x loss, for a G of the head alone.
+
+    direction: G of weight and bias of the layer `task.head`, by parameter name. Of logits W h + b the loss gradient is
+    d loss/d logits times (h, 1), so influence is d loss/d logits . (G_W h + G_b): one backward pass, no difference.
+    """
+    layer = next(iter(direction)).rpartition(".")[0]
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        hidden, logits = task.inputs_and_logits(x, layer)
+        loss = task.loss_function(logits, y).sum()
+        (slopes,) = torch.autograd.grad(loss, logits, create_graph=True)
+        weight, bias = (direction.get(name) for name in layer_parameters(layer))
+        influence = (slopes * F.linear(hidden, weight, bias)).sum()
+        (gradient,) = torch.autograd.grad(influence_weight * influence + loss_weight * loss, x)
+    return gradient
+
+
 def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> float:
     """Return the e at which derivatives along phi + e G are taken, RELATIVE_STEP of the parameter norm."""
     return RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
@@ -75,25 +95,32 @@ def objective_gradient(task: DownstreamTask, direction: Mapping[str, Tensor] | N
     """Return the ascent gradient (B, L, C) of the objective at x (B, L, C) for labels y (B,) int64.
 
     `influence`: J; `classifier`: grad_x log p(y | x), minus the loss gradient; `anchored`: the latter plus
-    `influence_weight` times J. direction: G by parameter name (None: the objective does not use it).
+    `influence_weight` times J. direction: G by parameter name, of the parameters that count (None: the objective does
+    not use it).
     """
     if config.objective == "classifier":
         return -input_gradient(task, x, y)
+    if config.parameters == "head":
+        weights = {"influence": (1.0, 0.0), "anchored": (config.influence_weight, -1.0)}[config.objective]
+        return head_gradient(task, direction, x, y, *weights)
     gradients = exact_gradients if config.method == "exact" else central_difference_gradients
     influence_gradient, loss_gradient = gradients(task, direction, x, y)
     return {"influence": influence_gradient,
             "anchored": config.influence_weight * influence_gradient - loss_gradient}[config.objective]
 
 
-def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig
-                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig,
+                      num_channels: int | None = None) -> Callable[[Tensor, Tensor, int], Tensor]:
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
-    It is read at x0_pred or x_t, pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where
-    `unit_rms`. Each row depends on its own sample.
+    It is read at x0_pred or x_t, of whose signals the classifier reads the first `num_channels` (None: all), pulled
+    back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`. Each row depends on its
+    own sample.
     """
     def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        gradient = objective_gradient(task, direction, x_t if config.location == "x_t" else x0_pred, y, config)
+        signals = x_t if config.location == "x_t" else x0_pred
+        gradient = objective_gradient(task, direction, signals[..., :num_channels], y, config)
+        gradient = F.pad(gradient, (0, signals.shape[2] - gradient.shape[2]))
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:

@@ -57,6 +57,37 @@ class DownstreamTask:
         """Return the logits (B, K) for x (B, L, C), at `parameters` (default: the fitted)."""
         return functional_call(self.model, dict(parameters or self.parameters), (x,))
 
+    def inputs_and_logits(self, x: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+        """Return what the linear layer of that name is given (B, H), and the logits (B, K), for x (B, L, C)."""
+        inputs = []
+        hook = self.model.get_submodule(layer).register_forward_hook(lambda module, given, output: inputs.extend(given))
+        try:
+            logits = self.logits(x)
+        finally:
+            hook.remove()
+        return inputs[0], logits
+
+    @torch.no_grad()
+    def head(self, x: Tensor) -> str:
+        """Return the name of the linear layer that gives the logits; it is found with any x (B, L, C).
+
+        Raises UserError if the logits are not the output of a linear layer, called once, with weights that are trained.
+        """
+        outputs: dict[str, list[Tensor]] = {}
+        hooks = [module.register_forward_hook(
+            lambda module, given, output, name=name: outputs.setdefault(name, []).append(output))
+            for name, module in self.model.named_modules() if isinstance(module, nn.Linear)]
+        try:
+            logits = self.model(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, calls in outputs.items():
+            if len(calls) == 1 and calls[0] is logits and layer_parameters(name)[0] in self.parameters:
+                return name
+        raise UserError("guidance.parameters=head: the logits of this classifier are not the output of a linear layer "
+                        "(torch.nn.Linear) whose weights are trained. Use guidance.parameters=all.")
+
     def shifted(self, direction: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
         """Return the parameters moved by step x direction."""
         return {name: torch.add(value, direction[name], alpha=step) for name, value in self.parameters.items()}
@@ -78,6 +109,12 @@ class DownstreamTask:
             raise UserError(f"the classifier's logits change by up to {float((together - alone).abs().max()):.2g} with "
                             "the other samples of the batch. Guidance needs a model that treats each sample alone: "
                             "remove statistics over the batch dimension.")
+
+
+def layer_parameters(layer: str) -> tuple[str, str]:
+    """Return the parameter names of weight and bias of a layer of that name; the model itself has the name ''."""
+    prefix = f"{layer}." if layer else ""
+    return f"{prefix}weight", f"{prefix}bias"
 
 
 def full_precision() -> contextlib.AbstractContextManager:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tardiff.config import UNetConfig
 from tardiff.models.embeddings import timestep_embedding
+from tardiff.models.layers import Convolution, GroupNorm, attention, features
 from tardiff.utils.errors import UserError
 
 
@@ -31,7 +32,7 @@ class UNet1d(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(self.width, embedding_dim), nn.SiLU(),
                                             nn.Linear(embedding_dim, embedding_dim))
         self.label_embedding = nn.Embedding(num_classes + 1, embedding_dim)
-        self.stem = nn.Conv1d(num_channels, self.width, 3, padding=1)
+        self.stem = Convolution(num_channels, self.width, 3, padding=1)
 
         def block(inputs: int, outputs: int, downsampling: int) -> Block:
             heads = config.num_heads if downsampling in config.attention_downsampling else 0
@@ -57,15 +58,16 @@ class UNet1d(nn.Module):
                 channels = width
             if level > 0:
                 self.up.append(ResBlock(channels, channels, embedding_dim, config.dropout, resample="up"))
-        self.head = nn.Sequential(_norm(channels), nn.SiLU(), _zero(nn.Conv1d(channels, num_channels, 3, padding=1)))
+        self.head = nn.Sequential(_norm(channels), nn.SiLU(), _zero(Convolution(channels, num_channels, 3, padding=1)))
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
         labels (B,) int64 in 0..num_classes."""
         length = x_t.shape[1]
         short = -length % self.divisor
-        x = rearrange(x_t, "b l c -> b c l")
-        x = F.pad(x, (short // 2, short - short // 2), mode="replicate")
+        x = features(x_t)
+        if short:
+            x = F.pad(x, (short // 2, short - short // 2, 0, 0), mode="replicate")
         embedding = self.time_embedding(timestep_embedding(t, self.width)) + self.label_embedding(labels)
         x = self.stem(x)
         skips = [x]
@@ -78,7 +80,7 @@ class UNet1d(nn.Module):
             resamples = isinstance(layer, ResBlock)
             x = layer(x if resamples else torch.cat([x, skips.pop()], dim=1), embedding)
         x = self.head(x)[..., short // 2:short // 2 + length]
-        return rearrange(x, "b c l -> b l c")
+        return rearrange(x, "b c 1 l -> b l c")
 
 
 class ResBlock(nn.Module):
@@ -88,19 +90,19 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, embedding_dim: int, dropout: float, resample: str = "none") -> None:
         super().__init__()
         self.before = nn.Sequential(_norm(inputs), nn.SiLU())
-        self.resample = {"none": nn.Identity(), "down": nn.AvgPool1d(2),
-                         "up": nn.Upsample(scale_factor=2, mode="nearest")}[resample]
-        self.first = nn.Conv1d(inputs, outputs, 3, padding=1)
+        self.resample = {"none": nn.Identity(), "down": nn.AvgPool2d((1, 2)),
+                         "up": nn.Upsample(scale_factor=(1, 2), mode="nearest")}[resample]
+        self.first = Convolution(inputs, outputs, 3, padding=1)
         self.scale_shift = nn.Sequential(nn.SiLU(), nn.Linear(embedding_dim, 2 * outputs))
         self.norm = _norm(outputs)
-        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), _zero(nn.Conv1d(outputs, outputs, 3, padding=1)))
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv1d(inputs, outputs, 1)
+        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), _zero(Convolution(outputs, outputs, 3, padding=1)))
+        self.skip = nn.Identity() if inputs == outputs else Convolution(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, inputs, L), embedding (B, embedding_dim) -> (B, outputs, L, L / 2 or 2 L)."""
-        scale, shift = self.scale_shift(embedding)[..., None].chunk(2, dim=1)
+        """x (B, inputs, 1, L), embedding (B, embedding_dim) -> (B, outputs, 1, L, L / 2 or 2 L)."""
+        scale, shift = self.scale_shift(embedding).chunk(2, dim=1)
         hidden = self.first(self.resample(self.before(x)))
-        hidden = self.second(self.norm(hidden) * (1 + scale) + shift)
+        hidden = self.second(self.norm(hidden, scale, shift))
         return self.skip(self.resample(x)) + hidden
 
 
@@ -114,16 +116,15 @@ class Attention(nn.Module):
                             "change base_channels or num_heads.")
         self.num_heads = num_heads
         self.norm = _norm(channels)
-        self.project_in = nn.Conv1d(channels, 3 * channels, 1)
-        self.project_out = _zero(nn.Conv1d(channels, channels, 1))
+        self.project_in = Convolution(channels, 3 * channels, 1)
+        self.project_out = _zero(Convolution(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, channels, L) -> (B, channels, L)."""
-        # Fused attention kernels need the last axis contiguous.
-        query, key, value = rearrange(self.project_in(self.norm(x)), "b (three h d) l -> three b h l d", three=3,
-                                      h=self.num_heads).contiguous()
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return x + self.project_out(rearrange(attended, "b h l d -> b (h d) l"))
+        """x (B, channels, 1, L) -> (B, channels, 1, L)."""
+        projected = rearrange(self.project_in(self.norm(x)), "b (three h d) 1 l -> three b h l d", three=3,
+                              h=self.num_heads)
+        attended = attention(projected)
+        return x + self.project_out(rearrange(attended, "b h l d -> b (h d) 1 l"))
 
 
 class Block(nn.Module):
@@ -135,15 +136,15 @@ class Block(nn.Module):
         self.attention = Attention(outputs, num_heads) if num_heads else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, inputs, L), embedding (B, embedding_dim) -> (B, outputs, L)."""
+        """x (B, inputs, 1, L), embedding (B, embedding_dim) -> (B, outputs, 1, L)."""
         return self.attention(self.residual(x, embedding))
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def _norm(channels: int) -> GroupNorm:
     """At most 32 groups, of at least 4 channels (Karras et al. 2022): a channel normalised alone over time would lose
     the level of its series."""
     possible = (groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0)
-    return nn.GroupNorm(max(possible), channels)
+    return GroupNorm(max(possible), channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -17,24 +18,31 @@ from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, Callback, Conditioning, Prediction
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, write_json
+from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Callback, Conditioning, Prediction
+from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, naming_memory
 from tardiff.utils.progress import progress
 from tardiff.utils.seeding import derive_seed
 
+CHUNK = re.compile(r"\d{9}-\d{9}\.npz")
 SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
-"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units."""
+"""sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units, NaN
+where a gap was drawn."""
+
+STEPS_PER_PASS = 256 * 24
+"""Time steps of all series that a CPU denoises together: enough to outweigh the cost of calling the layers, few enough
+that what they pass on stays in the caches."""
 
 
 def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,
-               classes: list[str], seed: int) -> np.ndarray:
-    """Return the labels (N,) int64 of the series to make, shuffled so that every chunk holds a mixture.
+               classes: list[str]) -> np.ndarray:
+    """Return the labels (N,) int64 of the series to make, mixed evenly.
 
     plan: `train` (the class shares of y_train), `balanced`, a list of counts per class, or a mapping of classes, by
-    name or number, to counts; num_samples: N under the first two, None for the size of train. Raises UserError if the
-    counts do not fit the classes.
+    name or number, to counts; num_samples: N under the first two, None for the size of train. The label of series i
+    depends on i and the class shares alone, not on N; counts come out exact, shares to the nearest series.
+    Raises UserError if the counts do not fit the classes.
     """
     num_classes = len(classes)
     if isinstance(plan, dict):
@@ -44,39 +52,48 @@ def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | 
         if len(plan) != num_classes or sum(plan) == 0 or num_samples not in (None, sum(plan)):
             raise UserError(f"labels={plan}: expected {num_classes} counts, one per class, not all 0"
                             + ("." if num_samples is None else f", that sum to num_samples={num_samples}."))
-        counts = np.array(plan)
-    elif plan in ("train", "balanced"):
-        shares = np.bincount(y_train, minlength=num_classes) if plan == "train" else np.ones(num_classes)
-        exact = shares / shares.sum() * (num_samples or len(y_train))
-        counts = np.floor(exact).astype(int)
-        largest_remainders = np.argsort(counts - exact, kind="stable")[:(num_samples or len(y_train)) - counts.sum()]
-        counts[largest_remainders] += 1
+        weights = plan
+    elif plan == "train":
+        weights = np.bincount(y_train, minlength=num_classes).tolist()
+    elif plan == "balanced":
+        weights = [1] * num_classes
     else:
         raise UserError(f"labels='{plan}': expected train, balanced, or a list of counts per class.")
-    labels = np.repeat(np.arange(num_classes, dtype=np.int64), counts)
-    return np.random.default_rng(derive_seed(seed, "labels")).permutation(labels)
+    return mixed_labels(weights, sum(plan) if isinstance(plan, list) else num_samples or len(y_train))
+
+
+def mixed_labels(weights: list[int], size: int) -> np.ndarray:
+    """Return `size` labels (N,) int64 in the proportions of the weights (K,), as any first of them are, too.
+
+    The n-th series of a class of weight w has its place at (n - 1/2) / w: the apportionment of Webster and Sainte-Lague
+    at every length, exact where the proportions are.
+    """
+    places, labels = [], []
+    for label, weight in enumerate(weights):
+        # Of one class no apportionment gives more than its share and half a series a class.
+        most = size * weight // sum(weights) + len(weights) + 1 if weight else 0
+        places.append((np.arange(most) + 0.5) / max(weight, 1))
+        labels.append(np.full(most, label, dtype=np.int64))
+    return np.concatenate(labels)[np.argsort(np.concatenate(places), kind="stable")[:size]]
 
 
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                   conditioning: Conditioning | None, bf16: bool = False, callback: Callback | None = None) -> Tensor:
-    """Return series (B, L, C) float32 in normalised units for labels (B,) int64 and sample numbers (B,) int64.
+    """Return signals, as `FittedDenoiser.decode` reads them, for labels (B,) int64 and sample numbers (B,) int64.
 
     `callback` sees every step of the sampler, see `tardiff.sampling.samplers`.
     Raises UserError if a series is not finite.
     """
     device = labels.device
-    bounds = None
-    if config.clip_x0:
-        bounds = tuple(torch.tensor(edge, dtype=torch.float32, device=device)
-                       for edge in (fitted.normalizer.low, fitted.normalizer.high))
+    bounds = fitted.bounds if config.clip_x0 else None
 
     def denoiser(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         with autocast(device, bf16):
             return fitted.denoiser(x_t, t, y)
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
-    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.shape)
-    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps)
+    noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
+    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, EVEN_IN[config.name])
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
     finite = torch.isfinite(series).flatten(1).all(dim=1)
@@ -86,67 +103,80 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
     return series
 
 
-def chunk_sampler(fitted: FittedDenoiser, seed: int, config: SamplerConfig,
-                  condition: Callable[[Tensor], Conditioning | None], bf16: bool = False) -> SampleChunk:
-    """Return the sampler of a denoiser for `generate_dataset`; `condition(labels)` is the conditioning of a chunk."""
-    def sample(labels: Tensor, samples: Tensor) -> np.ndarray:
-        series = sample_series(fitted, labels, samples, seed, config, condition(labels), bf16)
-        return fitted.normalizer.inverse(series.cpu().numpy())
+def sample_chunk(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
+                 condition: Callable[[Tensor], Conditioning | None], bf16: bool = False,
+                 callback: Callback | None = None) -> np.ndarray:
+    """Return series (B, L, C) float32 in raw units, NaN where a gap was drawn, in passes that suit the device.
 
-    return sample
+    `condition(labels)` is the conditioning of a pass; the other arguments are those of `sample_series`.
+    """
+    size = max(1, STEPS_PER_PASS // fitted.shape[0]) if labels.device.type == "cpu" else len(labels)
+    parts = [sample_series(fitted, labels_of, samples_of, seed, config, condition(labels_of), bf16, callback)
+             for labels_of, samples_of in zip(labels.split(size), samples.split(size), strict=True)]
+    return fitted.decode(torch.cat(parts))
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
-                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup) -> None:
+                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup, setting: str = "batch_size") -> None:
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
-    Chunk c holds samples c x batch_size onwards whatever the number of processes; a chunk on disk is not made again.
-    `meta` describes it. `runtime.json` tells what sampling took, in this call alone where it resumed.
-    `meta.json` appears last, so a dataset with it is complete.
+    At most `batch_size` series are sampled at a time and kept as a chunk; what is on disk is not made again, whatever
+    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `runtime.json`
+    tells what sampling took, in all calls. `meta.json` appears last, so a dataset with it is complete.
+    Raises UserError that names `setting`, the one of the batch size, where memory runs out.
     """
     output = Path(output)
-    starts = range(0, len(labels), batch_size)
-    paths = [output / "chunks" / f"{number:06d}.npy" for number in range(len(starts))]
-    if (output / "meta.json").exists():
-        _clear_chunks(output, group)
-        return
-    own_chunks = range(group.rank, len(starts), group.world_size)
-    sampled, clock = 0, time.perf_counter()
-    done = sum(path.exists() for path in paths)
-    with progress("generation", len(starts), "chunk", done, shown=group.is_main) as bar:
-        for number in own_chunks:
-            if not paths[number].exists():
-                part = torch.from_numpy(labels[starts[number]:starts[number] + batch_size]).to(group.device)
-                samples = torch.arange(starts[number], starts[number] + len(part), device=group.device)
-                _write_chunk(paths[number], sample(part, samples))
-                sampled += len(part)
-                bar.update(min(group.world_size, len(starts) - bar.n))
-    group.barrier()
+    chunks = output / "chunks"
+    if not (output / "meta.json").exists():
+        made = np.zeros(len(labels), dtype=bool)
+        for path in _chunk_paths(chunks):
+            made[slice(*_numbers_of(path))] = True
+        with progress("generation", len(labels), "sample", int(made.sum()), shown=group.is_main) as bar:
+            # The batches of a process are its own, whatever the others have written by now.
+            for start in range(group.rank * batch_size, len(labels), group.world_size * batch_size):
+                for numbers in _runs(start + np.flatnonzero(~made[start:start + batch_size])):
+                    clock = time.perf_counter()
+                    part = (torch.from_numpy(array).to(group.device) for array in (labels[numbers], numbers))
+                    with naming_memory(setting):
+                        series = sample(*part)
+                    save_arrays(chunks / f"{numbers[0]:09d}-{numbers[-1] + 1:09d}.npz", x=series,
+                                seconds=time.perf_counter() - clock)
+                    bar.update(min(len(numbers) * group.world_size, len(labels) - bar.n))
+        group.barrier()
+        if group.is_main:
+            _join_chunks(output, chunks, labels, shape, meta, group)
     if group.is_main:
-        if sampled:
-            seconds = time.perf_counter() - clock
-            write_json(output / "runtime.json", {
-                "series": sampled, "seconds": seconds, "seconds_per_series": seconds / sampled,
-                "processes": group.world_size, "device": str(group.device)})
-        write_split_in_parts(output / "train.npz", map(_read_chunk, paths), (len(labels), *shape), labels)
-        write_json(output / "meta.json", dataclasses.asdict(meta))
-    _clear_chunks(output, group)
+        shutil.rmtree(chunks, ignore_errors=True)
     group.barrier()
 
 
-def _write_chunk(path: Path, series: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, series)
+def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[int, int], meta: Metadata,
+                 group: ProcessGroup) -> None:
+    paths = _chunk_paths(chunks)
+    bounds = [0, *(bound for path in paths for bound in _numbers_of(path)), len(labels)]
+    if bounds[::2] != bounds[1::2]:
+        raise UserError(f"{chunks}: holds series twice or too few. Delete this folder, and the same command makes them "
+                        "again.")
+    seconds = sum(float(load_arrays(path)["seconds"]) for path in paths)
+    write_split_in_parts(output / "train.npz", lambda: (load_arrays(path)["x"] for path in paths),
+                         (len(labels), *shape), labels, meta.imputation)
+    write_json(output / "runtime.json", {
+        "series": len(labels), "seconds": seconds, "seconds_per_series": seconds / len(labels),
+        "processes": group.world_size, "device": str(group.device)})
+    write_json(output / "meta.json", dataclasses.asdict(meta))
 
 
-def _clear_chunks(output: Path, group: ProcessGroup) -> None:
-    """Remove the chunks of a complete dataset, with what a kill left among them."""
-    if group.is_main:
-        shutil.rmtree(output / "chunks", ignore_errors=True)
+def _chunk_paths(chunks: Path) -> list[Path]:
+    """Return the chunks on disk, FIRST-END.npz after the numbers of their series, in order."""
+    return sorted(path for path in chunks.glob("*.npz") if CHUNK.fullmatch(path.name))
 
 
-def _read_chunk(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except DAMAGED_ARRAYS as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None
+def _numbers_of(path: Path) -> tuple[int, int]:
+    """Return the number of the first series of a chunk and that after its last."""
+    first, end = path.stem.split("-")
+    return int(first), int(end)
+
+
+def _runs(numbers: np.ndarray) -> list[np.ndarray]:
+    """Return numbers (N,) cut into runs without gap."""
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []

@@ -2,8 +2,8 @@
 
 Every series is (B, L, C) float32 in normalised units. A `cond_fn(x_t, x0_pred, t)` returns the gradient (B, L, C) of
 what should grow; samplers know nothing of where it comes from, so that this file does not even name it. A sampler is a
-function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS; what it has beyond that are
-keywords.
+function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS and EVEN_IN; what it has beyond
+that are keywords.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ Callback = Callable[[int, Tensor, Tensor, "Tensor | None"], None]
 class Conditioning:
     """An ascent gradient and how strongly to follow it.
 
-    `step_size` is `posterior_variance` (the Bayes form) or `constant` (scale times the gradient is added to the mean,
-    the paper's line). `through_denoiser` asks the sampler to track gradients from x_t to x0_pred.
+    Under `step_size` `bayes` x0_pred moves by scale x r^2 x gradient at every step, whatever the sampler and the noise
+    schedule. For a gradient in x0_pred r^2 = 1 - alpha_cumprod, the variance that x_start has given x_t where data are
+    white with variance 1 (Song et al. 2023, Pseudoinverse-guided diffusion models: sigma^2 / (1 + sigma^2)). For one in
+    x_t r^2 = (1 - alpha_cumprod) / sqrt(alpha_cumprod), which adds it to the score (Dhariwal & Nichol 2021, Algorithm
+    2). Under `constant` scale x gradient is added to x_prev, the paper's line.
+
+    `location` is where the gradient is taken, `x0_pred` or `x_t`; `through_denoiser` asks the sampler to track
+    gradients from x_t to x0_pred, so that cond_fn can pull its own back to x_t.
     """
 
     cond_fn: Callable[[Tensor, Tensor, int], Tensor]
     scale: float
-    step_size: str = "posterior_variance"
+    step_size: str = "bayes"
+    location: str = "x0_pred"
     through_denoiser: bool = False
 
     def __post_init__(self) -> None:
-        if self.step_size not in ("posterior_variance", "constant"):
+        if self.step_size not in ("bayes", "constant"):
             raise ValueError(f"step_size {self.step_size!r}")
 
 
@@ -64,9 +71,13 @@ class Prediction:
             output = unconditional + self.cfg_scale * (output - unconditional)
         x0_pred, eps_pred = self.process.predictions(output, x_t, t)
         if self.bounds is not None:
-            x0_pred = torch.minimum(torch.maximum(x0_pred, self.bounds[0]), self.bounds[1])
+            x0_pred = self.clip(x0_pred)
             eps_pred = self.process.eps_from_x0(x0_pred, x_t, t)
         return x0_pred, eps_pred
+
+    def clip(self, x_start: Tensor) -> Tensor:
+        """Return clean series (B, L, C) within the bounds, where there are any."""
+        return x_start if self.bounds is None else torch.minimum(torch.maximum(x_start, self.bounds[0]), self.bounds[1])
 
 
 @torch.no_grad()
@@ -74,59 +85,74 @@ def ddpm(predict: Prediction, noise: NoiseFunction, timesteps: list[int], condit
          callback: Callback | None = None) -> Tensor:
     """Ancestral sampling; returns x_start (B, L, C).
 
-    Ho et al. (2020), Algorithm 2, and with conditioning the paper's Algorithm 1, step 3: the mean of each transition
-    moves by scale x (posterior variance or 1) x gradient (Dhariwal & Nichol 2021, Algorithm 1).
+    Ho et al. (2020), Algorithm 2; with `constant` conditioning the paper's Algorithm 1, step 3.
     """
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, _, gradient = _predict_with_gradient(predict, x_t, t, conditioning, callback)
+        x0_pred, _, push = _guided_prediction(predict, x_t, t, conditioning, callback)
         mean, variance = schedule.posterior(x0_pred, x_t, t, t_prev)
-        if gradient is not None:
-            strength = variance if conditioning.step_size == "posterior_variance" else 1.0
-            mean = mean + conditioning.scale * strength * gradient
-        x_t = mean + math.sqrt(variance) * noise(index) if t_prev >= 0 else mean
-    return x_t
+        x_prev = mean + push
+        x_t = x_prev + math.sqrt(variance) * noise(index) if t_prev >= 0 else x_prev
+    return predict.clip(x_t)
 
 
 @torch.no_grad()
 def ddim(predict: Prediction, noise: NoiseFunction, timesteps: list[int], conditioning: Conditioning | None = None,
          callback: Callback | None = None, *, eta: float = 0.0) -> Tensor:
-    """Denoising diffusion implicit sampling; returns x_start (B, L, C).
-
-    Song et al. (2021), equations 12 and 16. Under the Bayes form the gradient is added to the score, so that eps_pred
-    falls by sqrt(1 - alpha_cumprod) x scale x gradient (Dhariwal & Nichol 2021, Algorithm 2). For a gradient
-    at x_t, pulled back through the denoiser, that is Bayes' rule for every eta; one at x0_pred, taken as it is, moves
-    series further, and the more so the less noise. Under `constant` scale x gradient is added to x_prev.
-    """
+    """Denoising diffusion implicit sampling (Song et al. 2021, equations 12 and 16); returns x_start (B, L, C)."""
     schedule = predict.process.schedule
     x_t = noise(0)
     for index, (t, t_prev) in enumerate(_transitions(timesteps), start=1):
-        x0_pred, eps_pred, gradient = _predict_with_gradient(predict, x_t, t, conditioning, callback)
-        remaining, remaining_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
-        if gradient is not None and conditioning.step_size == "posterior_variance":
-            eps_pred = eps_pred - math.sqrt(1 - remaining) * conditioning.scale * gradient
-            x0_pred = (x_t - math.sqrt(1 - remaining) * eps_pred) / math.sqrt(remaining)
+        x0_pred, eps_pred, push = _guided_prediction(predict, x_t, t, conditioning, callback)
+        remaining_prev = schedule.alpha_cumprod(t_prev)
         _, variance = schedule.posterior(x0_pred, x_t, t, t_prev)
         variance *= eta**2
-        x_prev = math.sqrt(remaining_prev) * x0_pred + math.sqrt(1 - remaining_prev - variance) * eps_pred
-        if gradient is not None and conditioning.step_size == "constant":
-            x_prev = x_prev + conditioning.scale * gradient
+        x_prev = math.sqrt(remaining_prev) * x0_pred + math.sqrt(1 - remaining_prev - variance) * eps_pred + push
         x_t = x_prev + math.sqrt(variance) * noise(index) if variance > 0 else x_prev
-    return x_t
+    return predict.clip(x_t)
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+@torch.no_grad()
+def dpm_solver_pp(predict: Prediction, noise: NoiseFunction, timesteps: list[int],
+                  conditioning: Conditioning | None = None, callback: Callback | None = None) -> Tensor:
+    """DPM-Solver++ (2M), second order, multistep, without noise; returns x_start (B, L, C).
+
+    Lu et al. (2022), "DPM-Solver++", Algorithm 2, which is DDIM's step with D in the place of x0_pred: with lambda the
+    half log-SNR, h its growth over a step and r = h of the step before / h,
+        D = x0_pred + (x0_pred - x0_pred of the step before) / (2 r), both guided.
+    The first step, which has none before, and the last, whose h is infinite, take D = x0_pred.
+    """
+    schedule = predict.process.schedule
+    level = schedule.half_log_snr.tolist()
+    x_t, before = noise(0), None
+    for t, t_prev in _transitions(timesteps):
+        x0_pred, eps_pred, push = _guided_prediction(predict, x_t, t, conditioning, callback)
+        remaining, remaining_prev = schedule.alpha_cumprod(t), schedule.alpha_cumprod(t_prev)
+        estimate = x0_pred
+        if before is not None and t_prev >= 0:
+            t_before, x0_before = before
+            growth = (level[t_prev] - level[t]) / (level[t] - level[t_before])
+            estimate = x0_pred + growth / 2 * (x0_pred - x0_before)
+            eps_pred = (x_t - math.sqrt(remaining) * estimate) / math.sqrt(1 - remaining)
+        x_t = math.sqrt(remaining_prev) * estimate + math.sqrt(1 - remaining_prev) * eps_pred + push
+        before = t, x0_pred
+    return predict.clip(x_t)
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
+EVEN_IN = {"ddpm": "t", "ddim": "t", "dpm_solver_pp": "log_snr"}
+"""What the steps of each sampler are evenly spaced in, see `NoiseSchedule.timesteps`."""
 
 
 def _transitions(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(timesteps, [*timesteps[1:], -1], strict=True))
 
 
-def _predict_with_gradient(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None,
-                           callback: Callback | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (x0_pred, eps_pred, ascent gradient or None) at x_t, the first two as predicted; a scale of 0 asks for no
-    gradient at all."""
+def _guided_prediction(predict: Prediction, x_t: Tensor, t: int, conditioning: Conditioning | None,
+                       callback: Callback | None) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Return (x0_pred, eps_pred) at x_t, moved and clipped again under `bayes`, and what to add to x_prev: scale x
+    gradient under `constant`, else 0. A scale of 0 asks for no gradient at all."""
     gradient = None
     if conditioning is None or conditioning.scale == 0:
         x0_pred, eps_pred = predict(x_t, t)
@@ -138,4 +164,12 @@ def _predict_with_gradient(predict: Prediction, x_t: Tensor, t: int, conditionin
         x_t, x0_pred, eps_pred, gradient = (tensor.detach() for tensor in (x_t, x0_pred, eps_pred, gradient))
     if callback is not None:
         callback(t, x_t, x0_pred, gradient)
-    return x0_pred, eps_pred, gradient
+    if gradient is None:
+        return x0_pred, eps_pred, 0.0
+    if conditioning.step_size == "constant":
+        return x0_pred, eps_pred, conditioning.scale * gradient
+    remaining = predict.process.schedule.alpha_cumprod(t)
+    in_x_t = conditioning.through_denoiser or conditioning.location == "x_t"
+    variance = (1 - remaining) / (math.sqrt(remaining) if in_x_t else 1)
+    x0_pred = predict.clip(x0_pred + conditioning.scale * variance * gradient)
+    return x0_pred, (x_t - math.sqrt(remaining) * x0_pred) / math.sqrt(1 - remaining), 0.0

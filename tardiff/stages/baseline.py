@@ -13,6 +13,7 @@ from tardiff.config import BaselineConfig
 from tardiff.data.format import read_dataset
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import sole_writer
 
 
 def main(arguments: list[str], program: str) -> None:
@@ -45,7 +46,9 @@ def run(name: str, config: BaselineConfig, dry_run: bool) -> None:
           f"sample; on {baseline.device}", flush=True)
     if dry_run:
         return
-    baseline.train(config.output)
     synthetic = config.synthetic or str(Path(config.output) / "synthetic")
-    baseline.write_samples(synthetic)
+    with sole_writer(config.output):
+        baseline.train(config.output)
+        with sole_writer(synthetic):
+            baseline.write_samples(synthetic)
     print(f"written to {synthetic}")

@@ -160,6 +160,6 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, steps: lis
             importlib.import_module(type(settings).__module__).build(settings, *real.shape, real.num_classes)
         if isinstance(settings, (BaselineConfig, GenerationConfig)):
             folder = getattr(settings, "synthetic", None) or settings.output
-            plan = label_plan(settings.labels, settings.num_samples, real.train.y, real.meta.classes, settings.seed)
+            plan = label_plan(settings.labels, settings.num_samples, real.train.y, real.meta.classes)
             labels[Path(folder).name] = [plan]
     report.check_rows(report_config, real, labels)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from classifier.train import fit_classifier
-from tardiff.config import ReportConfig
+from tardiff.config import ClassifierModelConfig, ReportConfig
 from tardiff.data.format import Dataset, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
+from tardiff.evaluation.controls import FOLDS, TAUGHT
 from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.stages.evaluate import scored_split
 from tardiff.utils.parallel import one_thread, worker_count
 
-_TRIED_ROWS = 500
+_TRIED_ROWS, _TRIED_TREES = 500, 20
 # Measured on CinC 2012 beside the training of a GRU, whose cost of a row in a step is the unit: what a result of a
 # metric that trains a network costs, and what it costs to resample a scored row and to compare a pair of series.
 _TRAINED_METRIC, _RESAMPLED_ROW, _PAIR = 200_000, 0.003, 0.0007
@@ -33,12 +34,15 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     guidance, selection = map(len, halve_validation(real.val))
     scored, train = len(scored_split(config, real)), len(real.train)
     parts = [part for datasets in sets.values() for part in datasets]
-    rows = 0.0
+    rows = fits = 0.0
     if "utility" in config.sections:
-        arms = 1 + len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
-        looks = math.ceil(config.training.steps / config.training.evaluate_every)
-        fit = config.training.steps * config.training.batch_size + looks * selection * _LOOKED_AT_ROW
-        rows += config.seeds * arms * (fit + config.bootstrap * scored * _RESAMPLED_ROW)
+        arms = 1 + len(config.controls)
+        arms += len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
+        trained = arms + ("ensemble" in config.controls) * (config.ensemble_size - 2)
+        trained += FOLDS * any(name in config.controls for name in TAUGHT)
+        for model in config.judge_models.values():
+            fits += config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
+            rows += config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW
     if "fidelity" in config.sections:
         rows += sum(metric.trains for metric in metrics) * (len(sets) + 2) * config.repeats * _TRAINED_METRIC
     if "privacy" in config.sections:
@@ -47,19 +51,37 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     alone = 0.0
     if "influence" in config.sections and config.classifier is not None:
         alone += config.fine_tuned * 3 * guidance + 100 * guidance + train + sum(map(len, parts))
-    seconds = _seconds_per_row(config, real, device)
+    seconds = _seconds_per_row(ClassifierModelConfig(), config, real, device)
     workers = worker_count(config.workers, device)
-    return (seconds * (rows / workers + alone) + _SECONDS_OF_PICTURES * (1 + len(sets))) / 60
+    return ((fits + seconds * rows) / workers + seconds * alone + _SECONDS_OF_PICTURES * (1 + len(sets))) / 60
 
 
-def _seconds_per_row(config: ReportConfig, real: Dataset, device: torch.device) -> float:
-    """Return what a row costs in a step of the classifier's training."""
+def _seconds_of_fit(model: ClassifierModelConfig, config: ReportConfig, real: Dataset, selection: int,
+                    device: torch.device) -> float:
+    """Return what a fit of a judge costs, with as many selection rows."""
+    if model.name == "boosting":
+        few = replace(model, boosting=replace(model.boosting, trees=_TRIED_TREES))
+        return _seconds_tried(few, config, real, len(real.train), device) * model.boosting.trees / _TRIED_TREES
+    looks = math.ceil(config.training.steps / config.training.evaluate_every)
+    rows = config.training.steps * config.training.batch_size + looks * selection * _LOOKED_AT_ROW
+    return rows * _seconds_per_row(model, config, real, device)
+
+
+def _seconds_per_row(model: ClassifierModelConfig, config: ReportConfig, real: Dataset, device: torch.device) -> float:
+    """Return what a row costs in a step of the training of a network."""
+    few = replace(config, training=replace(config.training, steps=4, evaluate_every=4))
+    seconds = _seconds_tried(model, few, real, _TRIED_ROWS, device)
+    return seconds / (4 * few.training.batch_size + min(len(real.train), _TRIED_ROWS) * _LOOKED_AT_ROW)
+
+
+def _seconds_tried(model: ClassifierModelConfig, config: ReportConfig, real: Dataset, rows: int, device: torch.device
+                   ) -> float:
+    """Return what a fit costs on the first training rows and one of each class."""
     every_class = np.unique(real.train.y, return_index=True)[1]
-    tried = real.train[np.concatenate([every_class, np.arange(min(len(real.train), _TRIED_ROWS))])]
-    rows = (Normalizer.fit("zscore", real.train.x).transform(tried.x), tried.y)
-    few = dataclasses.replace(config.training, steps=4, evaluate_every=4)
+    tried = real.train[np.concatenate([every_class, np.arange(min(len(real.train), rows))])]
+    part = (Normalizer.fit("zscore", real.train.x).transform(tried.x), tried.y)
     with one_thread():  # As the workers do; twice, for the first time loads libraries.
         for _ in range(2):
             began = time.perf_counter()
-            fit_classifier(rows, rows, real.num_classes, config.model, few, 0, device)
-    return (time.perf_counter() - began) / (few.steps * few.batch_size + len(tried) * _LOOKED_AT_ROW)
+            fit_classifier(part, part, real.num_classes, model, config.training, 0, device)
+    return time.perf_counter() - began

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import sklearn
+import torch
 
 from classifier.models import build_classifier, custom_source
 from classifier.train import fit_classifier
-from tardiff.config import EvaluationConfig
+from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
 from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import utility_rows
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.protocol import METRICS, Arm, Protocol, minority_class, score_arms
-from tardiff.evaluation.sets import check_reference, inputs_exist, read_sets, synthetic_folders
-from tardiff.evaluation.summary import format_table, verdict, write_tables
+from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, minority_class, score_arms
+from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
+from tardiff.evaluation.summary import at_chance, format_table, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -41,18 +43,21 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     real = read_dataset(config.real, splits_read(config))
     protocol = build_protocol(config, real, read_sets(folders, real), Path(config.output))
     arms = arms_of(config, protocol)
-    print(f"{len(arms)} arms x {config.seeds} seeds: {len(protocol.real):,} real training, {len(protocol.selection):,} "
-          f"selection and {len(protocol.scored):,} {config.score_on} series")
+    print(f"{len(arms)} arms x {config.seeds} seeds, judged by {', '.join(protocol.judges)}: "
+          f"{len(protocol.real):,} real training, {len(protocol.selection):,} selection and "
+          f"{len(protocol.scored):,} {config.score_on} series")
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
     reference = config.reference if config.reference in folders else None
     rows = utility_rows(score_arms(protocol.predictions(arms, config.seeds), protocol, reference, config.bootstrap))
-    write_tables(config.output, name, rows,
-                 {"scored on": config.score_on, "config": dataclasses.asdict(config), **provenance()})
+    kinds = guide_kinds(folders)
+    write_tables(config.output, name, rows, {"scored on": config.score_on, "guide_kinds": kinds,
+                                             "config": asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
     print(format_table(rows, reference))
+    print_warnings(rows, kinds)
     if (few := few_subjects(protocol.scored)) is not None:
         print(f"Only {few} subjects of the rarest class are scored: intervals of levels hold the truth less often than "
               "they say; those of differences do not suffer.")
@@ -73,64 +78,76 @@ def scored_split(config: EvaluationConfig, real: Dataset) -> Split:
 
 def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: EvaluationConfig,
                   folder: str | Path | None = None) -> pd.DataFrame:
-    """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each arm and metric.
+    """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each judge, arm and metric.
 
     real: a dataset with the splits that `splits_read` names. sets: for each name the rows of its datasets, one per
     generation seed, x (N, L, C) in raw units, which fit the real ones. Of the settings, `real`, `name`, `synthetic`,
     `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
     was; None keeps none.
 
-    Columns: `set` (None for TRTR), `protocol` (TRTR, TSTR, TSRTR), `ratio` of synthetic to real rows (TSRTR), `metric`
-    (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`,
-    the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in
-    `difference`, `difference_sd`, `difference_low`, `difference_high`; and `verdict` on that difference (gain: it lies
-    above 0, loss: below; of the Brier score, less is better). Raises UserError if a set has too few rows for a ratio.
+    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR or a control), `ratio` of
+    synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1,
+    f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval
+    over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`,
+    `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference (gain: it lies above 0, loss:
+    below; of the Brier score, less is better); of sets, `control`, the best one by that metric, and the same of the
+    difference to it in `control_difference` and so on. Raises UserError if a set has too few rows for a ratio.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     lines = []
     for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
         for metric in METRICS:
-            line = {"set": row["synthetic"], "protocol": row["protocol"], "ratio": row["ratio"], "metric": metric,
+            line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
+                    "ratio": row["ratio"], "real_rows": row["real_rows"], "metric": metric,
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
-            if (difference := row.get(f"{metric}_minus_trtr")) is not None:
-                line |= {"difference": difference["mean"], "verdict": verdict(difference),
-                         **{f"difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+            for prefix, key in (("", "trtr"), ("control_", "control")):
+                if (difference := row.get(f"{metric}_minus_{key}")) is not None:
+                    line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
+                             **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+                    line |= {"control": difference["control"]} if "control" in difference else {}
             lines.append(line)
-    return pd.DataFrame(lines, columns=["set", "protocol", "ratio", "metric", "mean", "sd", "low", "high", "difference",
-                                        "difference_sd", "difference_low", "difference_high", "verdict"])
+    differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(lines, columns=[
+        "judge", "set", "protocol", "ratio", "real_rows", "metric", "mean", "sd", "low", "high", *differences,
+        "control", *(f"control_{name}" for name in differences)])
 
 
 def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
-    """Return the lines of the table. A set that lacks a class can only be added to real rows: beside TSRTR it has no
-    TSTR."""
-    arms, sets = [Arm("TRTR")], protocol.synthetic
+    """Return the lines of the table, judge by judge: TRTR, the controls and the sets. A set that lacks a class can only
+    be added to real rows: beside TSRTR it has no TSTR."""
+    arms, sets = [Arm("TRTR"), *map(Arm, config.controls)], protocol.synthetic
     if "tstr" in config.protocols:
         classes = set(protocol.real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
         arms += [Arm("TSTR", name) for name in (complete if "tsrtr" in config.protocols else sets)]
     if "tsrtr" in config.protocols:
         arms += [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios]
-    return arms
+    return [replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
 
 
 def report_utility(config: EvaluationConfig, real: Dataset, sets: dict[str, list[Split]]
                    ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run the protocols and print the table; return the frame of results, and what else the report says of utility,
-    such as the reliability of TRTR and TSTR."""
+    such as the reliability of TRTR and TSTR with the first judge."""
     protocol = build_protocol(config, real, sets, Path(config.output))
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
-    print(f"{scored_class(real)}\n\n{format_table(utility_rows(frame), reference)}")
+    kinds = guide_kinds(synthetic_folders(config))
+    rows = utility_rows(frame)
+    print(f"{scored_class(real)}\n\n{format_table(rows, reference)}")
+    print_warnings(rows, kinds)
     scored = protocol.scored
     curves = {}
-    for arm in (arm for arm in results if arm.ratio is None):
+    first = next(iter(protocol.judges))
+    for arm in (arm for arm in results if arm.protocol in ("TRTR", "TSTR") and arm.judge == first):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
         curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
-        "seeds": config.seeds, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
+        "seeds": config.seeds, "judges": list(protocol.judges), "guide_kinds": kinds,
+        "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
@@ -154,21 +171,55 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
                    ) -> Protocol:
     """Return what the arms share. Raises UserError if a class is missing where weights are chosen or results
     computed."""
-    _, selection = halve_validation(real.val)
+    guidance, selection = halve_validation(real.val)
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
     if config.score_on == "test":
         faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
+    with_mask = config.model.inputs == "values+mask"
+    if with_mask:
+        splits = [*((f"{real.path}/{name}.npz", real.splits[name]) for name in splits_read(config)),
+                  *((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)]
+        faults += [f"{what}: has no mask, which model.inputs=values+mask reads. Evaluate with model.inputs=values."
+                   for what, split in splits if split.mask is None]
     if faults:
         raise UserError("\n".join(faults))
     device = resolve_device(config.device)
-    build_classifier(config.model, real.shape, real.num_classes)
+    judges, balanced = ({name: judge_of(model, training, real, device) for name, model in config.judge_models.items()}
+                        for training in (config.training, replace(config.training, class_weighting="balanced")))
+    return Protocol(real.train, selection, scored_split(config, real), sets,
+                    Normalizer.fit(config.normalizer, real.train.x), judges, folder,
+                    worker_count(config.workers, device), real.positive, guidance, balanced, config.ensemble_size,
+                    with_mask)
+
+
+def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, real: Dataset, device: torch.device
+             ) -> Judge:
+    """Return the judge with these settings. Raises UserError if it cannot be built for the data."""
+    if model.name == "boosting":
+        code = {"scikit-learn": sklearn.__version__}
+    else:
+        length, channels = real.shape
+        build_classifier(model, (length, channels * (2 if model.inputs == "values+mask" else 1)), real.num_classes)
+        code = custom_source(model)
 
     def fit(train, chosen_on, x_scored, seed):
-        fitted = fit_classifier(train, chosen_on, real.num_classes, config.model, config.training, seed, device)
+        fitted = fit_classifier(train, chosen_on, real.num_classes, model, training, seed, device)
         return fitted.predict(chosen_on[0]), fitted.predict(x_scored)
 
-    recipe = {"model": dataclasses.asdict(config.model), "training": dataclasses.asdict(config.training),
-              **custom_source(config.model), "device": device.type}
-    return Protocol(real.train, selection, scored_split(config, real), sets,
-                    Normalizer.fit(config.normalizer, real.train.x), fit, recipe, folder,
-                    worker_count(config.workers, device), real.positive)
+    return Judge(fit, {"model": model.name, model.section: asdict(getattr(model, model.section)),
+                       "training": asdict(training), **code, "device": device.type})
+
+
+def print_warnings(rows: list[dict[str, Any]], kinds: dict[str, list[str]]) -> None:
+    """Tell of judges that do no better than chance on real data, and of those of the kind of a classifier that guided a
+    set: they may be pleased by what no other model is."""
+    judges = list(dict.fromkeys(row["judge"] for row in rows))
+    for row in rows:
+        if row["protocol"] == "TRTR" and at_chance(row):
+            print(f"warning: trained on real data, {row['judge']} is not shown to be better than chance (AUROC "
+                  f"{row['auroc']['mean']:.3f} [{row['auroc']['low']:.3f}, {row['auroc']['high']:.3f}]), so it cannot "
+                  "tell whether synthetic data help. Train it for longer, or choose another judge.")
+    for name, of_set in kinds.items():
+        if akin := [judge for judge in judges if judge in of_set]:
+            print(f"{name} was guided by a classifier of the same kind as the judge {', '.join(akin)}: a gain counts "
+                  "if another kind of judge sees it, too.")

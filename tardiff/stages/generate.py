@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import numpy as np
+
 from tardiff.config import GenerationConfig
-from tardiff.data.format import read_dataset
+from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
-from tardiff.sampling.generate import chunk_sampler, generate_dataset, label_plan
+from tardiff.sampling.generate import generate_dataset, label_plan, sample_chunk
+from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import process_group, resolve_device
 from tardiff.utils.logging import open_run
+
+_ROUNDING = 1e-5  # Of the training range; what float32 may take from an end of it, there and back.
 
 
 def run(config: GenerationConfig, dry_run: bool) -> None:
@@ -33,10 +39,15 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             settings = {name: value for name, value in vars(config.guidance).items() if name not in unused}
             guidance = Guidance(guide, dataset, group, **settings)
             guidance.check(denoiser)
-        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes, config.seed)
+        labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes)
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
+            if guidance is not None and guide.chance_warning is not None:
+                print(guide.chance_warning)
+            if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
+                print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
+                      "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")
             strength = f" x {config.guidance.scale:g}" if config.guidance.is_on else ""
             print(f"{len(labels):,} series, {config.sampler.name}, guidance {config.guidance.objective}{strength}, on "
                   f"{group.world_size} x {group.device}")
@@ -44,7 +55,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             return
         inputs = {"denoiser": denoiser.fingerprint(), "train": dataset.train.fingerprint()}
         if guidance is not None:
-            inputs |= {"classifier": guidance.guide.task.fingerprint(), **guidance.guide.code}
+            inputs |= {"classifier": guidance.guide.task.fingerprint(), "guide": guide.architecture, **guide.code}
             if config.guidance.uses_guidance_gradient:
                 inputs["guidance data"] = dataset.val.fingerprint()
         open_run(config.output, config, inputs, group.is_main, record="provenance.json")
@@ -55,8 +66,25 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if config.compile and group.device.type == "cuda":
             denoiser.denoiser.compile()
         condition = guidance.conditioning if guidance is not None else lambda labels: None
-        sample = chunk_sampler(denoiser, config.seed, config.sampler, condition, config.bf16)
+        sample = functools.partial(sample_chunk, denoiser, seed=config.seed, config=config.sampler,
+                                   condition=condition, bf16=config.bf16)
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
-                         denoiser.meta.of_synthetic(), group)
+                         denoiser.meta.of_synthetic(denoiser.mask), group)
         if group.is_main:
+            _tell_of_bounds(read_dataset(config.output, ("train",), every_class=False), dataset.train, config)
             print(f"written to {config.output}")
+
+
+def _tell_of_bounds(synthetic: Dataset, train: Split, config: GenerationConfig) -> None:
+    """Write the share of values at or beyond the ends of the training range, per channel, to `at_bounds.json`, and warn
+    where it is suspicious: clipping stops series that guidance drives away, and nothing else would tell of it."""
+    low, high = np.nanmin(train.x, axis=(0, 1)), np.nanmax(train.x, axis=(0, 1))
+    margin = _ROUNDING * (high - low)
+    shares = {name: ((x <= low + margin) | (x >= high - margin)).mean(axis=(0, 1)).tolist()
+              for name, x in (("synthetic", synthetic.train.x), ("train", train.x))}
+    write_json(Path(config.output) / "at_bounds.json", {"channels": synthetic.meta.channels, **shares})
+    for channel, share, of_train in zip(synthetic.meta.channels, shares["synthetic"], shares["train"], strict=True):
+        if share > 2 * of_train + 0.01:
+            advice = "lower guidance.scale" if config.guidance.is_on else "train the denoiser for longer"
+            print(f"warning: {share:.1%} of the values of {channel} lie at an end of the training range or beyond, of "
+                  f"the training rows {of_train:.1%}: {advice}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from classifier.models import build_classifier, custom_source
-from classifier.train import fit_classifier, normalized_splits, save_classifier
+from classifier.train import chance_warning, fit_network, normalized_splits, save_classifier, selection_auroc
 from tardiff.config import ClassifierConfig
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.metrics import chance_average_precision
@@ -31,11 +31,14 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
         return
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint(), **custom_source(config.model)}
     run_folder = open_run(config.output, config, inputs)
-    fitted = fit_classifier(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
-                            config.seed, device, run_folder, dataset.positive)
-    save_classifier(run_folder.folder, fitted, normalizer, dataset)
+    fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
+                         config.seed, device, run_folder, dataset.positive)
+    auroc = selection_auroc(fitted, normalizer, dataset)
+    save_classifier(run_folder.folder, config, fitted, normalizer, dataset, auroc)
     run_folder.close()
     chance = chance_average_precision(parts["selection"][1], dataset.num_classes, dataset.positive)
     of = f" of {dataset.meta.classes[dataset.positive]}" if dataset.num_classes == 2 else ""
-    print(f"selection AUPRC{of} {fitted.selection_auprc:.4f} (chance: {chance:.4f}), "
-          f"log-loss {fitted.selection_loss:.4f}, at step {fitted.step}; written to {config.output}")
+    print(f"selection AUROC {auroc[0]:.4f}, AUPRC{of} {fitted.selection_auprc:.4f} (chance: {chance:.4f}), log-loss "
+          f"{fitted.selection_loss:.4f}, at step {fitted.step}; written to {config.output}")
+    if (warning := chance_warning(*auroc)) is not None:
+        print(warning)

@@ -119,7 +119,7 @@ def analysed_sets(real: Dataset, sets: dict[str, list[Split]]) -> dict[str, list
 
 def influence_frame(tables: Tables) -> pd.DataFrame:
     """Return the tables as a long frame (see `tardiff.evaluation.frame`): one row for each number."""
-    return long_frame((row.get("set", GUIDANCE), name, f"{row[group]}/{statistic}", None, None, value)
+    return long_frame((row.get("set", GUIDANCE), name, "", f"{row[group]}/{statistic}", None, None, value)
                       for name, group in GROUPS.items() for row in tables.get(name, [])
                       for statistic, value in row.items() if statistic not in ("set", group))
 

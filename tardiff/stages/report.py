@@ -51,6 +51,8 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
+QUICK_CONTROLS = ("guidance_rows", "class_weights")
+"""Those of one training each."""
 FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
          *PICTURES)
 """What a report writes beside its page and the folder of its influence part."""
@@ -131,9 +133,10 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
+    controls = [name for name in config.controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               training=training, bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0,
-                               fidelity_metrics=cheap)
+                               controls=controls, ensemble_size=2, training=training,
+                               bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0, fidelity_metrics=cheap)
 
 
 def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:

@@ -14,7 +14,7 @@ from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
 from tardiff.utils.errors import UserError
-from tardiff.utils.settings import as_typed
+from tardiff.utils.plain_yaml import as_typed
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,12 @@ def report_step(config: ExperimentConfig) -> Step:
     """Return the last stage: the report on all synthetic sets."""
     first = "-seed0" if config.train_each_seed else ""
     values = {key: value for key, value in _shared(config).items() if key not in ("data", "name")}
-    return step("report", "evaluation", config.evaluation, values | {
+    last = step("report", "evaluation", config.evaluation, values | {
         "real": config.data, "synthetic": synthetic_sets(config), "output": str(Path(config.output) / "report"),
         "classifier": str(Path(config.output) / f"classifier{first}")})
+    if last.config.model.inputs != "values":
+        raise UserError("evaluation: model.inputs=values+mask needs sets with masks, and series are generated without.")
+    return last
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:

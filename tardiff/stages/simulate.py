@@ -16,6 +16,7 @@ from tardiff.data.format import Split, read_dataset, require_replaceable, write_
 from tardiff.data.simulator import RATIOS, cohort_parameters, simulate_cohort
 from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.lock import sole_writer
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -34,14 +35,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 def simulate(output: Path, num_stays: int, seed: int, ratios: tuple[float, float, float]) -> None:
     """Write the cohort unless it is there, and print what it holds. Raises UserError if the folder holds anything
     else."""
-    splits = _find(output, cohort_parameters(num_stays, seed, ratios))
-    if splits is not None:
-        print(f"{output}: already holds this cohort; nothing to do.")
-    else:
-        splits, meta = simulate_cohort(num_stays, seed, ratios)
-        with atomic_folder(output) as folder:
-            write_dataset(folder, splits, meta)
-        print(f"{output}: simulated cohort written (not patient data).")
+    with sole_writer(output):
+        splits = _find(output, cohort_parameters(num_stays, seed, ratios))
+        if splits is not None:
+            print(f"{output}: already holds this cohort; nothing to do.")
+        else:
+            splits, meta = simulate_cohort(num_stays, seed, ratios)
+            with atomic_folder(output) as folder:
+                write_dataset(folder, splits, meta)
+            print(f"{output}: simulated cohort written (not patient data).")
     _print_table(splits)
 
 

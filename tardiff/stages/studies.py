@@ -25,7 +25,6 @@ from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
 PLACE = re.compile(r"^\{(.+\.csv)\}$", flags=re.MULTILINE)
-PROTOCOLS = ("TRTR", "TSTR", "TSRTR")
 
 
 def results_page(studies: Path) -> str:
@@ -62,10 +61,13 @@ def take_report(report: Path, folder: Path) -> None:
     if description.get("scored_on") == "selection":
         raise UserError(f"{report}: scored on the selection half. Results are those on test: score_on=test.")
     # Names are text, whatever they look like; only numbers may be absent.
-    frame = pd.read_csv(report / "results.csv", dtype=dict.fromkeys(("set", "metric", "key"), str),
+    frame = pd.read_csv(report / "results.csv", dtype=dict.fromkeys(("set", "metric", "judge", "key"), str),
                         keep_default_na=False, na_values=dict.fromkeys(("dataset", "repeat", "value"), ""))
+    if "judge" not in frame:
+        raise UserError(f"{report / 'results.csv'}: has no column judge; an earlier version made this report. Make it "
+                        "again.")
     commit = description["provenance"]["commit"]
-    is_utility = frame["metric"].str.split().str[0].isin(PROTOCOLS)
+    is_utility = frame["judge"] != ""
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
@@ -82,8 +84,8 @@ def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
     for row in utility_rows(frame):
         difference = row.get("auprc_minus_trtr")
         compared = ["", ""] if difference is None else [interval(difference), verdict(difference)]
-        lines.append([row["arm"], spread(row["auroc"]), spread(row["auprc"]), *compared])
-    return pd.DataFrame(lines, columns=["arm", "AUROC", "AUPRC", "AUPRC minus TRTR [95 %]", "verdict"])
+        lines.append([row["arm"], row["judge"], spread(row["auroc"]), spread(row["auprc"]), *compared])
+    return pd.DataFrame(lines, columns=["arm", "judge", "AUROC", "AUPRC", "AUPRC minus TRTR [95 %]", "verdict"])
 
 
 def quality_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +93,7 @@ def quality_table(frame: pd.DataFrame) -> pd.DataFrame:
     found, cells = summaries(frame), {}
     for metric in (*FIDELITY, *PRIVACY):
         figure = metric.columns[0]
-        measured = {name: spread(keys[figure.key]) for (name, metric_name), keys in found.items()
+        measured = {name: spread(keys[figure.key]) for (name, metric_name, _), keys in found.items()
                     if metric_name == metric.name}
         if measured:
             cells[metric.title if metric in PRIVACY else figure.title] = measured

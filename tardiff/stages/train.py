@@ -12,7 +12,7 @@ from tardiff.config import BaseConfig, SamplerConfig
 from tardiff.data.format import Dataset, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
-from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.fitted import FittedDenoiser, models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.diffusion.trainer import train_denoiser
 from tardiff.models.unet1d import UNet1d
@@ -33,15 +33,17 @@ def run(config: BaseConfig, dry_run: bool) -> None:
     _check_expectations(config, dataset)
     with process_group(config.device) as group:
         seed_torch(config.seed, "denoiser", "initialisation")
-        denoiser = UNet1d(dataset.shape[1], dataset.num_classes, config.model)
+        mask = models_mask(config, dataset)
+        denoiser = UNet1d(dataset.shape[1] * (1 + mask), dataset.num_classes, config.model)
         if group.is_main:
             print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of "
-                  f"shape {dataset.shape}, {dataset.num_classes} classes; on {group.world_size} x {group.device}")
+                  f"shape {dataset.shape}{' and their masks' * mask}, {dataset.num_classes} classes; on "
+                  f"{group.world_size} x {group.device}")
         if not dry_run:
-            _train(config, dataset, denoiser, group)
+            _train(config, dataset, denoiser, mask, group)
 
 
-def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: ProcessGroup) -> None:
+def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, group: ProcessGroup) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
@@ -55,25 +57,25 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
             print(f"already trained for {done:,} steps; {config.output}")
         return
     process = DiffusionProcess(config.diffusion)
-    parts = [(torch.from_numpy(normalizer.transform(part.x)), torch.from_numpy(part.y))
-             for part in (dataset.train, selection)]
 
     def fitted(network: nn.Module) -> FittedDenoiser:
-        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta)
+        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=mask)
 
     def preview(network: nn.Module) -> Figure:
         """Real beside sampled series, 64 per class."""
         labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(64)
+        steps = min(SamplerConfig.num_inference_steps, process.schedule.num_train_timesteps)
         series = sample_series(fitted(network), labels, torch.arange(len(labels), device=group.device), config.seed,
-                               SamplerConfig(num_inference_steps=min(20, config.diffusion.num_train_timesteps)), None)
+                               SamplerConfig(num_inference_steps=steps), None)
         real = (dataset.train.x, dataset.train.y)
-        sampled = (normalizer.inverse(series.cpu().numpy()), labels.cpu().numpy())
+        sampled = (dataset.meta.filled(fitted(network).decode(series)), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes)
 
+    parts = [(fitted(denoiser).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:
-        fitted(average).save(run_folder.folder)
+        fitted(average).save(run_folder.folder, config)
         print(f"trained for {config.training.steps:,} steps; written to {config.output}")
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint
-from tardiff.utils.errors import UserError
+from tardiff.utils.checkpoint import fingerprint, load_arrays, remove_leftovers, save_arrays
 from tardiff.utils.parallel import run_jobs
 
-RECIPE = 2
+RECIPE = 3
 """Raise it with every change of our code that changes a result which is kept: evaluation, guidance gradient,
 influence."""
 
@@ -33,6 +32,7 @@ def cached(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]
     """
     path = _path(folder, key)
     if not path.exists():
+        remove_leftovers(folder)
         _store(path, compute)
     return _read(path)
 
@@ -67,15 +67,8 @@ def _path(folder: str | Path, key: Sequence[Any]) -> Path:
 
 
 def _store(path: Path, compute: Callable[[], Values]) -> None:
-    values = compute()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **values)
+    save_arrays(path, **compute())
 
 
 def _read(path: Path) -> Values:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (*DAMAGED_ARRAYS, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged ({error}). Delete it, and the same command makes it again.") from None
-    return {name: float(array) if array.ndim == 0 else array for name, array in arrays.items()}
+    return {name: float(array) if array.ndim == 0 else array for name, array in load_arrays(path).items()}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import inspect
 import json
 import os
 import pickle
+import re
+import shutil
 import tempfile
 import tokenize
 import zipfile
@@ -22,11 +26,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, first_line
+
+RESTORE = "Restore it, or delete it and run the stage that makes it again."
 
 # What numpy raises on a damaged .npy or .npz file, on one with Python objects, or on one that claims a huge size.
-DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
-                  tokenize.TokenError)
+DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, MemoryError,
+                  zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""The names that `atomic_path` gives."""
 
 
 @contextlib.contextmanager
@@ -50,9 +59,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
         temporary = Path(name)
         try:
+            with contextlib.suppress(OSError):  # A lock tells it from what a kill left, where the system has locks.
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -60,6 +70,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of `atomic_path` that nobody writes any more, in `folder` and the folders in it."""
+    for path in [*Path(folder).glob(".*.tmp"), *Path(folder).glob("*/.*.tmp")]:
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), open(path, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -67,18 +87,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new folder beside `path`, and put it in the place of `path` and all that it holds when the block
     succeeds.
 
-    Raises UserError if the disk is full or the folder cannot be written; nothing is left behind then.
+    The folder, `.<name>.new`, is removed if the block fails; one that a killed run left is replaced. Raises UserError
+    if the disk is full or the folder cannot be written.
     """
     path = Path(path).resolve()
+    folder = path.with_name(f".{path.name}.new")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
-            folder = Path(temporary) / "new"
-            folder.mkdir()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
             yield folder
             if path.exists():
-                path.rename(Path(temporary) / "old")
+                shutil.rmtree(path)
             folder.rename(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_folder(path: str | Path) -> None:
@@ -105,16 +128,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def require_readable(path: str | Path, error: Exception) -> None:
+    """Raise UserError if an error of reading says nothing of the content: the file is absent, or the system does not
+    let this user read it."""
+    if isinstance(error, FileNotFoundError):
+        raise UserError(f"{path}: file not found.") from None
+    # A damaged archive sends its reader to a place before its beginning, which the system calls an invalid argument.
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
 def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     """Read a JSON object. Raises UserError if the file is missing or malformed, or lacks one of the keys."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}). Restore the file or make it again.") from None
+    except (OSError, ValueError, RecursionError) as error:  # Also text that is none, or a number of many digits.
+        require_readable(path, error)
+        raise UserError(f"{path}: not valid JSON ({first_line(error)}). Restore the file or make it again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a JSON object.")
     missing = [key for key in keys if key not in content]
@@ -123,7 +153,7 @@ def read_json(path: str | Path, *keys: str) -> dict[str, Any]:
     return content
 
 
-def load_arrays(path: str | Path) -> np.ndarray | np.lib.npyio.NpzFile:
+def open_arrays(path: str | Path) -> np.ndarray | np.lib.npyio.NpzFile:
     """Open an .npy or .npz file without pickle.
 
     Raises what DAMAGED_ARRAYS lists, also where unpacking an archive would take more than the memory of the machine.
@@ -138,13 +168,15 @@ def load_arrays(path: str | Path) -> np.ndarray | np.lib.npyio.NpzFile:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors and string metadata to a safetensors file, atomically."""
+    """Write named tensors and string metadata to a safetensors file, atomically, with a hash of both."""
+    metadata = dict(metadata or {})
+    metadata["content"] = fingerprint(tensors, metadata)
     copies = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
               for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             # One entry, for the library writes several in any order, and equal content is to give equal bytes.
-            entry = json.dumps(dict(metadata or {}), sort_keys=True)
+            entry = json.dumps(metadata, sort_keys=True)
             safetensors.torch.save_file(copies, temporary, {"tardiff": entry})
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error
@@ -153,23 +185,51 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 def load_tensors(path: str | Path, *keys: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors by name (on the CPU) and its metadata.
 
-    Raises UserError if the file is missing, truncated or not a safetensors file, or if its metadata lack one of the
-    keys.
+    Raises UserError if the file is missing or unreadable, if it is not what was written, hash by hash, or if its
+    metadata lack one of the keys.
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
             metadata = json.loads((file.metadata() or {}).get("tardiff", "{}"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found.") from None
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a complete safetensors file ({error}). "
-                        "Restore it, or delete it and run the stage that makes it again.") from None
-    missing = [key for key in keys if key not in metadata]
+    except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+        require_readable(path, error)
+        raise UserError(f"{path}: not a complete safetensors file ({first_line(error)}). {RESTORE}") from None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: its metadata are damaged. {RESTORE}")
+    missing = [key for key in ("content", *keys) if key not in metadata]
     if missing:
-        raise UserError(f"{path}: not written by TarDiff (its metadata lack {', '.join(missing)}). Restore it, or "
-                        "delete it and run the stage that makes it again.")
+        raise UserError(f"{path}: not written by this version of TarDiff (its metadata lack {', '.join(missing)}). "
+                        f"{RESTORE}")
+    content = metadata.pop("content")
+    if content != fingerprint(tensors, metadata):
+        raise UserError(f"{path}: damaged, its content is not what was written. {RESTORE}")
     return tensors, metadata
+
+
+def save_arrays(path: str | Path, **arrays: np.ndarray | float) -> None:
+    """Write arrays and numbers by name to an .npz file, atomically, with a hash of them and of the file's name."""
+    arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, content=_content(path, arrays), **arrays)
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote. Raises UserError if the file is missing, unreadable, or not what was written."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if str(arrays.pop("content")) != _content(path, arrays):
+            raise ValueError("its content is not what was written")
+    except DAMAGED_ARRAYS as error:
+        require_readable(path, error)
+        raise UserError(f"{path}: damaged ({first_line(error)}). Delete it, and the same command makes it again."
+                        ) from None
+    return arrays
+
+
+def _content(path: str | Path, arrays: Mapping[str, np.ndarray]) -> str:
+    return fingerprint(Path(path).name, *[part for name in sorted(arrays) for part in (name, arrays[name])])
 
 
 def save_state(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -190,10 +250,9 @@ def load_state(path: str | Path) -> dict[str, Any]:
             if (entry := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(entry)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found.") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
-            zlib.error):
+            zlib.error) as error:
+        require_readable(path, error)
         raise UserError(f"{path}: damaged or not a TarDiff training state. Delete it, and the run starts again."
                         ) from None
 
@@ -226,7 +285,8 @@ def fingerprint(*values: Any) -> str:
     digest = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
-            value = value.detach().cpu().numpy()
+            value = value.detach().cpu()
+            value = (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()  # numpy has none.
         if isinstance(value, np.ndarray):
             if value.dtype == object or value.dtype.kind == "U":
                 value = np.char.encode(value.astype(str), "utf-8")  # As wide as the longest text, not as declared.

@@ -12,6 +12,7 @@ import torch
 import torch.distributed
 
 from tardiff.utils.errors import UserError
+from tardiff.utils.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
     except RuntimeError:
         raise UserError(f"device '{name}' is unknown; use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cpu":
+        keep_freed_memory()
         return device
     if device.type != "cuda":
         raise UserError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N.")

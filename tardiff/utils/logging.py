@@ -55,11 +55,11 @@ class Run:
         return load_state(path) if path is not None and path.exists() else None
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states and what a kill left."""
+        """Write `state-<step>.pt`, then point `latest.json` at it, then drop older states."""
         name = f"state-{step}.pt"
         save_state(self.folder / name, state)
         write_json(self.folder / "latest.json", {"state": name, "step": step})
-        for path in [*self.folder.glob("state-*.pt"), *self.folder.glob(".state-*.tmp")]:
+        for path in self.folder.glob("state-*.pt"):
             if path.name != name:
                 path.unlink()
 
@@ -144,6 +144,21 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
         return load_settings(schema, path)
     except UserError as error:
         raise UserError(f"{folder}: its config.yaml does not fit this stage; {error}") from None
+
+
+def settings_record(config: Any) -> str:
+    """Return what decides the result of a training, as weights keep it with them."""
+    return json.dumps(semantic_values(config), sort_keys=True)
+
+
+def require_settings(folder: str | Path, config: Any, record: str) -> None:
+    """Raise UserError if settings of a run folder are not those that its weights were trained with."""
+    now = json.loads(settings_record(config))
+    other = [f"  - {key}: {value!r}, now {now.get(key)!r}" for key, value in json.loads(record).items()
+             if value != now.get(key)]
+    if other:
+        raise UserError(f"{folder}: its config.yaml is not the one that the weights were trained with:\n"
+                        + "\n".join(other) + "\nRestore the file, or train again in another folder.")
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:

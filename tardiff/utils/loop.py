@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tardiff.utils.distributed import ProcessGroup
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, naming_memory
 from tardiff.utils.logging import Run
 from tardiff.utils.progress import progress
 
@@ -31,14 +31,15 @@ class TrainingLoop:
     tell how far the training is. Metrics are logged every `log_every` steps of a stage, states are saved every
     `checkpoint_every`, and both at its end; without a run, and by processes other than the first, nothing is written.
     Raises UserError if the state does not fit the parts, or was made by another number of processes: they draw other
-    batches.
+    batches; and where memory runs out, naming `batch_setting`.
     """
 
     def __init__(self, parts: Mapping[str, Stateful], run: Run | None, group: ProcessGroup,
-                 log_every: int = 1, checkpoint_every: int = 1) -> None:
+                 log_every: int = 1, checkpoint_every: int = 1, batch_setting: str = "training.batch_size") -> None:
         self.parts, self.group = parts, group
         self.run = run if group.is_main else None
         self.log_every, self.checkpoint_every = log_every, checkpoint_every
+        self.batch_setting = batch_setting
         self.stage = self.step = self.steps_done = 0
         self.seconds = 0.0
         if run is not None:
@@ -58,7 +59,8 @@ class TrainingLoop:
         window, clock, is_last = [], time.perf_counter(), False
         with progress(name, steps, unit, self.step, shown=self.run is not None) as bar:
             while not is_last:
-                window.append(_detached(train_step(self.step)))
+                with naming_memory(self.batch_setting):
+                    window.append(_detached(train_step(self.step)))
                 self.step, self.steps_done = self.step + 1, self.steps_done + 1
                 bar.update()
 

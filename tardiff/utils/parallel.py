@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 import time
@@ -33,10 +32,11 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
     if not jobs:
         return
     with (progress(description, len(jobs), unit) as bar,
-          joblib.parallel_config("loky", n_jobs=min(workers, len(jobs)), inner_max_num_threads=1, mmap_mode="c")):
+          joblib.parallel_config("loky", n_jobs=min(workers, len(jobs)), inner_max_num_threads=1, mmap_mode="c",
+                                 initializer=_end_with, initargs=(os.getpid(),))):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
-            for name in run(joblib.delayed(_run)(*job, os.getpid()) for job in jobs):
+            for name in run(joblib.delayed(_run)(*job) for job in jobs):
                 bar.set_postfix_str(name, refresh=False)
                 bar.update()
         except TerminatedWorkerError:
@@ -45,9 +45,7 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                             "(workers=...).") from None
 
 
-def _run(name: str, job: Callable[[], None], parent: int) -> str:
-    if os.getpid() != parent:
-        _end_with(parent)
+def _run(name: str, job: Callable[[], None]) -> str:
     with one_thread():
         job()
     return name
@@ -64,7 +62,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@functools.cache
 def _end_with(parent: int) -> None:
     """End this process within a second of its parent, which may be killed without a chance to tell."""
     def watch() -> None:

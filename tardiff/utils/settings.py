@@ -1,11 +1,12 @@
-"""Typed settings on OmegaConf: dataclasses with documented, range-checked fields, filled from YAML and `key=value`."""
+"""Typed settings: dataclasses with documented, range-checked fields, filled from YAML and `key=value`.
+
+OmegaConf resolves what refers to other settings, `${...}`.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import json
 import math
 import os
 import types
@@ -16,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from tardiff.utils.errors import UserError
+from tardiff.utils.plain_yaml import MOST_QUOTED, NULL, Plain, as_typed, guessed, parse, quoted, read_mapping, reason
 
-MOST_QUOTED = 200
 OmegaConf.register_resolver("folder_name", lambda path: Path(os.path.abspath(path)).name, replace=True)
 
 
@@ -48,9 +49,9 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
     Every unknown key, wrong type, value out of range and setting that cannot apply (what a method `faults` of a
     dataclass yields, by field name) is collected into one UserError that names the source.
     """
-    config, leaves = _writable(OmegaConf.structured(schema)), _leaves(schema)
+    leaves = _leaves(schema())
+    config, sources = OmegaConf.create(dataclasses.asdict(schema())), dict.fromkeys(leaves, "default")
     faults: list[str] = []
-    sources: dict[str, str] = {}
     for source, key, value in _assignments(leaves, path, overrides, values or {}, faults):
         name = next((leaf for leaf in leaves if f"{key}.".startswith(f"{leaf}.")), None)
         if name is None or (key != name and dict not in _parts(leaves[name].hint)):
@@ -58,24 +59,29 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
             continue
         hint = leaves[name].hint if key == name else Any
         try:
-            OmegaConf.update(config, key, _converted(value, hint), merge=False, force_add=key != name)
+            OmegaConf.update(config, key, _converted(value, hint), merge=False, force_add=True)
             sources[name] = source
         except GrammarParseError as error:
-            faults.append(f"{source}: '{key}' is no valid interpolation ({_reason(error)}).")
+            faults.append(f"{source}: '{key}' is no valid interpolation ({reason(error)}).")
         except (OmegaConfBaseException, ValueError):
             expected = (f"'{key}' must be {_type_name(hint)}" if key == name else
-                        f"{_quoted(key)} needs a mapping under '{name}' ({name}={{...}})")
-            faults.append(f"{source}: {expected}, got {_quoted(value)}.")
+                        f"{quoted(key)} needs a mapping under '{name}' ({name}={{...}})")
+            faults.append(f"{source}: {expected}, got {quoted(value)}.")
+    settings = {}
     for name, leaf in leaves.items():
         try:
-            value = _resolved(config, name)
-            faults += [f"{sources.get(name, 'default')}: {fault}" for fault in _range_faults(name, value, leaf.bounds)]
+            value = OmegaConf.select(config, name, throw_on_missing=True)
+            value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            settings[name] = _converted(value, leaf.hint)
+            faults += [f"{sources[name]}: {fault}" for fault in _range_faults(name, settings[name], leaf.bounds)]
         except OmegaConfBaseException as error:
-            if name in sources or not faults:  # A default fails because of what it refers to.
-                faults.append(f"{sources.get(name, 'default')}: '{name}': {_reason(error)}.")
+            if sources[name] != "default" or not faults:  # A default fails because of what it refers to.
+                faults.append(f"{sources[name]}: '{name}': {reason(error)}.")
+        except ValueError:
+            faults.append(f"{sources[name]}: '{name}' must be {_type_name(leaf.hint)}, got {quoted(value)}.")
     if not faults:
-        instance = OmegaConf.to_object(config)
-        faults += [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
+        instance = _instance(schema, settings)
+        faults = [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise UserError(f"{count} in the configuration:\n" + "\n".join(f"  - {fault}" for fault in faults))
@@ -87,71 +93,55 @@ def to_yaml(instance: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(instance), sort_keys=False, allow_unicode=True)
 
 
-def semantic_values(instance: Any, prefix: str = "") -> dict[str, Any]:
+def semantic_values(instance: Any) -> dict[str, Any]:
     """Return the dotted names and values of the fields that decide the result."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if not field.metadata.get("semantic", True):
-            continue
-        if dataclasses.is_dataclass(value):
-            values |= semantic_values(value, f"{prefix}{field.name}.")
-        else:
-            values[prefix + field.name] = value
-    return values
+    return {name: leaf.value for name, leaf in _leaves(instance).items() if leaf.semantic}
 
 
 def describe(schema: type) -> list[str]:
     """Return help on each setting of `schema`: its dotted name, the value that a command would use, and what it is."""
-    config = OmegaConf.structured(schema)
     lines = []
-    for name, leaf in _leaves(schema).items():
+    for name, leaf in _leaves(load_settings(schema)).items():
         choices = f" One of {', '.join(map(str, leaf.bounds['choices']))}." if leaf.bounds["choices"] else ""
-        lines.append(f"  {name}={as_typed(_resolved(config, name))}\n      {leaf.bounds['text']}{choices}")
+        lines.append(f"  {name}={as_typed(leaf.value)}\n      {leaf.bounds['text']}{choices}")
     return lines
 
 
 class _Leaf(typing.NamedTuple):
-    """One setting: its type, and what `setting` said of it."""
+    """One setting: its type, what `setting` said of it, its value, and whether that decides the result."""
 
     hint: Any
     bounds: Mapping[str, Any]
+    value: Any
+    semantic: bool
 
 
-class _Plain(str):
-    """A YAML scalar without quotes, as it was typed; the schema decides what it is."""
+def _leaves(instance: Any, prefix: str = "", semantic: bool = True) -> dict[str, _Leaf]:
+    """Return every setting of a dataclass and of the dataclasses in it, by dotted name."""
+    leaves: dict[str, _Leaf] = {}
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        name, value = prefix + field.name, getattr(instance, field.name)
+        decides = semantic and field.metadata.get("semantic", True)
+        if dataclasses.is_dataclass(value):
+            leaves |= _leaves(value, f"{name}.", decides)
+        else:
+            leaves[name] = _Leaf(hints[field.name], field.metadata, value, decides)
+    return leaves
 
-    __slots__ = ()
-    __repr__ = str.__str__
 
-
-class _Loader(yaml.BaseLoader):
-    """YAML without dates, octal or base-60 numbers, tags, and aliases, a few bytes of which grow beyond any memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read; write the value out, or refer to a setting as ${key}")
-        return super().compose_node(parent, index)
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            if not all(isinstance(key, yaml.ScalarNode) for key, _ in node.value):
-                raise yaml.YAMLError("a key must be text or a number")
-            keys = [_converted(self.construct_object(key), Any) for key, _ in node.value]
-            if len(set(keys)) < len(keys):
-                raise yaml.YAMLError(f"a key stands twice in one mapping: {keys}")
-            return dict(zip(keys, (self.construct_object(value) for _, value in node.value), strict=True))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.construct_object(item) for item in node.value]
-        node.value.encode()  # Raises ValueError on half of a surrogate pair, which nothing could print or open.
-        return _Plain(node.value) if node.style is None else node.value
+def _instance(schema: type, settings: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return a dataclass, and the dataclasses in it, of values by dotted name."""
+    hints = typing.get_type_hints(schema)
+    return schema(**{name: _instance(hint, settings, f"{prefix}{name}.") if dataclasses.is_dataclass(hint)
+                     else settings[prefix + name] for name, hint in hints.items()})
 
 
 def _assignments(leaves: Mapping[str, _Leaf], path: str | Path | None, overrides: Sequence[str],
                  values: Mapping[str, Any], faults: list[str]) -> Iterator[tuple[str, str, Any]]:
     """Yield (source, dotted key, value) of every assignment, the last of which wins."""
     if path is not None:
-        yield from _flat(leaves, str(path), _read_yaml(path))
+        yield from _flat(leaves, str(path), read_mapping(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = _parts(leaves[key].hint) if key in leaves else {Any}
@@ -160,11 +150,11 @@ def _assignments(leaves: Mapping[str, _Leaf], path: str | Path | None, overrides
             if not equals or not all(key.split(".")):
                 raise ValueError("expected key=value")
             is_text = str in parts and not (parts & {list, dict} and text.startswith(("[", "{")))
-            value = _Plain(text) if is_text else yaml.load(text, _Loader)
+            value = Plain(text) if is_text else parse(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            faults.append(f"command line: {_quoted(override)} cannot be read ({_reason(error)}).")
+            faults.append(f"command line: {quoted(override)} cannot be read ({reason(error)}).")
             continue
-        yield from _flat(leaves, f"command line {_quoted(override)}", {key: value})
+        yield from _flat(leaves, f"command line {quoted(override)}", {key: value})
     for key, value in values.items():
         yield from _flat(leaves, "settings", {key: value})
 
@@ -179,34 +169,6 @@ def _flat(leaves: Mapping[str, _Leaf], source: str, values: Mapping[str, Any], p
             yield source, name, value
 
 
-def _read_yaml(path: str | Path) -> dict:
-    try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: configuration file not found.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; expected a YAML configuration file.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({_reason(error)}).") from None
-    if not isinstance(content, dict | None):
-        raise UserError(f"{path}: expected 'key: value' lines, got {_quoted(content)}.")
-    return content or {}
-
-
-def _leaves(schema: type, prefix: str = "") -> dict[str, _Leaf]:
-    """Return every setting of a dataclass and of the dataclasses in it, by dotted name."""
-    leaves: dict[str, _Leaf] = {}
-    hints = typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[field.name]):
-            leaves |= _leaves(hints[field.name], f"{prefix}{field.name}.")
-        else:
-            leaves[prefix + field.name] = _Leaf(hints[field.name], field.metadata)
-    return leaves
-
-
 def _parts(hint: Any) -> set[Any]:
     """Return the types of a union, or the one type, without those of items."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
@@ -214,33 +176,40 @@ def _parts(hint: Any) -> set[Any]:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Return a value with unquoted text as what the type asks for, as far as OmegaConf's typed nodes do not read it.
-
-    Raises ValueError on a truth value other than true and false, where OmegaConf takes any number.
-    """
-    if isinstance(value, dict):
-        return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_converted(item, _item_hint(hint, list)) for item in value]
+    """Return a value as what the type asks for, an interpolation as it is. Raises ValueError on anything else."""
     parts = _parts(hint)
-    if not isinstance(value, _Plain):
-        value = value.item() if isinstance(value, np.generic) else value
-        return float(value) if type(value) is int and float in parts and int not in parts else value
-    if value in ("null", "~", "") and parts & {Any, type(None)}:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, (list, tuple)) and parts & {list, Any}:
+        return [_converted(item, _item_hint(hint, list)) for item in value]
+    if isinstance(value, dict) and parts & {dict, Any}:
+        return {key: _converted(item, _item_hint(hint, dict)) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value) if "${" in value else _of_text(value, parts)
+    if type(value) is int and float in parts and int not in parts:
+        return float(value) if abs(value) < 1e300 else math.inf
+    if type(value) not in ({int, float, bool, type(None)} if Any in parts else parts):
+        raise ValueError
+    return value
+
+
+def _of_text(text: str, parts: set[Any]) -> Any:
+    """Return text as what one of the types asks for. Raises ValueError if it fits none."""
+    if isinstance(text, Plain) and text in NULL and type(None) in parts:
         return None
-    if str in parts or "${" in value:
-        return str(value)
+    if str in parts:
+        return str(text)
     if bool in parts:
-        return ["false", "true"].index(value.lower()) == 1
-    with contextlib.suppress(ValueError):
-        if float in parts:
-            return float(value)
-        if int in parts and value.isdecimal():  # Numbers are decimal, whatever they begin with.
-            return int(value)
-        guessed = json.loads(value)
-        is_whole = int in parts and isinstance(guessed, float) and guessed.is_integer()
-        return int(guessed) if is_whole else guessed
-    return str(value)
+        return ["false", "true"].index(text.lower()) == 1
+    if int in parts:
+        number = int(text) if text.isdecimal() else float(text)  # Decimal, whatever it begins with.
+        if number % 1:
+            raise ValueError
+        return int(number)
+    if float in parts:
+        return float(text)
+    if Any in parts:
+        return guessed(text)
+    raise ValueError
 
 
 def _item_hint(hint: Any, kind: type) -> Any:
@@ -249,37 +218,22 @@ def _item_hint(hint: Any, kind: type) -> Any:
     return typing.get_args(parts[0])[-1] if parts else Any
 
 
-def _writable(config: DictConfig) -> DictConfig:
-    """Let settings be laid over a structured config, which is read-only where its dataclass is frozen."""
-    OmegaConf.set_readonly(config, None)
-    for key in config:
-        if OmegaConf.is_dict(node := config._get_node(key)):
-            _writable(node)
-    return config
-
-
-def _resolved(config: DictConfig, name: str) -> Any:
-    value = OmegaConf.select(config, name)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> list[str]:
-    faults = []
+def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> Iterator[str]:
     low, high = bounds["low"], 2**63 - 1 if bounds["high"] is None else bounds["high"]
     for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
         if bounds["choices"] and item is not None and item not in bounds["choices"]:
             known = [str(choice) for choice in bounds["choices"]]
             close = difflib.get_close_matches(str(item)[:MOST_QUOTED], known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            faults.append(f"'{name}' must be one of {', '.join(known)}, got {_quoted(item)}.{hint}")
-        if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if isinstance(item, float) and not math.isfinite(item):
-                faults.append(f"'{name}' must be a finite number, got {item}.")
-            elif low is not None and item < low:
-                faults.append(f"'{name}' must be at least {low}, got {_quoted(item)}.")
-            elif item > high:
-                faults.append(f"'{name}' must be at most {high}, got {_quoted(item)}.")
-    return faults
+            yield f"'{name}' must be one of {', '.join(known)}, got {quoted(item)}.{hint}"
+        if type(item) not in (int, float):
+            continue
+        if item in (math.inf, -math.inf) or item != item:
+            yield f"'{name}' must be a finite number, got {item}."
+        elif low is not None and item < low:
+            yield f"'{name}' must be at least {low}, got {quoted(item)}."
+        elif item > high:
+            yield f"'{name}' must be at most {high}, got {quoted(item)}."
 
 
 def _misapplied(instance: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -303,7 +257,7 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     in_sections = [leaf for leaf in leaves if leaf.endswith(f".{key}")]
     close = in_sections or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if prefix else 0.6)
     hint = f"Did you mean '{' or '.join(close)}'?" if close else f"Known: {', '.join(known)}."
-    return f"unknown key {_quoted(key)}. {hint}"
+    return f"unknown key {quoted(key)}. {hint}"
 
 
 def _type_name(hint: Any) -> str:
@@ -317,25 +271,3 @@ def _type_name(hint: Any) -> str:
     if parts:
         return " or ".join(_type_name(part) for part in parts)
     return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def as_typed(value: Any) -> str:
-    """Return a value as it is typed after `key=`."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf).removesuffix("...\n").strip()
-
-
-def _quoted(value: Any) -> str:
-    """Return a value as a message quotes it: printable, and at most MOST_QUOTED characters long."""
-    try:
-        text = repr(value).encode("utf-8", "backslashreplace").decode()
-    except ValueError:
-        text = "a number of more digits than are read"
-    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}..."
-
-
-def _reason(error: Exception) -> str:
-    """Return in one short line what went wrong while settings were read."""
-    text = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-    return text.partition(" full_key:")[0][:MOST_QUOTED]

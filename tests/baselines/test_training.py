@@ -173,7 +173,7 @@ def test_a_trained_model_is_sampled_again_with_other_settings_and_not_trained_ag
     ("run", {"labels": [2, 1]}, r"labels: the run has \[1, 2\], now \[2, 1\]"),
     ("run", {"num_samples": 3}, "num_samples"),
     ("run", {"width": 1.0}, "width: the run has 0.01, now 1.0"), ("run", {"sample_seed": 1}, "sample_seed"),
-    ("run", {"sampling_batch_size": 2}, "sampling_batch_size"), ("other", {"seed": 1, "sample_seed": 0}, "weights")])
+    ("other", {"seed": 1, "sample_seed": 0}, "weights")])
 def test_series_of_other_settings_or_models_are_never_kept_nor_mixed(tmp_path, data, folder, settings, what):
     write(tmp_path / "run", data, tmp_path / "series")
     before = (tmp_path / "series" / "train.npz").read_bytes()

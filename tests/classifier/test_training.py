@@ -13,7 +13,7 @@ from torch import nn
 
 from classifier import train as training
 from classifier.models import build_classifier
-from classifier.train import fit_classifier
+from classifier.train import expected_losses, fit_network
 from tardiff.config import (
     ClassifierConfig,
     ClassifierModelConfig,
@@ -23,6 +23,7 @@ from tardiff.config import (
     TimesNetConfig,
 )
 from tardiff.data.normalize import Normalizer
+from tardiff.influence.task import cross_entropy
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run, read_metrics
 from tardiff.utils.seeding import seed_torch
@@ -55,7 +56,7 @@ def models_of_a_user(monkeypatch):
 
 
 def fit(x=X, y=Y, model="gru", config=CONFIG, run=None, selection=(X[:24], Y[:24]), **changes):
-    return fit_classifier((x, y), selection, 3, TINY[model], dataclasses.replace(config, **changes), 0, CPU, run)
+    return fit_network((x, y), selection, 3, TINY[model], dataclasses.replace(config, **changes), 0, CPU, run)
 
 
 def assert_same(first, second):
@@ -170,6 +171,34 @@ def test_a_look_weighs_classes_as_the_training_does():
         assert fitted.selection_loss == pytest.approx(losses.mean() if weighting == "none" else np.mean(of_classes))
 
 
+def test_the_loss_of_soft_targets_is_the_expected_one_over_the_classes():
+    """Against torch's cross-entropy with probabilities, by hand with weights of the classes, and with a user's loss."""
+    logits, p = torch.randn(7, 3, dtype=torch.float64), torch.rand(7, 3, dtype=torch.float64).softmax(dim=1)
+    weights, ones = torch.tensor([0.5, 1.0, 3.0]), torch.ones(3)
+    torch.testing.assert_close(expected_losses(cross_entropy, logits, p, ones),
+                               nn.functional.cross_entropy(logits, p, reduction="none"))
+    by_hand = [sum(-float(p[row, k] * weights[k] * logits[row].log_softmax(0)[k]) for k in range(3))
+               for row in range(7)]
+    torch.testing.assert_close(expected_losses(cross_entropy, logits, p, weights), torch.tensor(by_hand).double())
+
+    def absolute(logits, y):
+        return (1 - logits.softmax(dim=1)[torch.arange(len(y)), y]).abs()
+
+    torch.testing.assert_close(expected_losses(absolute, logits, p, ones), 1 - (p * logits.softmax(dim=1)).sum(dim=1))
+    labels = torch.from_numpy(Y[:7])
+    torch.testing.assert_close(expected_losses(cross_entropy, logits, nn.functional.one_hot(labels, 3), weights),
+                               expected_losses(cross_entropy, logits, labels, weights))
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_certain_shares_train_as_labels_do_and_uncertain_ones_are_learnt_as_they_are(model):
+    labels, certain = (fit(y=y, model=model).predict(X) for y in (Y, np.eye(3)[Y]))
+    np.testing.assert_allclose(certain, labels, atol=1e-4)
+    shares, longer = [0.7, 0.2, 0.1], {"keep": "last", "steps": 120, "learning_rate": 0.03, "class_weighting": "none"}
+    found = fit(y=np.tile(shares, (60, 1)), model=model, **longer).predict(X)
+    np.testing.assert_allclose(found.mean(axis=0), shares, atol=0.05)
+
+
 def test_a_log_loss_that_is_not_finite_is_refused(tmp_path):
     """Series beyond any that were trained on can overflow."""
     run = open_run(tmp_path, ClassifierConfig(), {})
@@ -184,7 +213,7 @@ def test_a_small_set_ends_far_above_chance_where_one_epoch_does_not():
     selection = sinusoids(90, length=12, num_classes=3, seed=1)
     normalizer = Normalizer.fit("zscore", x)
     parts = [(normalizer.transform(series), labels) for series, labels in ((x, y), selection)]
-    enough, epoch = (fit_classifier(*parts, 3, ClassifierModelConfig(), ClassifierTrainingConfig(steps=steps), 0, CPU)
+    enough, epoch = (fit_network(*parts, 3, ClassifierModelConfig(), ClassifierTrainingConfig(steps=steps), 0, CPU)
                      for steps in (100, 2))
     assert enough.selection_auprc > 0.95 > 0.75 > epoch.selection_auprc
     assert enough.selection_loss < 0.3 < 1 < epoch.selection_loss

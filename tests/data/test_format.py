@@ -21,6 +21,7 @@ from tardiff.data.format import (
     write_split,
     write_split_in_parts,
 )
+from tardiff.data.imputation import Imputation
 from tardiff.utils.errors import UserError
 
 META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], "1 h", "made up", "CC0", {"dropped": 3})
@@ -128,9 +129,18 @@ def test_a_split_written_in_parts_reads_as_one_written_whole(tmp_path, sizes):
     edges = np.cumsum([0, *sizes])
     parts = [np.asfortranarray(split.x[start:end]) for start, end in itertools.pairwise(edges)]
     write_split(tmp_path / "whole.npz", split)
-    write_split_in_parts(tmp_path / "parts.npz", iter(parts), split.x.shape, split.y)
+    write_split_in_parts(tmp_path / "parts.npz", lambda: iter(parts), split.x.shape, split.y)
     assert_same(read_split(tmp_path / "parts.npz", META), read_split(tmp_path / "whole.npz", META))
     assert_same(read_split(tmp_path / "parts.npz", META), split)
+
+
+def test_gaps_are_written_as_a_mask_and_filled(tmp_path):
+    x = np.random.default_rng(0).normal(size=(7, 4, 2)).astype(np.float32)
+    x[np.random.default_rng(1).random(x.shape) < 0.5] = np.nan
+    imputation = Imputation("forward", [5.0, 6.0])
+    y = np.arange(7) % 2
+    write_split_in_parts(tmp_path / "train.npz", lambda: iter([x[:3], x[3:]]), x.shape, y, imputation)
+    assert_same(read_split(tmp_path / "train.npz", META), Split(imputation.fill(x), y, mask=~np.isnan(x)))
 
 
 def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
@@ -139,7 +149,7 @@ def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        write_split_in_parts(tmp_path / "train.npz", parts(), (4, 4, 2), np.zeros(4, dtype=np.int64))
+        write_split_in_parts(tmp_path / "train.npz", parts, (4, 4, 2), np.zeros(4, dtype=np.int64))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,7 +245,7 @@ def test_a_missing_array_is_named(tmp_path):
 def test_the_archive_is_one_that_numpy_reads_alone(tmp_path):
     """The parts form writes the .npy header by hand; the plain tools must agree with it."""
     x = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
-    write_split_in_parts(tmp_path / "train.npz", [x[:1], x[1:]], x.shape, np.arange(3))
+    write_split_in_parts(tmp_path / "train.npz", lambda: [x[:1], x[1:]], x.shape, np.arange(3))
     with zipfile.ZipFile(tmp_path / "train.npz") as archive:
         assert archive.testzip() is None
         np.testing.assert_array_equal(np.load(BytesIO(archive.read("x.npy"))), x)

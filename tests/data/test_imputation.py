@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tardiff.data.imputation import RULES, forward_fill, impute, interpolate
+from tardiff.data.imputation import RULES, Imputation, forward_fill, interpolate
 
 NAN = np.nan
 
@@ -47,8 +47,7 @@ def test_interpolation_agrees_with_numpy_one_series_at_a_time():
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_keeps_what_was_observed_and_leaves_no_gap(rule):
     x = gappy(np.float32)
-    medians = np.array([7, 8, 9], dtype=np.float64)
-    filled = impute(x, rule, medians)
+    filled = Imputation(rule, [7.0, 8.0, 9.0]).fill(x)
     assert filled.dtype == np.float32 and not np.isnan(filled).any()
     np.testing.assert_array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
     assert (filled[0, :, 1] == 8).all()
@@ -56,5 +55,5 @@ def test_every_rule_keeps_what_was_observed_and_leaves_no_gap(rule):
 
 def test_the_rules_by_hand():
     x = np.array([NAN, 2, NAN, NAN, 8, NAN])[None, :, None]
-    filled = {rule: impute(x, rule, np.array([5.0])).ravel().tolist() for rule in RULES}
+    filled = {rule: Imputation(rule, [5.0]).fill(x).ravel().tolist() for rule in RULES}
     assert filled == {"forward": [5, 2, 2, 2, 8, 8], "linear": [2, 2, 4, 6, 8, 8], "median": [5, 2, 5, 5, 8, 5]}

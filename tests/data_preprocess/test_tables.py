@@ -197,6 +197,19 @@ def parquet(frame, path):
     return path
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("with_id", [True, False])
+def test_a_folder_of_a_file_a_stay_is_read_as_one_table(tmp_path, suffix, with_id):
+    rows, labels = cohort()
+    (tmp_path / "stays").mkdir()
+    for stay in {row[0] for row in rows}:
+        own = [row[not with_id:] for row in rows if row[0] == stay]
+        write_table(tmp_path / "stays" / f"{stay}{suffix}", ["id", "time", "variable", "value"][not with_id:], own)
+    _, table = write_cohort(tmp_path, [], labels)
+    dataset = convert(tmp_path / "stays", table, tmp_path / "out", *HOURS)
+    check_cells(dataset, oracle(rows, labels))
+
+
 def test_row_numbers_of_pandas_are_no_channels(tmp_path):
     frame, labels = wide_frame(), labels_of(tmp_path)
     frame.to_csv(tmp_path / "once.csv")
@@ -487,8 +500,10 @@ FAULTS = {
     "not UTF-8": (overwrite("vitals.csv", "id,time,variable,value\ns1,1,fréquence,7\n".encode("latin-1")), [],
                   "vitals.csv, line 2: not UTF-8 text. Save it as UTF-8"),
     "header not UTF-8": (overwrite("labels.csv", "id,label,naïf\n".encode("latin-1")), [], "line 1: not UTF-8 text"),
+    "folder of nothing": (lambda folder: (folder / "none").mkdir(), ["--input", "none"],
+                          "none: expected tables in this folder"),
     "folder": (lambda folder: (folder / "labels.csv").unlink() or (folder / "labels.csv").mkdir(), [],
-               "labels.csv: is not a file"),
+               "labels.csv: is a folder"),
     "empty": (overwrite("vitals.csv", b""), [], "vitals.csv: empty"),
     "gzip": (truncate_gzip, ["--input", "vitals.csv.gz"], "vitals.csv.gz"),
     "no parquet": (overwrite("vitals.parquet", b"PAR1 not"), ["--input", "vitals.parquet"],

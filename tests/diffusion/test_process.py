@@ -13,7 +13,7 @@ from tardiff.utils.errors import UserError
 CONFIG = DiffusionConfig()
 
 
-def test_linear_schedule_has_the_released_ends_and_is_linear_in_the_root():
+def test_the_scaled_linear_schedule_has_the_released_ends_and_is_linear_in_the_root():
     betas = NoiseSchedule.from_config(CONFIG).betas
     assert len(betas) == 200 and betas.dtype == torch.float64
     assert math.isclose(betas[0], 5e-4) and math.isclose(betas[-1], 0.1)
@@ -89,3 +89,18 @@ def test_inference_steps_span_the_schedule():
     assert schedule.timesteps(1) == [199]
     with pytest.raises(UserError, match=r"999.*200 diffusion steps"):
         schedule.timesteps(999)
+
+
+@pytest.mark.parametrize("noise_schedule", ["scaled_linear", "cosine"])
+@pytest.mark.parametrize("count", [2, 10, 60, 200])
+def test_steps_even_in_log_snr_are_distinct_and_nearest_where_there_is_room(noise_schedule, count):
+    schedule = NoiseSchedule.from_config(DiffusionConfig(noise_schedule=noise_schedule))
+    remaining = schedule.alphas_cumprod
+    levels = schedule.half_log_snr
+    assert torch.allclose(levels, (remaining / (1 - remaining)).log() / 2)
+    steps = schedule.timesteps(count, "log_snr")
+    assert len(steps) == count and steps[0] == 199 and steps[-1] == 0
+    assert steps == sorted(set(steps), reverse=True)
+    if count == 10 and noise_schedule == "scaled_linear":
+        even = torch.linspace(levels[-1], levels[0], 10, dtype=torch.float64)
+        assert torch.equal(levels[steps], torch.stack([levels[(levels - level).abs().argmin()] for level in even]))

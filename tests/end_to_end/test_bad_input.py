@@ -7,7 +7,6 @@ Every case works in its own copy of a folder that holds a tiny dataset `data` an
 import errno
 import os
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -142,7 +141,10 @@ CONFIG = [
     Case("no_levels", "train", ("channel_multipliers",), ("model.channel_multipliers=[]",)),
     Case("num_heads", "train", ("8 channels cannot be divided among num_heads=3",), ("model.num_heads=3",)),
     Case("top_k", "guide", ("top_k=13", "between 1 and 12"), ("model.name=timesnet", "model.timesnet.top_k=13")),
+    Case("boosting_guides", "guide", ("boosting has no gradient that could guide",), ("model.name=boosting",)),
     Case("experiment_preset", "run", ("guidance.guided", "of key=value, got 5."), ("guidance={guided: 5}",)),
+    Case("experiment_masks", "run", ("evaluation: model.inputs=values+mask needs sets with masks",),
+         ("evaluation=[model.inputs=values+mask]",)),
     Case("experiment_stage", "run", ("unknown key 'guidance.scal'", "Did you mean 'guidance.scale'?"),
          ("guidance={guided: [configs/guidance/classifier.yaml, guidance.scal=2]}",)),
     Case("experiment_config", "run", ("nowhere.yaml: configuration file not found",),
@@ -165,20 +167,29 @@ def classifier_of_three_classes() -> None:
         path.write_bytes(before)
 
 
+def epsilon_without_its_diffusion() -> None:
+    """Train `epsilon`, whose config.yaml then ends before it says what the denoiser predicts."""
+    assert run_tiny("train", "output=epsilon", "diffusion.prediction_type=epsilon") == 0
+    path = Path("epsilon/config.yaml")
+    path.write_text(path.read_text().partition("diffusion:")[0])
+
+
 RUNS = [
     Case("model_truncated", "generate", ("base/model.safetensors: not a complete safetensors",), ("guidance.scale=0",),
          cut("base/model.safetensors")),
     Case("classifier_truncated", "generate", ("classifier/model.safetensors: not a complete safetensors",),
          spoil=cut("classifier/model.safetensors")),
-    Case("other_architecture", "generate", ("base/model.safetensors: tensor", "another model configuration"),
+    Case("other_architecture", "generate", ("base: its config.yaml is not the one that the weights were trained with",
+                                            "model.num_res_blocks: 1, now 2", "Restore the file"),
          spoil=lambda: Path("base/config.yaml").write_text(
              Path("base/config.yaml").read_text().replace("num_res_blocks: 1", "num_res_blocks: 2"))),
     Case("weights_of_another_stage", "generate",
-         ("classifier/model.safetensors: tensor", "another model configuration"),
+         ("classifier: its config.yaml is not the one that the weights were trained with",),
          spoil=lambda: shutil.copy("base/model.safetensors", "classifier/model.safetensors")),
-    Case("base_metadata_missing", "generate", ("base/model.safetensors: not written by TarDiff",),
+    Case("base_metadata_missing", "generate", ("base/model.safetensors: not written by this version of TarDiff",),
          spoil=without_metadata("base/model.safetensors")),
-    Case("classifier_metadata_missing", "generate", ("classifier/model.safetensors: not written by TarDiff",),
+    Case("classifier_metadata_missing", "generate",
+         ("classifier/model.safetensors: not written by this version of TarDiff",),
          spoil=without_metadata("classifier/model.safetensors")),
     Case("other_normalizer", "generate", ("classifier: trained with another normaliser than the denoiser",),
          ("base=base_minmax",)),
@@ -203,9 +214,20 @@ RUNS = [
     Case("other_world_size", "train", ("base: begun with 2 processes, now there are 1",),
          ("output=base", "training.steps=4"), began=True, spoil=lambda: save_state(
              "base/state-2.pt", {**load_state("base/state-2.pt"), "world_size": 2})),
-    Case("cfg_without_null_label", "generate", ("cfg_scale=2", "label_dropout=0"), ("sampler.cfg_scale=2",),
-         spoil=lambda: Path("base/config.yaml").write_text(re.sub(
-             "label_dropout: .*", "label_dropout: 0.0", Path("base/config.yaml").read_text()))),
+    Case("cfg_without_null_label", "generate", ("cfg_scale=2", "label_dropout=0"),
+         ("sampler.cfg_scale=2", "base=plain"),
+         spoil=lambda: run_tiny("train", "output=plain", "training.label_dropout=0")),
+    Case("config_cut", "generate", ("epsilon: its config.yaml is not the one",
+                                    "diffusion.prediction_type: 'epsilon', now 'v_prediction'"), ("base=epsilon",),
+         spoil=epsilon_without_its_diffusion),
+    Case("weights_flipped", "generate", ("base/model.safetensors: damaged, its content is not what was written",),
+         spoil=flip("base/model.safetensors")),
+    Case("classes_swapped", "generate", ("base/dataset.json: not of the dataset that the denoiser was trained on",),
+         spoil=meta({"classes": ["died", "survived"]}, "base/dataset.json")),
+    Case("gradient_flipped", "generate", ("classifier/guidance_gradient-", "damaged", "Delete it"),
+         ("guidance.objective=influence",), began=True, spoil=lambda: (
+             run_tiny("generate", "guidance.objective=influence", "output=influence"),
+             flip(next(map(str, Path("classifier").glob("guidance_gradient-*"))))())),
     Case("too_many_inference_steps", "generate", ("num_inference_steps=201", "200"),
          ("sampler.num_inference_steps=201",)),
     Case("reference_unknown", "evaluate", ("reference=unguidd", "guided"), ("reference=unguidd",)),
@@ -228,9 +250,9 @@ RUNS = [
     Case("name_too_long", "train", (f"error: {'a' * 300}: File name too long",), (f"data={'a' * 300}",)),
     Case("output_is_dataset", "generate", ("data: holds a dataset", "another output folder"), ("output=data",)),
     Case("output_is_run", "generate", ("base: holds another run", "another output folder"), ("output=base",)),
-    Case("chunk_truncated", "generate", ("out/chunks/000000.npy: damaged", "Delete it"), began=True,
+    Case("chunk_truncated", "generate", ("out/chunks/000000000-000000032.npz: damaged", "Delete it"), began=True,
          spoil=lambda: (run_tiny("generate"), os.remove("out/meta.json"), os.mkdir("out/chunks"),
-                        text("out/chunks/000000.npy", "x")())),
+                        text("out/chunks/000000000-000000032.npz", "x")())),
     Case("labels_length", "generate", ("labels=[5, 5, 5]: expected 2 counts",), ("labels=[5,5,5]",)),
     Case("labels_name", "generate", ("labels='balance': expected train, balanced",), ("labels=balance",)),
     Case("class_number_unknown", "generate", ("'5' is not a class", "survived (0), died (1)"),

@@ -60,7 +60,7 @@ def test_a_killed_comparison_of_trained_baselines_goes_on(workplace, tmp_path):
     configs.mkdir()
     (configs / "timevae.yaml").write_text("budget: tiny\nepochs: 1\nfilters: [4, 4]\n")
     arguments = ["--baselines", "timevae", "smote", f"configs={configs}", "generation_seeds=2", "seeds=2",
-                 "bootstrap=20", "ratios=[0.5]", "model.rnn.hidden_size=8", "training.steps=20",
+                 "controls=[]", "bootstrap=20", "ratios=[0.5]", "model.rnn.hidden_size=8", "training.steps=20",
                  "training.batch_size=32", *ONE_METRIC,
                  "sections=[utility,fidelity]", "variants={again: [timevae, sample_seed=7], unmade: [timegan]}"]
     process = workplace._start(sys.executable, "-m", "tardiff", "compare", "--real", str(workplace.folder / "data"),

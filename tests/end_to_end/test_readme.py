@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", PAGES, flags=re.DOTALL
 TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_heads=2", "training.steps=2",
               "training.batch_size=16", "training.preview_every=0"]
 TINY_SAMPLER = ["sampler.num_inference_steps=2"]
-TINY_EVALUATION = ["seeds=1", "bootstrap=20", "training.steps=2", "ratios=[0.2]"]
+TINY_EVALUATION = ["seeds=1", "controls=[]", "bootstrap=20", "training.steps=2", "ratios=[0.2]"]
 TINY_RUN = [
     f"base=[{','.join(repr(text) for text in TINY_MODEL)}]", "classifier=training.steps=2",
     "guidance={unguided: [configs/guidance/none.yaml, 'sampler.num_inference_steps=2'], "
@@ -35,7 +35,7 @@ FEWER = {
     "influence": ["fine_tuned=6", "bootstrap=20"], "baseline timevae": ["epochs=1"],
     "compare": ["--dry-run", "baselines=[timevae]"],
 }
-FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, bootstrap=20, **{'training.steps': 2}"}
+FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, controls=[], bootstrap=20, **{'training.steps': 2}"}
 STAND_INS = {
     "bash scripts/quickstart.sh": [["simulate", "--stays", "200"], ["run", *TINY_RUN]],  # In full as a slow test.
     "bash scripts/test.sh": [], "source .venv/bin/activate": [], "tensorboard --logdir runs": [],

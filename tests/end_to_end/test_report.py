@@ -21,9 +21,9 @@ from tardiff.evaluation.sections import COPY, FRESH
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUICK = ["device=cpu", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "model.rnn.hidden_size=8", "training.steps=20",
-         "training.batch_size=32", "repeats=2", "fine_tuned=12", "reference=first",
-         "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]"]
+QUICK = ["device=cpu", "controls=[guidance_rows,mixup]", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]",
+         "model.rnn.hidden_size=8", "training.steps=20", "training.batch_size=32", "repeats=2", "fine_tuned=12",
+         "reference=first", "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]"]
 
 
 class Outline(HTMLParser):
@@ -104,11 +104,13 @@ def test_results_hold_every_number_and_match_the_inputs(report, workplace, sets)
     assert results["hashes"]["real test"] == real.test.fingerprint()
     assert results["synthetic"]["first"]["folders"] == [str(sets / "first-seed0"), str(sets / "first-seed1")]
     assert results["utility"]["seeds"] == 2 and results["quick"] is False
+    assert results["utility"]["judges"] == ["gru"]
+    assert results["utility"]["guide_kinds"] == {"first": ["gru"], "second": ["gru"]}
     assert pd.read_csv(report / "utility.csv")["arm"].tolist() == [
-        "TRTR", "TSTR first", "TSTR second",
+        "TRTR", "control guidance_rows", "control mixup", "TSTR first", "TSTR second",
         "TSRTR first 0.1", "TSRTR first 0.2", "TSRTR second 0.1", "TSRTR second 0.2"]
     frame = pd.read_csv(report / "results.csv")
-    assert frame.columns.tolist() == ["set", "metric", "key", "dataset", "repeat", "value"]
+    assert frame.columns.tolist() == ["set", "metric", "judge", "key", "dataset", "repeat", "value"]
     assert frame[frame["metric"] == "mmd"]["set"].drop_duplicates().tolist() == [REAL, NOISE, "first", "second"]
     values = frame.set_index(["set", "metric", "key"])["value"]
     assert values["first", "marginal", "ks"].nunique() == 2, "one value for each dataset of the set"

@@ -79,10 +79,10 @@ def interrupted_after(calls, function):
     """Return a function that does the same so many times and then ends like Ctrl-C."""
     left = iter(range(calls))
 
-    def wrapped(*arguments):
+    def wrapped(*arguments, **named):
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return function(*arguments)
+        return function(*arguments, **named)
 
     return wrapped
 
@@ -90,14 +90,14 @@ def interrupted_after(calls, function):
 def test_generation_resumes_after_its_last_chunk(workplace, tmp_path, monkeypatch):
     output, chunks = tmp_path / "synthetic", tmp_path / "synthetic" / "chunks"
     process = workplace.start("synthetic", output)
-    kill_when(process, lambda: len(list(chunks.glob("*.npy"))) >= 2, unless=output / "meta.json")
-    kept = {path: path.stat().st_mtime_ns for path in chunks.glob("*.npy")}
-    (chunks / ".000005.npy.x7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
+    kill_when(process, lambda: len(list(chunks.glob("*.npz"))) >= 2, unless=output / "meta.json")
+    kept = {path: path.stat().st_mtime_ns for path in chunks.glob("*.npz")}
+    (chunks / ".000000035-000000042.npz.abcdef_7.tmp").write_bytes(b"what a kill in the middle of writing leaves")
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "_write_chunk", interrupted_after(1, generate._write_chunk))
+        patch.setattr(generate, "save_arrays", interrupted_after(1, generate.save_arrays))
         assert run_command("generate", *workplace.arguments("synthetic", output)) == 130
-    assert len(list(chunks.glob("*.npy"))) == len(kept) + 1
-    assert kept.items() <= {path: path.stat().st_mtime_ns for path in chunks.glob("*.npy")}.items()
+    assert len(list(chunks.glob("*.npz"))) == len(kept) + 1
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in chunks.glob("*.npz")}.items()
     workplace.run("synthetic", output)
     finished, expected = (read_dataset(folder, ("train",)).train for folder in (output, workplace.folder / "synthetic"))
     assert finished.x.tobytes() == expected.x.tobytes() and np.array_equal(finished.y, expected.y)
@@ -116,7 +116,7 @@ def test_a_finished_generation_started_again_changes_nothing_but_clears_what_a_k
     output = workplace.folder / "synthetic"
     before = contents(output)
     (output / "chunks").mkdir()
-    (output / "chunks" / "000001.npy").write_bytes(b"left by a kill")
+    (output / "chunks" / "000000007-000000014.npz").write_bytes(b"left by a kill")
     workplace.run("synthetic", output)
     assert contents(output) == before and not (output / "chunks").exists()
 

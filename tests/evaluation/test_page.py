@@ -8,7 +8,7 @@ import pytest
 
 from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import NOISE, REAL, long_frame
-from tardiff.evaluation.page import render, utility_outcome
+from tardiff.evaluation.page import render, utility_outcomes
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sections import COPY, FRESH
@@ -26,17 +26,18 @@ def arm(synthetic, metric, auprc_change=None, seeds=3, chance=False, subject_var
     keys = {key: [0.5 if chance and key == "auroc" else 0.7] * seeds for key in METRICS}
     if auprc_change is not None:
         keys |= {f"{key}_minus_trtr": auprc_change + 0.001 * np.arange(seeds) for key in ("auroc", "auprc")}
-    return [*((synthetic, metric, key, None, seed, value) for key, values in keys.items()
+    return [*((synthetic, metric, "gru", key, None, seed, value) for key, values in keys.items()
               for seed, value in enumerate(values)),
-            *((synthetic, metric, f"{key}_subject_variance", None, None, subject_variance) for key in keys)]
+            *((synthetic, metric, "gru", f"{key}_subject_variance", None, None, subject_variance) for key in keys)]
 
 
 def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None,
             protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "scored_class": "AUPRC and F1 are of the class 'yes'.", "chance_auprc": 0.1,
-                   "fewest_datasets": fewest, "protocols": list(protocols)}
+                   "few_subjects": few, "guide_kinds": {}, "controls": [],
+                   "scored_class": "AUPRC and F1 are of the class 'yes'.",
+                   "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
 
 def attack(auroc=(0,), tpr=(0,), copies=0.0):
@@ -53,7 +54,7 @@ def privacy(train, guidance, name="guided"):
         for metric in PRIVACY:
             result = {column.key: [0.3] for column in metric.columns if not column.key.startswith("flagged")}
             result |= {"train_attack": train, "guidance_attack": guidance}.get(metric.name, {})
-            rows += [(candidate, metric.name, key, number, 0, value) for key, values in result.items()
+            rows += [(candidate, metric.name, "", key, number, 0, value) for key, values in result.items()
                      for number, value in enumerate(values)]
     return long_frame(rows)
 
@@ -91,7 +92,7 @@ def utility_words(*arms, sets=("guided",), **settings):
 def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(changes, gained, lost, said):
     arms = [arm(name, f"TSRTR {ratio}", sign * change) for name, change in changes.items()
             for ratio, sign in ((1.0, 1), (0.2, -1))]
-    outcome = utility_outcome(*utility(*arms))
+    (outcome,) = utility_outcomes(*utility(*arms))
     assert (outcome["kind"], outcome["ratio"], outcome["gained"], outcome["lost"]) == ("judged", 1.0, gained, lost)
     text = utility_words(*arms, sets=tuple(changes))
     assert f"{said} Judged is AUPRC against real data alone at ratio 1, by" in text and "at ratio 0.2" not in text
@@ -104,7 +105,7 @@ def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(ch
     ({"chance": True, "seeds": 2}, "chance", "does not beat chance")])
 def test_there_is_no_verdict_below_3_seeds_or_of_a_classifier_at_chance(settings, kind, said):
     change = arm("guided", "TSRTR 1.0", 0.02, settings.get("seeds", 3))
-    assert utility_outcome(*utility(change, **settings))["kind"] == kind
+    assert utility_outcomes(*utility(change, **settings))[0]["kind"] == kind
     text = utility_words(change, **settings)
     assert said in text and "It helped" not in text and "Judged" not in text
 
@@ -162,7 +163,7 @@ def test_metrics_show_their_anchors_and_channels():
     marginal = next(metric for metric in FIDELITY if metric.name == "marginal")
     values = {"ks": 0.5, "ks_0": 0.1, "ks_1": 0.2,
               "wasserstein": 0.6, "wasserstein_0": 0.3, "wasserstein_1": float("nan")}
-    frame = long_frame([(name, "marginal", key, 0, 0, value) for name in (REAL, NOISE, "guided")
+    frame = long_frame([(name, "marginal", "", key, 0, 0, value) for name in (REAL, NOISE, "guided")
                         for key, value in values.items()])
     html = page({"fidelity": frame})
     assert rows_of(html, "KS per channel") == [["HR", *["0.100"] * 3], ["Temp", *["0.200"] * 3]]

@@ -22,6 +22,7 @@ from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.protocol import (
     METRICS,
     Arm,
+    Judge,
     Protocol,
     score_arms,
     stratified_rows,
@@ -62,7 +63,7 @@ def protocol(tmp_path):
     real = cohort(200, 0)
     return Protocol(real, cohort(60, 1, 1000), cohort(160, 2, 2000),
                     {"poor": [cohort(220, 3, shift=0.2), cohort(220, 4, shift=0.2)], "copy": [Split(real.x, real.y)]},
-                    Normalizer.fit("zscore", real.x), Fits(), {"penalty": "l2"}, tmp_path)
+                    Normalizer.fit("zscore", real.x), {"": Judge(Fits(), {"penalty": "l2"})}, tmp_path)
 
 
 def scores(protocol, arms, seeds=3, reference=None, resamples=200):
@@ -132,21 +133,27 @@ def test_the_reference_of_an_augmented_arm_has_the_same_ratio(protocol):
 @pytest.mark.parametrize("ratio", [0.01, 0.2, 0.333, 1.0, 1.1])
 def test_training_rows_are_real_rows_and_a_share_of_synthetic_ones(protocol, ratio):
     real, synthetic = protocol.real, protocol.synthetic["poor"][1]
-    rows = protocol.training_rows(Arm("TSRTR", "poor", ratio), seed=1)
-    assert len(rows) == 200 + round(ratio * 200)
-    np.testing.assert_array_equal(rows.x[:200], real.x)
-    np.testing.assert_array_equal(rows.y[:200], real.y)
-    number = {row.tobytes(): index for index, row in enumerate(synthetic.x)}
-    drawn = [number[row.tobytes()] for row in rows.x[200:]]
+    x, y = protocol.training_rows(Arm("TSRTR", "poor", ratio), seed=1)
+    assert len(x) == len(y) == 200 + round(ratio * 200)
+    np.testing.assert_array_equal(x[:200], protocol.normalizer.transform(real.x))
+    np.testing.assert_array_equal(y[:200], real.y)
+    number = {row.tobytes(): index for index, row in enumerate(protocol.normalizer.transform(synthetic.x))}
+    drawn = [number[row.tobytes()] for row in x[200:]]
     assert len(set(drawn)) == len(drawn)
-    np.testing.assert_array_equal(synthetic.y[drawn], rows.y[200:])
+    np.testing.assert_array_equal(synthetic.y[drawn], y[200:])
 
 
 def test_training_rows_of_the_other_protocols(protocol):
-    assert protocol.training_rows(TRTR, 0) is protocol.real
+    assert_rows(protocol, protocol.training_rows(TRTR, 0), protocol.real)
     for seed in range(4):
-        rows = protocol.training_rows(Arm("TSTR", "poor"), seed)
-        np.testing.assert_array_equal(rows.x, protocol.synthetic["poor"][seed % 2].x)
+        assert_rows(protocol, protocol.training_rows(Arm("TSTR", "poor"), seed), protocol.synthetic["poor"][seed % 2])
+    assert [protocol.real_rows(arm) for arm in (TRTR, Arm("TSTR", "poor"), Arm("TSRTR", "poor", 0.5))] == [200, 0, 200]
+
+
+def assert_rows(protocol, rows, *splits):
+    """The rows are those of the splits, one after the other, normalised."""
+    np.testing.assert_array_equal(rows[0], np.concatenate([protocol.normalizer.transform(part.x) for part in splits]))
+    np.testing.assert_array_equal(rows[1], np.concatenate([part.y for part in splits]))
 
 
 def test_stratified_rows_keep_the_class_shares():
@@ -163,26 +170,27 @@ def test_stratified_rows_keep_the_class_shares():
 def test_fits_are_reused_until_the_recipe_or_the_data_change(protocol):
     arms = [TRTR, Arm("TSTR", "copy"), Arm("TSTR", "poor")]
     first = protocol.predictions(arms, 2)
-    assert protocol.fit.calls == 4  # The copy has the rows of the real set, hence its fits.
+    assert protocol.judges[""].fit.calls == 4  # The copy has the rows of the real set, hence its fits.
     again = protocol.predictions(arms, 2)
-    assert protocol.fit.calls == 4
+    assert protocol.judges[""].fit.calls == 4
     for arm in arms:
         for before, after in zip(first[arm], again[arm], strict=True):
             assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
     protocol.predictions([TRTR], 3)
-    assert protocol.fit.calls == 5
+    assert protocol.judges[""].fit.calls == 5
     real = protocol.real
-    for other in (replace(protocol, recipe={"penalty": "l1"}), replace(protocol, scored=cohort(10, 9)),
+    for other in (replace(protocol, judges={"": Judge(protocol.judges[""].fit, {"penalty": "l1"})}),
+                  replace(protocol, scored=cohort(10, 9)),
                   replace(protocol, selection=cohort(10, 9)), replace(protocol, real=real[:150]),
                   replace(protocol, real=replace(real, y=1 - real.y)),
                   replace(protocol, normalizer=Normalizer.fit("minmax", real.x))):
-        before = protocol.fit.calls
+        before = protocol.judges[""].fit.calls
         other.predictions([TRTR], 1)
-        assert protocol.fit.calls == before + 1
+        assert protocol.judges[""].fit.calls == before + 1
 
 
 def test_a_killed_evaluation_goes_on_after_its_last_fit(protocol):
-    fits = protocol.fit
+    fits = protocol.judges[""].fit
 
     def killed(*arguments):
         if fits.calls == 2:
@@ -190,7 +198,7 @@ def test_a_killed_evaluation_goes_on_after_its_last_fit(protocol):
         return fits(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        replace(protocol, fit=killed).predictions([TRTR], 3)
+        replace(protocol, judges={"": Judge(killed, {"penalty": "l2"})}).predictions([TRTR], 3)
     protocol.predictions([TRTR], 3)
     assert fits.calls == 3
 
@@ -208,7 +216,7 @@ def scored_alone(y, scores_of_1, subject, seeds=1, resamples=200):
     """Score given predictions as one arm."""
     p = np.column_stack([1 - scores_of_1, scores_of_1])
     split = Split(np.zeros((len(y), 1, 1), dtype=np.float32), y, subject)
-    protocol = Protocol(split, split, split, {}, None, None, {}, None)
+    protocol = Protocol(split, split, split, {}, None, {}, None)
     return utility_rows(score_arms({TRTR: [(p, p)] * seeds}, protocol, None, resamples))[0]
 
 
@@ -240,7 +248,7 @@ def test_seeds_that_disagree_widen_the_interval():
     generator = np.random.default_rng(0)
     y = (generator.random(4000) < 0.5).astype(np.int64)
     split = Split(np.zeros((4000, 1, 1), dtype=np.float32), y)
-    protocol = Protocol(split, split, split, {}, None, None, {}, None)
+    protocol = Protocol(split, split, split, {}, None, {}, None)
 
     def fits(separations):
         noise = generator.normal(size=4000)
@@ -262,10 +270,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say(shared, own, seed_deviati
         values = of_subjects.mean(axis=1) + seed_deviation * generator.normal(size=seeds)
         drawn = generator.multinomial(100, np.full(100, 0.01), size=300) / 100
         resampled = values[:, None] + (of_subjects - of_subjects.mean(axis=1, keepdims=True)) @ drawn.T
-        frame = long_frame([("set", "TSTR", "auroc_minus_trtr", None, seed, value) for seed, value in enumerate(values)]
-                           + [("set", "TSTR", "auroc_minus_trtr_subject_variance", None, None,
+        frame = long_frame([("set", "TSTR", "", "auroc_minus_trtr", None, seed, value)
+                            for seed, value in enumerate(values)]
+                           + [("set", "TSTR", "", "auroc_minus_trtr_subject_variance", None, None,
                                main_subject_variance(resampled))])
-        summary = summaries(frame)["set", "TSTR"]["auroc_minus_trtr"]
+        summary = summaries(frame)["set", "TSTR", ""]["auroc_minus_trtr"]
         held += summary["low"] <= 0 <= summary["high"]
         widths.append(summary["high"] - summary["low"])
     assert 0.905 <= held / 600 <= 0.985  # With three seeds Welch and Satterthwaite are a little short.
@@ -275,9 +284,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(shared, own, seed_deviati
 
 
 def test_levels_stay_in_their_range():
-    rows = [("set", "TSTR", "auroc", None, seed, value) for seed, value in enumerate([0.9, 0.99, 0.95])]
-    frame = long_frame([*rows, ("set", "TSTR", "auroc_subject_variance", None, None, 0.1)])
-    summary = summaries(frame)["set", "TSTR"]["auroc"]
+    rows = [("set", "TSTR", "", "auroc", None, seed, value) for seed, value in enumerate([0.9, 0.99, 0.95])]
+    frame = long_frame([*rows, ("set", "TSTR", "", "auroc_subject_variance", None, None, 0.1)])
+    summary = summaries(frame)["set", "TSTR", ""]["auroc"]
     assert summary["high"] == 1.0 and 0 <= summary["low"] < 0.9
 
 
@@ -292,7 +301,7 @@ def test_the_rarest_class_of_the_real_training_split_is_the_minority():
     y = np.array([0] * 2 + [1] * 8)
     p = np.column_stack([np.r_[0.9, 0.8, np.full(8, 0.1)], np.r_[0.1, 0.2, np.full(8, 0.9)]])
     real = Split(np.zeros((10, 1, 1), dtype=np.float32), y)
-    protocol = Protocol(real, real, real[::-1], {}, None, None, {}, None)
+    protocol = Protocol(real, real, real[::-1], {}, None, {}, None)
     (row,) = utility_rows(score_arms({TRTR: [(p, p[::-1])]}, protocol, None, 20))
     assert row["f1"]["mean"] == row["f1_selected"]["mean"] == 1
 

@@ -49,6 +49,11 @@ def test_class_weightings_and_normalisations():
     total = {name: 61 / 200 * value for name, value in loop_mean(exact, range(61)).items()}
     assert_same(gradient.direction("all", "train_size"), total)
     assert math.isclose(norm(gradient.direction("minority", "l2_norm")), 1.0, rel_tol=1e-5)
+    of_the_head = gradient.direction("all", "l2_norm", ["head.weight", "head.bias"])
+    whole = gradient.direction("all", "guidance_size")
+    assert set(of_the_head) == {"head.weight", "head.bias"} and math.isclose(norm(of_the_head), 1.0, rel_tol=1e-5)
+    assert_same(of_the_head, {name: whole[name] / norm({name: whole[name] for name in of_the_head})
+                              for name in of_the_head})
     assert math.isclose(float(dot(gradient.direction("all", "l2_norm"), gradient.direction("all", "guidance_size"))),
                         norm(gradient.direction("all", "guidance_size")), rel_tol=1e-5)
     assert all(math.isclose(found, norm(means[label]), rel_tol=1e-5) for label, found in enumerate(gradient.norms()))

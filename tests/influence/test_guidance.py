@@ -11,11 +11,12 @@ from tardiff.influence.guidance import (
     central_difference_gradients,
     exact_gradients,
     guidance_function,
+    head_gradient,
     input_gradient,
     objective_gradient,
 )
 from tardiff.influence.scores import influence_scores
-from tardiff.influence.task import DownstreamTask, dot
+from tardiff.influence.task import DownstreamTask, dot, layer_parameters
 from tardiff.utils.errors import UserError
 
 X, Y = series(9, seed=7)
@@ -196,3 +197,64 @@ def test_cudnn_layers_give_the_gradients_of_the_cpu(name):
     direction = {key: value.to("cuda") for key, value in guidance_direction(fitted_task(name)).items()}
     found = central_difference_gradients(task, direction, X.to("cuda"), Y.to("cuda"))
     assert all((a.cpu() - b).norm() < 5e-3 * b.norm() for a, b in zip(found, expected, strict=True))
+
+
+def of_the_head(task, direction):
+    """G with all but the parameters of the head at 0, and G of the head alone."""
+    names = layer_parameters(task.head(X.to(next(iter(task.parameters.values())).dtype)))
+    masked = {name: value if name in names else torch.zeros_like(value) for name, value in direction.items()}
+    return masked, {name: direction[name] for name in names}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_closed_form_of_the_head_equals_the_float64_loop_and_the_general_forms(name):
+    task = fitted_task(name, double=True)
+    masked, direction = of_the_head(task, guidance_direction(task))
+    expected = torch.stack([loop_influence_gradient(task, masked, x, y) for x, y in zip(X.double(), Y, strict=True)])
+    found = head_gradient(task, direction, X.double(), Y, 1.0, 0.0)
+    assert (found - expected).norm() < 1e-10 * expected.norm()
+    assert torch.allclose(found, exact_gradients(task, masked, X.double(), Y)[0], rtol=1e-9, atol=1e-13)
+    difference, _ = central_difference_gradients(task, masked, X.double(), Y)
+    assert (found - difference).norm() < 1e-5 * expected.norm()
+
+
+def test_objectives_of_the_head_are_the_named_combinations():
+    task = fitted_task("gru", double=True)
+    masked, direction = of_the_head(task, guidance_direction(task))
+    for objective in ("influence", "anchored"):
+        head = objective_gradient(task, direction, X.double(), Y, GuidanceConfig(objective, parameters="head"))
+        general = objective_gradient(task, masked, X.double(), Y, GuidanceConfig(objective, method="exact"))
+        assert torch.allclose(head, general, rtol=1e-9, atol=1e-13)
+
+
+def test_the_head_without_bias_under_a_loss_of_the_user():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.score = torch.nn.Linear(24, 5), torch.nn.Linear(5, 1, bias=False)
+
+        def forward(self, x):
+            return self.score(torch.tanh(self.body(x.flatten(1))))
+
+    def margin(logits, y):
+        return (logits[:, 0] - y).pow(2).tanh()
+
+    torch.manual_seed(0)
+    task = DownstreamTask(Model().double(), margin)
+    assert task.head(X.double()) == "score"
+    direction = {"score.weight": torch.randn(1, 5, dtype=torch.float64)}
+    masked = {name: direction.get(name, torch.zeros_like(value)) for name, value in task.parameters.items()}
+    assert torch.allclose(head_gradient(task, direction, X.double(), Y, 1.0, 0.0),
+                          exact_gradients(task, masked, X.double(), Y)[0], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("change", ["not linear", "fixed weights"])
+def test_a_model_without_a_head_is_refused(change):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 2))
+    if change == "not linear":
+        model.append(torch.nn.Tanh())
+    else:
+        model.insert(1, torch.nn.Linear(24, 24))
+        model[2].requires_grad_(False)
+    with pytest.raises(UserError, match=r"parameters=head.*Use guidance.parameters=all"):
+        DownstreamTask(model).head(X)

@@ -10,28 +10,31 @@ import torch
 from tardiff.config import DiffusionConfig, SamplerConfig
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, Conditioning, Prediction, ddim, ddpm
+from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Conditioning, Prediction, ddim, ddpm, dpm_solver_pp
 
 MEAN = torch.tensor([0.5, -0.3, 0.1, 0.8, -0.6, 0.0])
 FACTOR = torch.tensor(np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(6), range(6))))).float()
 COVARIANCE = 0.5 * FACTOR @ FACTOR.T
-SAMPLES = 10_000
+SAMPLES = 5_000
 
 
-def optimal_denoiser(process):
-    """eps_pred for x_start ~ N(MEAN, COVARIANCE), as E[noise | x_t], with series of shape (3, 2)."""
+def optimal_denoiser(process, covariance):
+    """v for x_start ~ N(MEAN, covariance), from E[x_start | x_t] and E[noise | x_t], with series of shape (3, 2)."""
     def denoiser(x_t, t, labels):
         remaining = process.schedule.alpha_cumprod(int(t[0]))
-        marginal = remaining * COVARIANCE + (1 - remaining) * torch.eye(6)
-        deviation = x_t.flatten(1) - math.sqrt(remaining) * MEAN
-        return (math.sqrt(1 - remaining) * torch.linalg.solve(marginal, deviation.T).T).view_as(x_t)
+        signal, spread = math.sqrt(remaining), math.sqrt(1 - remaining)
+        marginal = (remaining * covariance + (1 - remaining) * torch.eye(6)).to(x_t.dtype)
+        mean, common = MEAN.to(x_t.dtype), covariance.to(x_t.dtype)
+        whitened = (x_t.flatten(1) - signal * mean) @ torch.linalg.inv(marginal)
+        return (signal * spread * whitened - spread * (mean + signal * whitened @ common)).view_as(x_t)
     return denoiser
 
 
-def prediction(num_train_timesteps=1000, beta_end=0.02, count=SAMPLES):
+def prediction(num_train_timesteps=1000, beta_end=0.02, count=SAMPLES, noise_schedule="scaled_linear",
+               covariance=COVARIANCE):
     process = DiffusionProcess(DiffusionConfig(num_train_timesteps=num_train_timesteps, beta_start=1e-4,
-                                               beta_end=beta_end, prediction_type="epsilon"))
-    return Prediction(optimal_denoiser(process), process, torch.zeros(count, dtype=torch.int64), 1)
+                                               beta_end=beta_end, noise_schedule=noise_schedule))
+    return Prediction(optimal_denoiser(process, covariance), process, torch.zeros(count, dtype=torch.int64), 1)
 
 
 def noise(count=SAMPLES, seed=0):
@@ -39,60 +42,183 @@ def noise(count=SAMPLES, seed=0):
 
 
 def run(sampler, predict, steps, conditioning=None, **options):
-    timesteps = predict.process.schedule.timesteps(steps)
+    even_in = EVEN_IN[sampler.__name__]
+    timesteps = predict.process.schedule.timesteps(steps, even_in)
     return sampler(predict, noise(len(predict.labels)), timesteps, conditioning, **options)
 
 
 def test_each_sampler_of_the_settings_is_there():
     (field,) = [field for field in dataclasses.fields(SamplerConfig) if field.name == "name"]
-    assert set(SAMPLERS) == set(field.metadata["choices"])
+    assert set(SAMPLERS) == set(field.metadata["choices"]) == set(EVEN_IN)
     with pytest.raises(ValueError, match="step_size"):
-        Conditioning(lambda x_t, x0_pred, t: x_t, 1.0, "posterior")
+        Conditioning(lambda x_t, x0_pred, t: x_t, 1.0, "posterior_variance")
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [
-    (ddpm, None, {}), (ddim, 200, {"eta": 1.0}), (ddim, 100, {"eta": 0.0}), (ddim, 200, {"eta": 0.5})])
+    (ddpm, None, {}), (ddim, 200, {"eta": 1.0}), (ddim, 100, {"eta": 0.0}), (ddim, 200, {"eta": 0.5}),
+    (dpm_solver_pp, 20, {})])
 def test_gaussian_data_is_reproduced(sampler, steps, options):
     samples = run(sampler, prediction(), steps, **options).flatten(1)
     assert torch.allclose(samples.mean(dim=0), MEAN, atol=0.03)
     assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.04)
 
 
-def test_the_default_keeps_more_of_the_spread_in_few_steps():
-    """An optimal denoiser: what is missing of the variance is lost by the length of the steps."""
-    predict = prediction(200, 0.1)
-    kept = {eta: float((run(ddim, predict, 25, eta=eta).flatten(1).var(dim=0) / COVARIANCE.diag()).mean())
-            for eta in (SamplerConfig().eta, 1.0)}
-    assert 0.87 < kept[SamplerConfig().eta] < 1 and 0.77 < kept[1.0] < 0.83
+def test_the_default_is_nearer_to_the_spread_in_fewer_steps():
+    """An optimal denoiser: what the variance has too little or too much is due to the length of the steps."""
+    predict, default = prediction(200, 0.1), SamplerConfig()
+
+    def kept(sampler, steps, **options):
+        return float((run(sampler, predict, steps, **options).flatten(1).var(dim=0) / COVARIANCE.diag()).mean())
+
+    assert 1.0 < kept(SAMPLERS[default.name], default.num_inference_steps) < 1.09
+    assert 0.98 < kept(dpm_solver_pp, 25) < 1.04
+    assert 0.87 < kept(ddim, 25, eta=0.0) < 0.91 and 0.77 < kept(ddim, 25, eta=1.0) < 0.83
 
 
-@pytest.mark.parametrize(("sampler", "steps", "options"), [
-    (ddpm, None, {}), (ddim, 250, {"eta": 1.0}), (ddim, 250, {"eta": 0.0}), (ddim, 250, {"eta": 0.5})])
-def test_bayes_guidance_through_the_denoiser_shifts_the_mean_by_the_posterior_amount(sampler, steps, options):
-    """With log p(y | x) = a . x, the posterior of N(m, S) is N(m + S a, S). Pulled back through the denoiser, which for
-    Gaussian data is linear, the gradient is that of log p(y | x_t), so scale w gives m + w S a."""
-    a, scale = torch.tensor([0.7, 0.0, -0.4, 0.2, 0.0, 0.5]), 1.5
-
-    def cond_fn(x_t, x0_pred, t):
-        return torch.autograd.grad((x0_pred.flatten(1) @ a).sum(), x_t)[0]
-
-    conditioning = Conditioning(cond_fn, scale, through_denoiser=True)
-    samples = run(sampler, prediction(), steps, conditioning, **options).flatten(1)
-    assert torch.allclose(samples.mean(dim=0) - MEAN, scale * COVARIANCE @ a, atol=0.05)
-    assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.05)
+def solution(schedule, x_T):
+    """The clean series (B, 6) float64 that the noise-free reverse process, solved exactly, makes of x_T: deviations
+    along an eigenvector keep their ratio to the standard deviation of x_t, down to t = 0, where x0_pred is taken."""
+    variances, vectors = torch.linalg.eigh(COVARIANCE.double())
+    first, last = schedule.alpha_cumprod(schedule.num_train_timesteps - 1), schedule.alpha_cumprod(0)
+    deviation = (x_T.flatten(1) - math.sqrt(first) * MEAN.double()) @ vectors
+    at_0 = last * variances + 1 - last
+    deviation = deviation * (at_0 / (first * variances + 1 - first)).sqrt()
+    return MEAN.double() + (deviation * math.sqrt(last) * variances / at_0) @ vectors.T
 
 
-def test_a_gradient_as_it_is_moves_series_further_without_noise():
-    """Not pulled back through the denoiser, a constant gradient is too strong in early steps; noise forgets them."""
-    predict = prediction(200, 0.1, 200)
-    factors = []
-    for direction in torch.linalg.eigh(COVARIANCE).eigenvectors.T:
-        conditioning = Conditioning(lambda x_t, x0, t, g=direction: g.view(1, 3, 2).expand_as(x_t), 0.3)
-        shift = [float((run(sampler, predict, 25, conditioning, **options) - run(sampler, predict, 25, **options))
-                       .flatten(1).mean(dim=0) @ direction) for sampler, options in (
-            (ddim, {"eta": 0.0}), (ddim, {"eta": 1.0}), (ddpm, {}))]
-        factors += [shift[0] / shift[1], shift[0] / shift[2]]
-    assert 1.5 < min(factors) < max(factors) < 4.5 and factors[0] > factors[-2]
+def test_the_error_of_dpm_solver_falls_with_the_square_of_the_steps_and_that_of_ddim_with_the_steps():
+    predict = prediction(20_000, 1e-3, 32)
+    x_T = torch.from_numpy(np.random.default_rng(0).standard_normal((32, 3, 2)))
+    expected = solution(predict.process.schedule, x_T)
+    for sampler, factor in ((dpm_solver_pp, 4.0), (ddim, 2.0)):
+        errors = [(sampler(predict, lambda step: x_T, predict.process.schedule.timesteps(steps, "log_snr")).flatten(1)
+                   - expected).norm().item() for steps in (20, 40, 80)]
+        assert errors[0] / errors[1] == pytest.approx(factor, rel=0.2)
+        assert errors[1] / errors[2] == pytest.approx(factor, rel=0.1)
+
+
+def nonlinear_denoiser(x_t, t, labels):
+    return torch.sin(2 * x_t) + 0.3 * x_t.flip(1) + 1e-3 * t.view(-1, 1, 1)
+
+
+def test_dpm_solver_follows_its_formula():
+    """Algorithm 2 of DPM-Solver++ as it stands in the paper, in lambda and exponentials, step by step in float64."""
+    process = DiffusionProcess(DiffusionConfig(prediction_type="sample"))
+    predict = Prediction(nonlinear_denoiser, process, torch.zeros(5, dtype=torch.int64), 1)
+    x = start = torch.from_numpy(np.random.default_rng(1).standard_normal((5, 4, 2)))
+    steps = process.schedule.timesteps(7, "log_snr")
+    signal = [math.sqrt(process.schedule.alpha_cumprod(t)) for t in steps]
+    spread = [math.sqrt(1 - process.schedule.alpha_cumprod(t)) for t in steps]
+    level = [math.log(a / s) for a, s in zip(signal, spread, strict=True)]
+    outputs = []
+    for i, t in enumerate(steps[:-1], start=1):
+        outputs.append(nonlinear_denoiser(x, torch.full((5,), t), None))
+        h = level[i] - level[i - 1]
+        if i == 1:
+            estimate = outputs[0]
+        else:
+            r = (level[i - 1] - level[i - 2]) / h
+            estimate = (1 + 1 / (2 * r)) * outputs[-1] - outputs[-2] / (2 * r)
+        x = spread[i] / spread[i - 1] * x - signal[i] * (math.exp(-h) - 1) * estimate
+    expected = nonlinear_denoiser(x, torch.full((5,), 0), None)
+    assert torch.allclose(dpm_solver_pp(predict, lambda step: start, steps), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("conditioning", [None, Conditioning(lambda x_t, x0, t: x0.cos(), 0.3),
+                                          Conditioning(lambda x_t, x0, t: x0.cos(), 0.3, "constant")])
+def test_the_steps_of_first_order_are_those_of_ddim(conditioning):
+    """The first and the last, guided or not: of two steps both are."""
+    process = DiffusionProcess(DiffusionConfig())
+    predict = Prediction(nonlinear_denoiser, process, torch.zeros(5, dtype=torch.int64), 1)
+    results = [sampler(predict, noise(5), [150, 20], conditioning) for sampler in (dpm_solver_pp, ddim)]
+    assert torch.equal(*results)
+
+
+GUIDED_SAMPLERS = pytest.mark.parametrize(("sampler", "steps", "options"), [
+    (ddpm, None, {}), (ddim, 50, {"eta": 1.0}), (ddim, 50, {"eta": 0.0}), (ddim, 50, {"eta": 0.5}),
+    (dpm_solver_pp, 10, {})])
+SCHEDULES = pytest.mark.parametrize("noise_schedule", ["scaled_linear", "cosine"])
+A = torch.tensor([0.7, 0.0, -0.4, 0.2, 0.0, 0.5])
+
+
+def constant_gradient(x_t, x0_pred, t):
+    """That of log p(y | x_start) = A . x_start, by which N(m, S) becomes N(m + S A, S)."""
+    return A.view(1, 3, 2).expand_as(x_t)
+
+
+def shift_of(predict, sampler, steps, conditioning, options):
+    """What guidance moves the series (6,) by; the process is linear, so that is the same for all."""
+    moved = run(sampler, predict, steps, conditioning, **options) - run(sampler, predict, steps, **options)
+    assert torch.allclose(moved, moved[:1].expand_as(moved), atol=0.02)
+    return moved.flatten(1).mean(dim=0)
+
+
+@SCHEDULES
+@GUIDED_SAMPLERS
+def test_on_white_data_scale_1_is_bayes_rule(sampler, steps, options, noise_schedule):
+    """For the gradient at x0_pred as it is, but for the signal that the linear schedule leaves in x_T, which is drawn
+    without guidance."""
+    predict = prediction(200, 0.1, 4, noise_schedule, torch.eye(6))
+    for scale in (0.3, 1.5):
+        shift = shift_of(predict, sampler, steps, Conditioning(constant_gradient, scale), options)
+        assert torch.allclose(shift, scale * A, rtol=0.05, atol=1e-3)
+
+
+@SCHEDULES
+@GUIDED_SAMPLERS
+def test_through_the_denoiser_scale_1_is_bayes_rule_on_any_data(sampler, steps, options, noise_schedule):
+    """Pulled back through the denoiser, which for Gaussian data is linear, the gradient is that of log p(y | x_t)."""
+    def pulled_back(x_t, x0_pred, t):
+        return torch.autograd.grad((x0_pred.flatten(1) @ A).sum(), x_t)[0]
+
+    predict = prediction(200, 0.1, 4, noise_schedule)
+    shift = shift_of(predict, sampler, steps, Conditioning(pulled_back, 1.5, through_denoiser=True), options)
+    assert torch.allclose(shift, 1.5 * COVARIANCE @ A, rtol=0.1, atol=0.02)
+
+
+@SCHEDULES
+@GUIDED_SAMPLERS
+def test_the_gradient_of_a_likelihood_in_x_t_gives_the_posterior(sampler, steps, options, noise_schedule):
+    """y = x_start + N(0, 0.5) at every value: mean and covariance of the posterior, with the gradient of
+    log p(y | x_t), whose variance is 0.5 plus that of x_start given x_t."""
+    predict = prediction(200, 0.1, 6000, noise_schedule)
+    schedule, observed = predict.process.schedule, torch.tensor([1.0, 0.5, -1.0, 0.0, 1.5, -0.5])
+
+    def gradient(x_t, x0_pred, t):
+        remaining = schedule.alpha_cumprod(t)
+        gain = math.sqrt(remaining) * COVARIANCE @ torch.linalg.inv(
+            remaining * COVARIANCE + (1 - remaining) * torch.eye(6))
+        variance = 0.5 * torch.eye(6) + COVARIANCE - math.sqrt(remaining) * gain @ COVARIANCE
+        return ((observed - x0_pred.flatten(1)) @ torch.linalg.inv(variance) @ gain).view_as(x_t)
+
+    samples = run(sampler, predict, steps, Conditioning(gradient, 1.0, location="x_t"), **options).flatten(1)
+    posterior = torch.linalg.inv(torch.linalg.inv(COVARIANCE) + 2 * torch.eye(6))
+    assert torch.allclose(samples.mean(dim=0), MEAN + 2 * posterior @ (observed - MEAN), atol=0.06)
+    assert torch.allclose(samples.T.cov(), posterior, atol=0.06)
+
+
+def test_a_gradient_as_it_is_moves_wide_directions_too_little_and_narrow_ones_too_far():
+    """By at most some powers of the standard deviation, as it takes all directions for white."""
+    variances = torch.tensor([0.05, 0.2, 0.5, 1.0, 3.0, 10.0])
+    for sampler, steps in ((ddpm, None), (ddim, 50), (dpm_solver_pp, 10)):
+        predict = prediction(200, 0.1, 4, covariance=torch.diag(variances))
+        ones = Conditioning(lambda x_t, x0, t: torch.ones_like(x_t), 0.1)
+        delivered = shift_of(predict, sampler, steps, ones, {}) / (0.1 * variances)
+        assert (delivered.diff() < 0).all() and delivered[3] == pytest.approx(1, abs=0.05)
+        assert 2.5 < delivered[0] < 6.5 and 0.15 < delivered[-1] < 0.3
+
+
+@SCHEDULES
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("conditioning", [Conditioning(constant_gradient, 1e3),
+                                          Conditioning(constant_gradient, 1e3, location="x_t"),
+                                          Conditioning(constant_gradient, 1e3, "constant")])
+def test_guided_series_stay_within_bounds(sampler, conditioning, noise_schedule):
+    bounds = (torch.tensor([-1.0, -2.0]), torch.tensor([3.0, 2.0]))
+    predict = dataclasses.replace(prediction(200, 0.1, 16, noise_schedule), bounds=bounds)
+    series = run(sampler, predict, 10, conditioning)
+    assert (series >= bounds[0]).all() and (series <= bounds[1]).all()
+    assert ((series - run(sampler, predict, 10)).flatten(1)[:, A > 0].mean(dim=0) > 0.1).all()
 
 
 def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
@@ -113,7 +239,7 @@ def test_constant_guidance_shifts_the_mean_by_the_propagated_sum():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-@pytest.mark.parametrize("step_size", ["posterior_variance", "constant"])
+@pytest.mark.parametrize("step_size", ["bayes", "constant"])
 def test_scale_zero_is_the_unguided_sampler_bit_for_bit(sampler, step_size):
     predict = prediction(50, 0.3, 16)
     guided = run(sampler, predict, 20, Conditioning(lambda x_t, x0, t: torch.full_like(x_t, torch.nan), 0.0, step_size))

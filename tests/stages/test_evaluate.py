@@ -8,6 +8,8 @@ import pytest
 
 import tardiff
 from tardiff.config import (
+    CONTROLS,
+    BoostingConfig,
     ClassifierModelConfig,
     ClassifierTrainingConfig,
     EvaluationConfig,
@@ -17,11 +19,14 @@ from tardiff.config import (
 from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.simulator import simulate_cohort
-from tardiff.evaluation.sets import require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects
+from tardiff.data.splits import halve_validation
+from tardiff.evaluation.protocol import METRICS
+from tardiff.evaluation.sets import guide_kinds, require_fit
+from tardiff.stages.evaluate import evaluate_sets, few_subjects, print_warnings
+from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 
-CONFIG = EvaluationConfig(ratios=[0.5], seeds=2, bootstrap=20, device="cpu", workers=1,
+CONFIG = EvaluationConfig(ratios=[0.5], controls=[], seeds=2, bootstrap=20, device="cpu", workers=1,
                           model=ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)),
                           training=ClassifierTrainingConfig(steps=20, evaluate_every=10))
 
@@ -76,6 +81,7 @@ def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):
 def library(real, synthetic, **settings):
     """Call the library with the settings of CONFIG; a dataset `real` is given as it is."""
     small = {"device": "cpu", "workers": 1, "seeds": 1, "bootstrap": 20, "ratios": [0.5], "protocols": ["tstr"],
+             "controls": [],
              "model.rnn.hidden_size": 8, "training.steps": 10}
     return tardiff.evaluate(real, synthetic, **small | settings)
 
@@ -144,3 +150,104 @@ def test_subjects_of_the_rarest_class_are_counted_and_not_their_rows():
     split = Split(np.zeros((90, 2, 1), dtype=np.float32), y, subject)
     assert few_subjects(split) == 3
     assert few_subjects(Split(split.x, y)) is None
+
+
+def test_every_judge_is_evaluated_on_the_same_arms_and_its_fits_do_not_depend_on_the_other(real, tmp_path):
+    sets = {"copy": [Split(real.train.x, real.train.y)]}
+    model = replace(CONFIG.model, boosting=BoostingConfig(trees=5))
+    both = evaluate_sets(real, sets, replace(CONFIG, model=model, judges=["gru", "boosting"]), tmp_path)
+    arms = {judge: of_judge.drop(columns="judge").reset_index(drop=True) for judge, of_judge in both.groupby("judge")}
+    assert list(dict.fromkeys(both["judge"])) == ["gru", "boosting"]
+    places = ["set", "protocol", "ratio", "metric"]
+    assert arms["gru"][places].equals(arms["boosting"][places])
+    assert not arms["gru"]["mean"].equals(arms["boosting"]["mean"])
+    fits = set((tmp_path / "fits").iterdir())
+    for judge, of_judge in arms.items():
+        changed = replace(model, name=judge, **{{"gru": "boosting", "boosting": "rnn"}[judge]: None})
+        alone = evaluate_sets(real, sets, replace(CONFIG, model=changed), tmp_path)
+        assert alone.drop(columns="judge").equals(of_judge) and set(alone["judge"]) == {judge}
+    assert set((tmp_path / "fits").iterdir()) == fits
+
+
+def test_controls_stand_in_the_frame_and_sets_are_compared_with_the_best_of_them(real):
+    frame = evaluate_sets(real, {"copy": [Split(real.train.x, real.train.y)]}, replace(CONFIG, controls=[*CONTROLS]))
+    arms = frame.drop_duplicates(["protocol", "set"])
+    assert arms["protocol"].tolist() == ["TRTR", *CONTROLS, "TSTR", "TSRTR"]
+    rows, guidance = len(real.train), len(halve_validation(real.val)[0])
+    assert arms["real_rows"].tolist() == [rows, rows + guidance, *[rows] * 6, 0, rows]
+    assert frame["difference"].notna().sum() == (len(arms) - 1) * len(METRICS)
+    judged = frame[frame["control_difference"].notna()]
+    assert set(judged["protocol"]) == {"TSTR", "TSRTR"} and set(judged["metric"]) == set(METRICS) - {"positive_rate"}
+    means = frame.set_index(["protocol", "metric"])["mean"]
+    for row in judged.itertuples():
+        assert row.control_difference == pytest.approx(row.mean - means[row.control, row.metric])
+
+
+def masked(split, seed, of_class_1=0.5):
+    """The split with a mask that shows `of_class_1` of the values of class 1 and half of the others."""
+    share = np.where(split.y == 1, of_class_1, 0.5)[:, None, None]
+    return replace(split, mask=np.random.default_rng(seed).random(split.x.shape) < share)
+
+
+def test_a_judge_of_values_and_masks_learns_from_the_masks_and_a_set_without_one_is_named(real):
+    def evaluated(inputs, of_class_1, sets=None):
+        splits = {name: masked(split, seed, of_class_1) for seed, (name, split) in enumerate(real.splits.items())}
+        model = replace(CONFIG.model, inputs=inputs, boosting=BoostingConfig(trees=30, min_rows=3))
+        config = replace(CONFIG, model=model, judges=["gru", "boosting"], seeds=1,
+                         training=replace(CONFIG.training, steps=100, learning_rate=0.02))
+        sets = {"copy": [splits["train"]]} if sets is None else sets
+        return evaluate_sets(replace(real, splits=splits), sets, config)
+
+    def aurocs(frame, protocol):
+        chosen = frame[(frame["metric"] == "auroc") & (frame["protocol"] == protocol)]
+        return dict(zip(chosen["judge"], chosen["mean"], strict=True))
+
+    told = evaluated("values+mask", of_class_1=0.8)
+    values = evaluated("values", of_class_1=0.8)
+    assert values.equals(evaluated("values", of_class_1=0.5))
+    for protocol in ("TRTR", "TSTR"):
+        assert min(aurocs(told, protocol).values()) > 0.85 > 0.75 > max(aurocs(values, protocol).values())
+    bare = {"made": [masked(real.train, 0), Split(real.train.x, real.train.y)]}
+    with pytest.raises(UserError, match="synthetic set 'made': has no mask, which model"):
+        evaluated("values+mask", 0.5, bare)
+    without = replace(CONFIG, model=replace(CONFIG.model, inputs="values+mask"))
+    with pytest.raises(UserError, match=r"test\.npz: has no mask"):
+        evaluate_sets(replace(real, splits=real.splits | {"test": replace(real.test, mask=None)}), {}, without)
+
+
+def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
+    def row(judge, low, protocol="TRTR"):
+        return {"judge": judge, "protocol": protocol, "auroc": {"mean": 0.6, "low": low, "high": 0.7}}
+
+    print_warnings([row("gru", 0.51), row("gru", 0.4, "mixup"), row("boosting", 0.5)], {"guided": ["gru"]})
+    chance, kind = capsys.readouterr().out.splitlines()
+    assert chance.startswith("warning: trained on real data, boosting is not shown to be better than chance (AUROC 0.6")
+    assert kind.startswith("guided was guided by a classifier of the same kind as the judge gru:")
+    print_warnings([row("gru", 0.51)], {"guided": ["timesnet"]})
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("settings", "fault"), [
+    (["controls=[mixup,mixup]"], "'controls' must name each"), (["controls=[smote]"], "'controls' must be one of"),
+    (["controls=[mixup]", "ensemble_size=3"], "'ensemble_size' has no effect"),
+    (["judges=[gru,gru]"], "'judges' must name at least one"), (["judges=[]"], "'judges' must name at least one"),
+    (["judges=[forest]"], "'judges' must be one of"),
+    (["judges=[gru,boosting]", "model.custom.import_path=a:B"], "has no effect with model.name=gru, boosting"),
+    (["judges=[gru,custom]", "model.custom.import_path=a:B"], None)])
+def test_judges_and_controls_that_cannot_be_are_refused(settings, fault):
+    if fault is None:
+        assert list(load_config(EvaluationConfig, overrides=settings).judge_models) == ["gru", "custom"]
+    else:
+        with pytest.raises(UserError, match=fault):
+            load_config(EvaluationConfig, overrides=settings)
+
+
+def test_the_kind_of_the_guides_of_a_set_is_read_from_how_it_was_made(tmp_path):
+    inputs = {"a0": {"guide": "gru"}, "a1": {"guide": "timesnet"}, "b": {}, "c": None}
+    for name, recorded in inputs.items():
+        (tmp_path / name).mkdir()
+        if recorded is not None:
+            write_json(tmp_path / name / "provenance.json", {"seed": 0, "inputs": recorded})
+    folders = {"a": ["a0", "a1"], "b": ["b"], "c": ["c"]}
+    assert guide_kinds({name: [str(tmp_path / part) for part in parts] for name, parts in folders.items()}) == {
+        "a": ["gru", "timesnet"]}

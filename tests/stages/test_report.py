@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tardiff.config import ClassifierTrainingConfig, ReportConfig, load_config
+from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, ReportConfig, load_config
 from tardiff.data.format import Dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
@@ -22,6 +22,8 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     quick = quick_settings(replace(config, quick=True))
     assert (quick.seeds, quick.ratios, quick.repeats, quick.bootstrap, quick.fine_tuned) == (3, [1.0], 1, 100, 0)
     assert quick.training.steps == 200 and quick_settings(quick) == quick
+    assert quick.controls == ["guidance_rows", "class_weights"]
+    assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == []
     assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
     assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]
@@ -31,19 +33,22 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     splits, meta = simulate_cohort(200, seed=0)
     real, sets = Dataset(Path("memory"), meta, splits), {"copy": [splits["train"]]}
     cpu = torch.device("cpu")
-    tried = estimate._seconds_per_row(ReportConfig(), real, cpu)
+    tried = estimate._seconds_per_row(ClassifierModelConfig(), ReportConfig(), real, cpu)
     assert tried > 0
     # One and the same for all that is compared, whatever else the machine does.
     monkeypatch.setattr(estimate, "_seconds_per_row", lambda *_: 2e-4)
 
     def minutes(**changes):
-        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"]), **changes)
+        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"], controls=[]), **changes)
         return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics), cpu)
 
     cheap = minutes(fidelity_metrics=["marginal"], seeds=1)
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)
     assert minutes(fidelity_metrics=["predictive"], seeds=1) > 4 * cheap
     assert minutes(workers=4) < 0.6 * minutes()
+    assert minutes(fidelity_metrics=["marginal"], controls=["jitter"]) > 1.5 * minutes(fidelity_metrics=["marginal"])
+    boosted = minutes(fidelity_metrics=["marginal"], judges=["gru", "boosting"])
+    assert boosted > minutes(fidelity_metrics=["marginal"])
     longer = ClassifierTrainingConfig(steps=2000)
     assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
 

@@ -12,10 +12,12 @@ import torch
 from tardiff.utils.checkpoint import (
     atomic_path,
     fingerprint,
+    load_arrays,
     load_state,
     load_tensors,
     load_weights,
     read_json,
+    save_arrays,
     save_state,
     save_tensors,
     write_json,
@@ -196,3 +198,42 @@ def test_the_fingerprint_tells_apart_type_shape_order_and_value():
     assert fingerprint(torch.ones(2, 3)) == fingerprint(np.asfortranarray(ones))
     first, second = torch.ones(2), torch.zeros(1)
     assert fingerprint({"w": first, "v": second}) == fingerprint({"v": second, "w": first})
+
+
+@pytest.mark.parametrize(("write", "read"), [
+    (lambda path: save_tensors(path, {"weight": torch.arange(12.0)}, {"key": "1"}), load_tensors),
+    (lambda path: save_arrays(path, x=np.arange(6), seconds=1.5), load_arrays)])
+def test_with_any_byte_flipped_a_file_is_refused_or_as_it_was(tmp_path, write, read):
+    """An archive also holds dates and the like, which say nothing of its arrays."""
+    path = tmp_path / "file"
+    write(path)
+    content, expected, refused = path.read_bytes(), repr(read(path)), 0
+    for place in range(0, len(content), 2):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << (place // 2 % 8)]) + content[place + 1:])
+        try:
+            assert repr(read(path)) == expected
+        except UserError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 0.3 * len(content)
+
+
+def test_arrays_of_another_name_are_refused(tmp_path):
+    save_arrays(tmp_path / "a.npz", x=np.arange(3))
+    (tmp_path / "a.npz").rename(tmp_path / "b.npz")
+    with pytest.raises(UserError, match=r"b\.npz: damaged .*Delete it"):
+        load_arrays(tmp_path / "b.npz")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("read", [read_json, load_tensors, load_arrays, load_state])
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, read):
+    (tmp_path / "file").touch(mode=0o000)
+    with pytest.raises(UserError, match=r"file: cannot be read \(Permission denied"):
+        read(tmp_path / "file")
+
+
+@pytest.mark.parametrize("read", [read_json, load_tensors, load_arrays, load_state])
+def test_a_folder_in_place_of_a_file_is_not_called_damaged(tmp_path, read):
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path)

@@ -1,8 +1,13 @@
 """Jobs in several worker processes: one thread each, errors raised here."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,3 +52,38 @@ def test_a_worker_killed_for_want_of_memory_is_one_message():
 def test_a_gpu_is_used_by_one_worker_unless_told_otherwise():
     assert worker_count(None, torch.device("cuda")) == 1
     assert worker_count(3, torch.device("cuda")) == worker_count(3, torch.device("cpu")) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.parametrize(("starts", "end"), [(True, signal.SIGKILL), (False, signal.SIGTERM)])
+def test_workers_end_with_their_command_while_they_start_and_at_work(tmp_path, starts, end):
+    program = tmp_path / "command.py"
+    program.write_text(f"""
+import pathlib, time
+from tardiff.utils.parallel import run_jobs
+def work():
+    pathlib.Path({str(tmp_path)!r}, "begun").touch()
+    time.sleep(600)
+run_jobs([(str(number), work) for number in range(2)], 2, "jobs", "job")
+""")
+    with subprocess.Popen([sys.executable, program], start_new_session=True, stderr=subprocess.DEVNULL) as command:
+        wait_until(lambda: len(session(command.pid)) > 3 if starts else (tmp_path / "begun").exists())
+        command.send_signal(end)
+    wait_until(lambda: not session(command.pid))
+
+
+def session(number):
+    """Return the processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of_session = path.read_text().rpartition(")")[2].split()[:4]
+            found += [path.parent.name] * (int(of_session) == number and state != "Z")
+    return found
+
+
+def wait_until(reached):
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < deadline, "nothing was reached in two minutes"
+        time.sleep(0.05)

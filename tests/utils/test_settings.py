@@ -16,7 +16,8 @@ from tardiff import config as configs
 from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, EvaluationConfig, GenerationConfig, GuidanceConfig, load_config
 from tardiff.utils.errors import UserError
-from tardiff.utils.settings import as_typed, describe, load_settings, semantic_values, setting, to_yaml
+from tardiff.utils.plain_yaml import as_typed
+from tardiff.utils.settings import describe, load_settings, semantic_values, setting, to_yaml
 
 MOST_OF_A_MESSAGE = 1500
 SCHEMAS = [schema for name, schema in vars(configs).items() if name.endswith("Config")]
@@ -274,6 +275,8 @@ def test_a_mistyped_preset_lists_those_beside_it():
     ("generate", ["guidance.location=x_t", "guidance.through_denoiser=true"], "no effect with guidance.location=x_t"),
     ("generate", ["guidance.through_denoiser=true", "guidance.location=x_t"], "no effect with guidance.location=x_t"),
     ("generate", ["sampler.name=ddpm", "sampler.eta=0.5"], "'sampler.eta' is the noise of ddim and has no effect"),
+    ("guide", ["model.inputs=values+mask"], "series are generated without masks"),
+    ("compare", ["model.inputs=values+mask"], "needs sets with masks"),
     ("evaluate", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect")])
 def test_a_setting_that_cannot_apply_is_refused(command, arguments, message, capfd):
     code = run_command(command, *arguments)

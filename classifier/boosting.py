@@ -1,0 +1,78 @@
+"""Gradient boosting of trees on whole series: a judge, and a teacher, that is no neural network.
+
+Friedman 2001, 'Greedy function approximation: a gradient boosting machine', in scikit-learn's histogram form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
+
+from classifier.targets import class_shares, class_weights
+from tardiff.config import BoostingConfig, ClassifierTrainingConfig
+from tardiff.evaluation.metrics import auprc, log_loss
+
+
+@dataclass(frozen=True)
+class FittedBoosting:
+    """Boosted trees, of which the first `step` of each class count, and their log-loss and AUPRC on the selection
+    rows."""
+
+    model: HistGradientBoostingClassifier
+    step: int
+    selection_loss: float
+    selection_auprc: float
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
+        with threadpool_limits(1):
+            return next(islice(_looks(self.model, x), self.step - 1, None))
+
+
+def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+                 config: BoostingConfig, training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
+    """Fit on `train` and keep the trees up to the lowest log-loss on `selection`, or all, as `training.keep` says.
+
+    Both sets are (x (N, L, C) float32 normalised, targets), see `fit_classifier`. Equal series are one row, whose
+    weight for each class is its share of all targets of that series: copies of all rows change nothing. The draw of
+    features depends on the seed alone.
+    """
+    shares = class_shares(train[1], num_classes)
+    shares = shares * class_weights(shares, training.class_weighting)
+    # Sorted by content, so that the order of rows changes nothing either.
+    table, row_of = np.unique(features(train[0]), axis=0, return_inverse=True)
+    weights = np.zeros((len(table), num_classes))
+    np.add.at(weights, row_of, shares)
+    row, label = np.nonzero(weights)
+    weight = weights[row, label] * (len(table) / weights.sum())
+    model = HistGradientBoostingClassifier(
+        learning_rate=config.learning_rate, max_iter=config.trees, max_leaf_nodes=config.max_leaves,
+        # A series with a share in several classes counts once for each.
+        min_samples_leaf=round(config.min_rows * len(row) / len(table)), l2_regularization=config.l2,
+        max_features=config.feature_share, early_stopping=False, random_state=seed % 2**32)
+    selection_weights = class_weights(class_shares(selection[1], num_classes), training.class_weighting)[selection[1]]
+    with threadpool_limits(1):
+        model.fit(table[row], label, sample_weight=weight)
+        looks = list(_looks(model, selection[0]))
+    losses = [log_loss(selection[1], p, selection_weights) for p in looks]
+    kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1
+    return FittedBoosting(model, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
+
+
+def _looks(model: HistGradientBoostingClassifier, x: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the class probabilities of the first tree, of the first two, and so on."""
+    return model.staged_predict_proba(features(x))
+
+
+def features(x: np.ndarray) -> np.ndarray:
+    """Return (N, (L + 7) C) of series x (N, L, C): all values, and of each channel mean, standard deviation, least,
+    greatest, first and last value, and the slope of a least-squares line over time in [-1, 1]."""
+    time = np.linspace(-1, 1, x.shape[1], dtype=x.dtype)
+    slope = np.einsum("nlc,l->nc", x, time) / max(float(time @ time), 1e-12)
+    summaries = [x.mean(axis=1), x.std(axis=1), x.min(axis=1), x.max(axis=1), x[:, 0], x[:, -1], slope]
+    return np.concatenate([x.reshape(len(x), -1), *summaries], axis=1)

@@ -1,0 +1,18 @@
+"""What a classifier is trained toward: labels, or a probability of each class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def class_shares(targets: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return (N, K) float64 with rows that sum to 1: labels (N,) int64 as one-hot rows, probabilities as they are."""
+    return np.eye(num_classes)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+
+
+def class_weights(shares: np.ndarray, weighting: str) -> np.ndarray:
+    """Return the weight of each class (K,) in a loss: 1, or with `balanced` the inverse of its share of the rows, which
+    are `class_shares` (N, K), divided by K."""
+    num_rows, num_classes = shares.shape
+    counts = np.maximum(shares.sum(axis=0), 1)
+    return num_rows / (num_classes * counts) if weighting == "balanced" else np.ones(num_classes)

@@ -1,0 +1,76 @@
+"""What a denoiser diffuses: values and, where the data have gaps, the mask beside them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tardiff.config import BaseConfig, DiffusionConfig
+from tardiff.data.format import Dataset, Metadata, Split
+from tardiff.data.imputation import Imputation
+from tardiff.data.normalize import Normalizer
+from tardiff.diffusion.fitted import FittedDenoiser, models_mask
+from tardiff.diffusion.process import DiffusionProcess
+
+META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], imputation=Imputation("forward", [80.0, 37.0]))
+
+
+def gappy_split(rows=20):
+    generator = np.random.default_rng(0)
+    mask = generator.random((rows, 6, 2)) < 0.5
+    x = np.where(mask, generator.normal((80, 37), (10, 1), mask.shape), np.nan).astype(np.float32)
+    return Split(META.imputation.fill(x), np.arange(rows) % 2, mask=mask)
+
+
+def fitted(split, mask):
+    process, normalizer = DiffusionProcess(DiffusionConfig()), Normalizer.fit("zscore", split.x)
+    return FittedDenoiser(nn.Linear(1, 1), process, normalizer, (6, 2), META, mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["zscore", "normal_ecdf"])
+def test_encoded_rows_are_decoded_and_filled_to_what_they_were(kind):
+    split = gappy_split()
+    denoiser = replace(fitted(split, True), normalizer=Normalizer.fit(kind, split.x))
+    signals = denoiser.encode(split)
+    assert signals.shape == (20, *denoiser.signals) == (20, 6, 4) and signals.dtype == torch.float32
+    x = denoiser.decode(signals)
+    assert np.array_equal(np.isnan(x), ~split.mask)
+    np.testing.assert_allclose(META.filled(x), split.x, rtol=1e-5)
+
+
+def test_without_the_mask_signals_are_the_values():
+    split = gappy_split()
+    denoiser = fitted(split, False)
+    assert denoiser.signals == (6, 2)
+    np.testing.assert_array_equal(denoiser.encode(split).numpy(), denoiser.normalizer.transform(split.x))
+    np.testing.assert_allclose(denoiser.decode(denoiser.encode(split)), split.x, rtol=1e-5)
+
+
+def test_bounds_are_those_of_the_encoded_training_rows():
+    for mask in (True, False):
+        split = gappy_split()
+        denoiser = fitted(split, mask)
+        signals = denoiser.encode(split)
+        low, high = denoiser.bounds
+        torch.testing.assert_close(low, signals.amin((0, 1)))
+        torch.testing.assert_close(high, signals.amax((0, 1)))
+
+
+def test_rows_without_a_mask_are_all_observed():
+    split = gappy_split()
+    assert (fitted(split, True).encode(replace(split, mask=None))[..., 2:] == 1).all()
+
+
+def test_the_mask_is_learned_where_there_are_gaps_and_the_rule_is_known():
+    split = gappy_split()
+
+    def asked(split=split, meta=META, **settings):
+        return models_mask(BaseConfig(**settings), Dataset(None, meta, {"train": split}))
+
+    assert asked()
+    assert not asked(mask=False)
+    assert not asked(meta=replace(META, imputation=None))
+    assert not asked(replace(split, mask=None))
+    assert not asked(replace(split, mask=np.ones_like(split.mask)))

@@ -1,0 +1,67 @@
+"""What is said of a guide that is no better than chance, when it is trained and when it guides, and of a loss of one's
+own."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from user_errors import USER_MODELS, run_tiny
+
+from classifier.train import Guide, chance_warning, selection_auroc
+from tardiff.data.format import Dataset, Metadata, Split, write_dataset
+from tardiff.data.normalize import Normalizer
+from tardiff.data.simulator import simulate_cohort
+from tardiff.data.splits import halve_validation
+
+WARNING = "warning: the classifier is not shown to be better than chance"
+
+
+def dataset(y, x):
+    split = Split(x.astype(np.float32)[:, None, None], y, np.arange(len(y)))
+    return Dataset(Path("memory"), Metadata("toy", ["a"], [""], ["no", "yes"]), {"train": split, "val": split})
+
+
+def test_the_auroc_of_a_guide_is_of_the_selection_half_with_an_interval_that_holds_the_truth():
+    """Scores N(0, 1) and N(1, 1) have AUROC Phi(1 / sqrt 2) = 0.760; of noise it is 0.5."""
+    held = {0.7602: 0, 0.5: 0}
+    for truth, shift in ((0.7602, 1), (0.5, 0)):
+        for seed in range(60):
+            generator = np.random.default_rng(seed)
+            y = (generator.random(200) < 0.3).astype(np.int64)
+            real = dataset(y, generator.normal(size=200) + shift * y)
+            fitted = SimpleNamespace(predict=lambda x: np.stack([-x[:, 0, 0], x[:, 0, 0]], axis=1))
+            value, low, high = selection_auroc(fitted, Normalizer.fit("zscore", real.train.x), real)
+            _, selection = halve_validation(real.val)
+            assert value == pytest.approx(roc_auc_score(selection.y, selection.x[:, 0, 0]))
+            held[truth] += low <= truth <= high
+            assert (chance_warning(value, low, high) is None) == (low > 0.5)
+    assert min(held.values()) >= 52 and held[0.5] < 60
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_a_guide_at_chance_is_told_of_in_training_and_in_generation(informative, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(600, seed=0)
+    generator = np.random.default_rng(1)
+    for name, split in splits.items():
+        x = generator.normal(size=split.x.shape).astype(np.float32) + 3 * informative * split.y[:, None, None]
+        splits[name] = Split(x.astype(np.float32), split.y, split.subject)
+    write_dataset("data", splits, meta)
+    Path("user_models.py").write_text(USER_MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    custom = ["model.name=custom", "model.custom.import_path=user_models:Linear",
+              "model.custom.loss_path=user_models:own_loss", "training.steps=60"]
+    assert run_tiny("guide", "output=classifier", *custom) == 0
+    assert (WARNING in capsys.readouterr().out) != informative
+    auroc = Guide.load("classifier", torch.device("cpu")).auroc
+    assert (auroc[1] > 0.5) == informative and auroc[1] <= auroc[0] <= auroc[2]
+    assert run_tiny("train", "output=base") == 0
+    capsys.readouterr()
+    for settings, warned, noted in (((), not informative, True), (("guidance.objective=none",), False, False),
+                                    (("guidance.objective=influence",), not informative, False)):
+        assert run_tiny("generate", "--dry-run", *settings) == 0
+        printed = capsys.readouterr().out
+        assert (WARNING in printed) == warned and ("only where the loss is cross-entropy" in printed) == noted

@@ -71,9 +71,8 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
                         "in none.")
     length, num_channels = next(iter(shapes.values()))
     print(f"{sum(map(len, parts.values())):,} series of {length:,} steps x {num_channels:,} channels\n")
-    channels = own_data.channels_of(*own_data.channel_names(
-        options.channels, options.units, [f"channel {number}" for number in range(1, num_channels + 1)], what),
-        options.range)
+    channels = own_data.channels_of([f"channel {number}" for number in range(1, num_channels + 1)], options.channels,
+                                    options, what)
     parts = {name: without_missing(part, channels, options, found[name][0]) for name, part in parts.items()}
     labels = np.concatenate([own_data.label_texts(part.y, what) for part in parts.values()])
     kept = own_data.of_kept_classes(labels, options.drop_class, what)

@@ -54,11 +54,20 @@ class Channel(grid.Vital):
         return super().valid_range if np.isfinite((self.low, self.high)).any() else "any"
 
 
-def channels_of(names: Sequence[str], units: Sequence[str], ranges: Sequence[str]) -> list[Channel]:
-    """Return the channels with the intervals of each --range such as `HR=25:225`. Raises UserError if it is none."""
-    intervals = dict(parse_range(text, names) for text in ranges)
+def channels_of(found: Sequence[str], names: Sequence[str] | None, options: argparse.Namespace,
+                what: str) -> list[Channel]:
+    """Return the channels, called as `names` says or as they are found, with their units and the intervals of each
+    --range.
+
+    Raises UserError on a wrong number of names or units, and on a --range that is none. what: where they are from.
+    """
+    for option, given in (("--channels", names), ("--units", options.units)):
+        if given is not None and len(given) != len(found):
+            raise UserError(f"{what}: {len(found)} channels, but {option} has {len(given)} entries.")
+    names = names or found
+    intervals = dict(parse_range(text, names) for text in options.range)
     return [Channel(name, unit, *intervals.get(name, (-np.inf, np.inf)))
-            for name, unit in zip(names, units, strict=True)]
+            for name, unit in zip(names, options.units or ["unknown"] * len(found), strict=True)]
 
 
 def parse_range(text: str, names: Sequence[str]) -> tuple[str, tuple[float, float]]:
@@ -114,7 +123,8 @@ def encode_labels(labels: np.ndarray, given: Sequence[str] | None, what: str) ->
     """
     found, y = np.unique(labels, return_inverse=True)
     if len(found) < 2:
-        raise UserError(f"{what}: every row has the label '{found[0]}'; expected at least 2 classes.")
+        state = f"every row has the label '{found[0]}'" if len(found) else "no row is left"
+        raise UserError(f"{what}: {state}; expected at least 2 classes.")
     names = shown_labels(found.tolist(), what)
     if given is not None:
         shown, names = names, dict(named_label(entry.strip(), names, what) for entry in given)
@@ -166,16 +176,6 @@ def positive_class(name: str | None, classes: Sequence[str]) -> str:
 def listed(labels: Sequence[str]) -> str:
     """Return the labels as one text, the first ten of many."""
     return ", ".join([*labels[:10], *["..."] * (len(labels) > 10)])
-
-
-def channel_names(names: Sequence[str] | None, units: Sequence[str] | None, found: Sequence[str],
-                  what: str) -> tuple[list[str], list[str]]:
-    """Return the names and units of the channels, by default those found and 'unknown'. Raises UserError on a wrong
-    number."""
-    for option, given in (("--channels", names), ("--units", units)):
-        if given is not None and len(given) != len(found):
-            raise UserError(f"{what}: {len(found)} channels, but {option} has {len(given)} entries.")
-    return list(names or found), list(units or ["unknown"] * len(found))
 
 
 def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict[str, Split]:

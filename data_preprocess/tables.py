@@ -83,12 +83,12 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
         of_kept_class = own_data.of_kept_classes(stays["label"].to_numpy(dtype=str), options.drop_class,
                                                  str(options.labels))
         dropped, stays = int((~of_kept_class).sum()), stays[of_kept_class].reset_index(drop=True)
-        register_stays(connection, stays)
-        starts, tolerance = survey_times(connection, measurements, stays, step, options.length)
+        stays["start"], tolerance = survey_times(connection, measurements, stays, step, options.length)
+        # Let SQL join the stays: id, stay (the row, from 0) and start.
+        connection.register("stays", stays[["id", "start"]].assign(stay=np.arange(len(stays))))
         channels = find_channels(connection, measurements, options)
         shape = (len(stays), options.length, len(channels))
         require_memory(shape, options.memory_limit)
-        register_stays(connection, stays.assign(start=starts))
         x, counts = grid_readings(connection, measurements, channels, shape, step, tolerance)
         kept = ~np.isnan(x).all(axis=(1, 2))
         attrition = {**counts, "ids in the table of labels": len(table),
@@ -209,13 +209,7 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
         if key not in there:
             raise UserError(f"--channels: {path} has no variable '{channel}' of an id with a label; found "
                             f"{', '.join(present)[:500]}.")
-    names, units = own_data.channel_names(None, options.units, names, str(path))
-    return own_data.channels_of(names, units, options.range)
-
-
-def register_stays(connection: duckdb.DuckDBPyConnection, stays: pd.DataFrame) -> None:
-    """Let SQL join the stays: id, stay (the row, from 0) and start."""
-    connection.register("stays", stays[["id", "start"]].assign(stay=np.arange(len(stays))))
+    return own_data.channels_of(names, None, options, str(path))
 
 
 def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:

@@ -155,7 +155,7 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
 def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
     """Return the lines of the table, judge by judge: TRTR, the controls and the sets. A set that lacks a class can only
     be added to real rows: beside TSRTR it has no TSTR."""
-    arms, sets = [Arm("TRTR"), *map(Arm, config.controls)], protocol.synthetic
+    arms, sets = [Arm("TRTR"), *map(Arm, config.chosen_controls)], protocol.synthetic
     if "tstr" in config.protocols:
         classes = set(protocol.real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
@@ -187,8 +187,8 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
-        "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
-        "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
+        "controls": config.chosen_controls, "protocols": config.protocols, "reference": reference,
+        "scored_rows": len(scored), "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "seen_beforehand": seen,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),

@@ -20,6 +20,7 @@ from tardiff.data.format import Dataset, Metadata, Split, absent_classes
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
+from tardiff.evaluation.intervals import level_interval, main_subject_variance, subject_freedom
 from tardiff.evaluation.metrics import auprc, auroc, log_loss
 from tardiff.evaluation.protocol import subject_weights
 from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
@@ -32,7 +33,7 @@ from tardiff.utils.loop import TrainingLoop
 from tardiff.utils.seeding import seed_torch
 
 BOOTSTRAP = 1000
-"""Resamples of the selection subjects behind the interval of a guide's AUROC."""
+"""Resamples of the guidance subjects behind the interval of a guide's AUROC."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
-    auroc: on the selection half, with the ends of its 95 % interval; None where an earlier version trained it.
+    auroc: on the guidance half, with the ends of its 95 % interval; None where an earlier version trained it.
 
     `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
     `code` has the hashes of the source of a model and loss of the user's own.
@@ -219,32 +220,39 @@ class Guide:
         trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
-        recorded = trained.record.get("selection_auroc")
+        recorded = trained.record.get("guidance_auroc")
         known = None if recorded is None else tuple(map(float, recorded.split()))
         task = DownstreamTask(model.to(device), build_loss(config.model))
         return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
                      config.data, custom_source(config.model), known)
 
 
-def selection_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> tuple[float, float, float]:
-    """Return the AUROC on the selection half and the ends of its 95 % interval, by a bootstrap over its subjects."""
-    _, selection = halve_validation(dataset.val)
-    p = fitted.predict(normalizer.transform(selection.x))
-    drawn = auroc(selection.y, p, subject_weights(selection.subjects(), BOOTSTRAP, seed=0))
-    return float(auroc(selection.y, p)[0]), *map(float, np.nanquantile(drawn, [0.025, 0.975]))
+def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> tuple[float, float, float]:
+    """Return the AUROC on the guidance half, which training does not read, and the ends of its 95 % interval.
+
+    The interval is `level_interval` over subjects, with the variance of a bootstrap of them. Where the guidance half
+    lacks a class, the AUROC is not a number and the interval is all of [0, 1].
+    """
+    guidance, _ = halve_validation(dataset.val)
+    if absent_classes(guidance, dataset.meta, "the guidance half"):
+        return float("nan"), 0.0, 1.0
+    p, subjects = fitted.predict(normalizer.transform(guidance.x)), guidance.subjects()
+    value, freedom = float(auroc(guidance.y, p)[0]), subject_freedom(guidance.y, subjects)
+    variance = main_subject_variance(auroc(guidance.y, p, subject_weights(subjects, BOOTSTRAP, seed=0))[None], freedom)
+    return value, *level_interval(value, variance**0.5, freedom, freedom + 1)
 
 
 def chance_warning(value: float, low: float, high: float) -> str | None:
     """Return what to say of a classifier whose AUROC has this interval if that reaches chance, else None."""
     return None if low > 0.5 else (
         f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] on "
-        "the selection half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
+        "the guidance half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
 
 
 def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,
                     dataset: Dataset, auroc: tuple[float, float, float]) -> None:
-    """Write what `Guide.load` reads to the run folder that was begun with `config`. auroc: see `selection_auroc`."""
+    """Write what `Guide.load` reads to the run folder that was begun with `config`. auroc: see `guide_auroc`."""
     record = {"step": str(fitted.step), "selection_loss": f"{fitted.selection_loss:.6f}",
               "selection_auprc": f"{fitted.selection_auprc:.6f}",
-              "selection_auroc": " ".join(f"{value:.6f}" for value in auroc)}
+              "guidance_auroc": " ".join(f"{value:.6f}" for value in auroc)}
     TrainedWeights(fitted.model.state_dict(), normalizer, dataset.shape, dataset.meta, record).save(folder, config)

@@ -188,7 +188,8 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
         "controls": config.chosen_controls, "protocols": config.protocols, "reference": reference,
-        "scored_rows": len(scored), "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
+        "scored_rows": len(scored), "scored_subjects": len(np.unique(scored.subjects())),
+        "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "seen_beforehand": seen,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from classifier.models import build_classifier, custom_source
-from classifier.train import chance_warning, fit_network, normalized_splits, save_classifier, selection_auroc
+from classifier.train import chance_warning, fit_network, guide_auroc, normalized_splits, save_classifier
 from tardiff.config import ClassifierConfig
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.metrics import chance_average_precision
@@ -33,12 +33,13 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder = open_run(config.output, config, inputs)
     fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                          config.seed, device, run_folder, dataset.positive)
-    auroc = selection_auroc(fitted, normalizer, dataset)
+    auroc = guide_auroc(fitted, normalizer, dataset)
     save_classifier(run_folder.folder, config, fitted, normalizer, dataset, auroc)
     run_folder.close()
     chance = chance_average_precision(parts["selection"][1], dataset.num_classes, dataset.positive)
     of = f" of {dataset.meta.classes[dataset.positive]}" if dataset.num_classes == 2 else ""
-    print(f"selection AUROC {auroc[0]:.4f}, AUPRC{of} {fitted.selection_auprc:.4f} (chance: {chance:.4f}), log-loss "
+    print(f"AUROC on the guidance half, which training does not read: {auroc[0]:.4f} [{auroc[1]:.4f}, {auroc[2]:.4f}]")
+    print(f"selection AUPRC{of} {fitted.selection_auprc:.4f} (chance: {chance:.4f}), log-loss "
           f"{fitted.selection_loss:.4f}, at step {fitted.step}; written to {config.output}")
     if (warning := chance_warning(*auroc)) is not None:
         print(warning)

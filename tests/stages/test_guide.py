@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from user_errors import USER_MODELS, run_tiny
 
-from classifier.train import Guide, chance_warning, selection_auroc
+from classifier.train import Guide, chance_warning, guide_auroc
 from tardiff.data.format import Dataset, Metadata, Split, write_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
@@ -24,27 +24,44 @@ def dataset(y, x):
     return Dataset(Path("memory"), Metadata("toy", ["a"], [""], ["no", "yes"]), {"train": split, "val": split})
 
 
-def test_the_auroc_of_a_guide_is_of_the_selection_half_with_an_interval_that_holds_the_truth():
+def first_channel(x):
+    """A fitted classifier, as far as it is asked: the value itself is the score."""
+    return np.stack([-x[:, 0, 0], x[:, 0, 0]], axis=1)
+
+
+def aurocs(rows, positives, shift, seed):
+    """Return the AUROC of scores N(0, 1), and N(shift, 1) of positives, with its interval; and the dataset."""
+    generator = np.random.default_rng(seed)
+    y = generator.permutation(np.arange(rows) < positives).astype(np.int64)
+    real = dataset(y, generator.normal(size=rows) + shift * y)
+    return guide_auroc(SimpleNamespace(predict=first_channel), Normalizer.fit("zscore", real.train.x), real), real
+
+
+def test_the_auroc_of_a_guide_is_of_the_guidance_half_with_an_interval_that_holds_the_truth():
     """Scores N(0, 1) and N(1, 1) have AUROC Phi(1 / sqrt 2) = 0.760; of noise it is 0.5."""
     held = {0.7602: 0, 0.5: 0}
     for truth, shift in ((0.7602, 1), (0.5, 0)):
         for seed in range(60):
-            generator = np.random.default_rng(seed)
-            y = (generator.random(200) < 0.3).astype(np.int64)
-            real = dataset(y, generator.normal(size=200) + shift * y)
-            fitted = SimpleNamespace(predict=lambda x: np.stack([-x[:, 0, 0], x[:, 0, 0]], axis=1))
-            value, low, high = selection_auroc(fitted, Normalizer.fit("zscore", real.train.x), real)
-            _, selection = halve_validation(real.val)
-            assert value == pytest.approx(roc_auc_score(selection.y, selection.x[:, 0, 0]))
+            (value, low, high), real = aurocs(200, 60, shift, seed)
+            guidance, _ = halve_validation(real.val)
+            assert value == pytest.approx(roc_auc_score(guidance.y, guidance.x[:, 0, 0]))
             held[truth] += low <= truth <= high
             assert (chance_warning(value, low, high) is None) == (low > 0.5)
     assert min(held.values()) >= 52 and held[0.5] < 60
 
 
+def test_noise_with_few_positives_is_warned_of_and_a_half_without_any_too():
+    """One in 40 may go unwarned by chance."""
+    warned = [chance_warning(*aurocs(60, 6, 0, seed)[0]) is not None for seed in range(100)]
+    assert sum(warned) >= 96
+    (value, low, high), _ = aurocs(60, 0, 0, 0)
+    assert np.isnan(value) and (low, high) == (0, 1) and chance_warning(value, low, high) is not None
+
+
 @pytest.mark.parametrize("informative", [True, False])
 def test_a_guide_at_chance_is_told_of_in_training_and_in_generation(informative, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    splits, meta = simulate_cohort(600, seed=0)
+    splits, meta = simulate_cohort(1000, seed=0)
     generator = np.random.default_rng(1)
     for name, split in splits.items():
         x = generator.normal(size=split.x.shape).astype(np.float32) + 3 * informative * split.y[:, None, None]

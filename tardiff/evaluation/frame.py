@@ -59,16 +59,33 @@ def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
 def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summary]]:
     """Return the summary of each key by (set, metric, judge), in the order of the frame.
 
-    Intervals have both sources of chance in their error: the variance over subjects and that between seeds (see
-    `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases). Those of
-    differences are mean +- t x standard error, those of levels that of `level_interval`.
+    Intervals have both sources of chance in their error: the variance over subjects and that between seeds, or between
+    datasets where several seeds share each (see `standard_error`; percentiles of three resampled seeds would miss the
+    truth in a quarter of cases). Those of differences are mean +- t x standard error, those of levels that of
+    `level_interval`.
     """
     found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-    for (*place, key), values in frame.groupby(["set", "metric", "judge", "key"], sort=False)["value"]:
-        found.setdefault(tuple(place), {})[key] = values.to_numpy()
-    return {place: {key: _summary(key, of_place) for key in of_place
+    repeats: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    for (*place, key), rows in frame.groupby(["set", "metric", "judge", "key"], sort=False):
+        values = rows["value"].to_numpy()
+        found.setdefault(tuple(place), {})[key] = values
+        datasets = rows["dataset"].to_numpy("float64", na_value=np.nan)
+        repeats.setdefault(tuple(place), {})[key] = independent_values(values, datasets)
+    return {place: {key: _summary(key, of_place, repeats[place][key]) for key in of_place
                     if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM}
             for place, of_place in found.items()}
+
+
+def independent_values(values: np.ndarray, datasets: np.ndarray) -> np.ndarray:
+    """Return the values that chance made apart from each other: values (S,) by seed, or their means by dataset, where
+    several seeds share each of several.
+
+    datasets (S,): their numbers, NaN where there is none. One dataset alone tells nothing of the chance of generation.
+    """
+    numbers = np.unique(datasets)
+    if np.isnan(datasets).any() or not 1 < len(numbers) < len(values):
+        return values
+    return np.array([values[datasets == number].mean() for number in numbers])
 
 
 def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
@@ -126,15 +143,16 @@ def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     return (min if metric == "brier" else max)(means, key=means.get)
 
 
-def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:
+def _summary(key: str, of_pair: dict[str, np.ndarray], repeats: np.ndarray) -> Summary:
+    """Return the summary of a key among those of an arm; repeats: its `independent_values`."""
     values = of_pair[key]
     mean, several = float(values.mean()), len(values) > 1
     summary = {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if several else None}
     if key + SUBJECT_VARIANCE not in of_pair:
         return summary
     (variance,), (freedom_over_subjects,) = of_pair[key + SUBJECT_VARIANCE], of_pair.get(SUBJECT_FREEDOM, [np.inf])
-    seed_variance = float(values.var(ddof=1)) if several else 0.0
-    error, freedom = standard_error(seed_variance, len(values), float(variance), float(freedom_over_subjects))
+    between = float(repeats.var(ddof=1)) if several else 0.0
+    error, freedom = standard_error(between, len(repeats), float(variance), float(freedom_over_subjects))
     half = float(scipy.stats.t.ppf(0.975, freedom)) * error
     summary |= {"subject_variance": float(variance), "low": mean - half, "high": mean + half}
     metric, minus, _ = key.partition("_minus_")
@@ -145,7 +163,7 @@ def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:
             summary |= {"low": mean - (high - low), "high": mean + (high - low)}
         summary["p"] = p_value(mean, error, freedom)
         if metric in ("auroc", "auprc"):
-            summary |= {"seeds_for_0.01": seeds_needed(values, float(variance), float(freedom_over_subjects)),
+            summary |= {"seeds_for_0.01": seeds_needed(repeats, float(variance), float(freedom_over_subjects)),
                         "smallest_visible": smallest_visible(float(variance), float(freedom_over_subjects))}
     elif metric == "brier":  # Of several classes it may be above 1.
         summary["low"] = max(mean - half, 0.0)

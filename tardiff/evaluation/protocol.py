@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,11 @@ class Protocol:
         return slice(None)
 
     @property
+    def pieces(self) -> list[tuple[slice, slice]]:
+        """The rows of the selection half and of the scored split that are scored together: all of them."""
+        return [(slice(None), slice(None))]
+
+    @property
     def _num_classes(self) -> int:
         return int(self.real.y.max()) + 1
 
@@ -227,10 +233,12 @@ class Protocol:
 
 
 class Rotations:
-    """The protocols of several rotations of a split, which are scored as one: each row by the classifiers of the
-    rotation that tests it, so that all rows are scored and no classifier has seen what it is scored on.
+    """The protocols of several rotations of a split, so that all rows are scored, each by the classifiers of the
+    rotation that tests it, which have not seen it.
 
-    It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
+    Scores are the means of those of the rotations: classifiers that were trained apart are not calibrated alike, so
+    that a ranking of all rows by all of them would lose some of every classifier's own, and a threshold belongs to its
+    own selection half. It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
     """
 
     def __init__(self, protocols: list[Protocol]) -> None:
@@ -240,6 +248,8 @@ class Rotations:
         self.real_rows, self.dataset_number = first.real_rows, first.dataset_number
         self.selection, self.scored = (joined([getattr(protocol, part) for protocol in protocols])
                                        for part in ("selection", "scored"))
+        ends = np.cumsum([[0, 0], *([len(protocol.selection), len(protocol.scored)] for protocol in protocols)], axis=0)
+        self.pieces = [tuple(map(slice, start, end)) for start, end in pairwise(ends)]
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return those of all protocols, one after the other; see `Protocol.predictions`."""
@@ -317,22 +327,33 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
 
 def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol | Rotations, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
+    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample: means over the protocol's
+    pieces."""
     y, positive = protocol.scored.y, protocol.positive
-    blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
-        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, positive)
-        for values, parts in ((points, [None]), (resampled, blocks)):
-            values["auroc"].append(_over(parts, metrics.auroc, y, scored))
-            values["auprc"].append(_over(parts, partial(metrics.average_precision, positive=positive), y, scored))
-            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, positive, None))
-            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, positive, threshold))
-            values["brier"].append(_over(parts, metrics.brier, y, scored))
-            values["auprc_macro"].append(_over(parts, metrics.macro_average_precision, y, scored))
-            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, positive))
+        of_pieces: tuple[list, list] = ([], [])
+        for chosen, tested in protocol.pieces:
+            threshold = metrics.best_f1_threshold(protocol.selection.y[chosen], selection[chosen], positive)
+            blocks = np.array_split(weights[:, tested], max(len(weights) // 50, 1))  # Metrics copy their weights.
+            for found, parts in zip(of_pieces, ([None], blocks), strict=True):
+                found.append(_scores(parts, y[tested], scored[tested], positive, threshold))
+        for values, found in zip((points, resampled), of_pieces, strict=True):
+            for name in METRICS:
+                values[name].append(np.mean([of_piece[name] for of_piece in found], axis=0))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
+
+
+def _scores(parts: list, y: np.ndarray, p: np.ndarray, positive: int, threshold: float) -> dict[str, np.ndarray]:
+    """Return each metric of labels y (N,) and probabilities p (N, K) under parts of row weights (R, N), or None."""
+    return {"auroc": _over(parts, metrics.auroc, y, p),
+            "auprc": _over(parts, partial(metrics.average_precision, positive=positive), y, p),
+            "f1": _over(parts, metrics.minority_f1, y, p, positive, None),
+            "f1_selected": _over(parts, metrics.minority_f1, y, p, positive, threshold),
+            "brier": _over(parts, metrics.brier, y, p),
+            "auprc_macro": _over(parts, metrics.macro_average_precision, y, p),
+            "positive_rate": _over(parts, metrics.predicted_share, p, positive)}
 
 
 def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:

@@ -28,6 +28,7 @@ class FittedBoosting:
     rows."""
 
     model: HistGradientBoostingClassifier
+    num_classes: int
     step: int
     selection_loss: float
     selection_auprc: float
@@ -35,7 +36,7 @@ class FittedBoosting:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
         with threadpool_limits(1):
-            return next(islice(_looks(self.model, x), self.step - 1, None))
+            return next(islice(_looks(self.model, x, self.num_classes), self.step - 1, None))
 
 
 def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
@@ -63,15 +64,19 @@ def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarr
     selection_weights = class_weights(class_shares(selection[1], num_classes), training.class_weighting)[selection[1]]
     with threadpool_limits(1):
         model.fit(table[row], label, sample_weight=weight)
-        looks = list(_looks(model, selection[0]))
+        looks = list(_looks(model, selection[0], num_classes))
     losses = [log_loss(selection[1], p, selection_weights) for p in looks]
     kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1
-    return FittedBoosting(model, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
+    return FittedBoosting(model, num_classes, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
 
 
-def _looks(model: HistGradientBoostingClassifier, x: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the class probabilities of the first tree, of the first two, and so on."""
-    return model.staged_predict_proba(features(x))
+def _looks(model: HistGradientBoostingClassifier, x: np.ndarray, num_classes: int) -> Iterator[np.ndarray]:
+    """Yield the class probabilities (N, K) of the first tree, of the first two, and so on; 0 for classes that no
+    training row has."""
+    for found in model.staged_predict_proba(features(x)):
+        p = np.zeros((len(x), num_classes))
+        p[:, model.classes_] = found
+        yield p
 
 
 def features(x: np.ndarray) -> np.ndarray:

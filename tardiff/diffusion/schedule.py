@@ -13,6 +13,10 @@ from tardiff.config import DiffusionConfig
 from tardiff.utils.errors import UserError
 
 
+LOWEST_HALF_LOG_SNR = -5.0
+"""Where steps even in log-SNR begin, after the first one: there a series has 0.7 % of the amplitude of its noise."""
+
+
 @dataclass(frozen=True)
 class NoiseSchedule:
     """betas (T,) float64 of the forward process, and what follows from them (Ho et al. 2020, section 2)."""
@@ -55,9 +59,9 @@ class NoiseSchedule:
     def timesteps(self, num_inference_steps: int | None, even_in: str = "t") -> list[int]:
         """Return the descending steps that a sampler visits, from T - 1 to 0 (all T where None).
 
-        even_in: `t`, evenly spaced, or `log_snr`, the distinct steps nearest to evenly spaced values of lambda_t, as
-        solvers of higher order want them (Lu et al. 2022, DPM-Solver, section 3.4). Raises UserError if more are asked
-        for than the process has.
+        even_in: `t`, evenly spaced, or `log_snr`, after T - 1 the distinct steps nearest to evenly spaced values of
+        lambda_t, as solvers of higher order want them (Lu et al. 2022, DPM-Solver, section 3.4), of which the lowest is
+        at least LOWEST_HALF_LOG_SNR. Raises UserError if more are asked for than the process has.
         """
         count = num_inference_steps or self.num_train_timesteps
         if count > self.num_train_timesteps:
@@ -68,11 +72,11 @@ class NoiseSchedule:
             return [last]
         if even_in == "t":
             return [round(index * last / (count - 1)) for index in reversed(range(count))]
-        levels, steps = self.half_log_snr, []
-        for index, level in enumerate(torch.linspace(levels[-1], levels[0], count, dtype=torch.float64)):
+        levels, steps = self.half_log_snr, [last]
+        lowest = levels[-1].clamp(min=LOWEST_HALF_LOG_SNR)
+        for index, level in enumerate(torch.linspace(lowest, levels[0], count, dtype=torch.float64)[1:], start=1):
             nearest = int((levels - level).abs().argmin())
-            highest = steps[-1] - 1 if steps else last
-            steps.append(max(min(nearest, highest), count - 1 - index))
+            steps.append(max(min(nearest, steps[-1] - 1), count - 1 - index))
         return steps
 
     def posterior(self, x0_pred: Tensor, x_t: Tensor, t: int, t_prev: int) -> tuple[Tensor, float]:

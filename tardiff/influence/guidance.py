@@ -111,8 +111,8 @@ def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | No
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
     It is that of `objective_function` at x0_pred or x_t, of whose signals the classifier reads the first `num_channels`
-    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`. Each
-    row depends on its own sample.
+    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`, to RMS
+    1 of these channels. Each row depends on its own sample.
     """
     objective = objective_function(task, direction, config)
 
@@ -123,7 +123,8 @@ def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | No
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:
-            gradient = gradient / gradient.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+            read = gradient[..., :num_channels]
+            gradient = gradient / read.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
         return gradient
 
     return cond_fn

@@ -60,29 +60,30 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, num_groups: int, eps: float) -> Tensor:
-        mean, square = _group_means(torch.stack([x.sum(dim=1), (x * x).sum(dim=1)]) / x.shape[1], num_groups)
-        inverse = (square - mean * mean).clamp(min=0).add(eps).rsqrt()
-        ctx.save_for_backward(x, gain, mean, inverse)
+        # The mean comes off before squaring: where it is far above the spread, float32 would lose the spread in it.
+        centred = x - _group_means(x.sum(dim=1) / x.shape[1], num_groups)[:, None]
+        variance = _group_means((centred * centred).sum(dim=1) / x.shape[1], num_groups)
+        inverse = (variance + eps).rsqrt()
+        ctx.save_for_backward(centred, gain, inverse)
         ctx.num_groups = num_groups
-        factor = gain * inverse
-        return torch.addcmul(torch.addcmul(offset, mean, factor, value=-1)[:, None], x, factor[:, None])
+        return torch.addcmul(offset[:, None], centred, (gain * inverse)[:, None])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, mean, inverse = ctx.saved_tensors
+        centred, gain, inverse = ctx.saved_tensors
         offset_gradient = gradient.sum(dim=1)
-        gain_gradient = ((gradient * x).sum(dim=1) - mean * offset_gradient) * inverse
+        gain_gradient = (gradient * centred).sum(dim=1) * inverse
         # What normalising takes out of the gradient: its mean over the group, and its part along the normalised x.
-        level, slope = _group_means(torch.stack([gain * offset_gradient, gain * gain_gradient]) / x.shape[1],
+        level, slope = _group_means(torch.stack([gain * offset_gradient, gain * gain_gradient]) / centred.shape[1],
                                     ctx.num_groups)
-        slope = slope * inverse
-        x_gradient = torch.addcmul(((mean * slope - level) * inverse)[:, None], gradient, (gain * inverse)[:, None])
-        return x_gradient.addcmul_(x, (slope * inverse)[:, None], value=-1), gain_gradient, offset_gradient, None, None
+        x_gradient = torch.addcmul((-level * inverse)[:, None], gradient, (gain * inverse)[:, None])
+        x_gradient.addcmul_(centred, (slope * inverse * inverse)[:, None], value=-1)
+        return x_gradient, gain_gradient, offset_gradient, None, None
 
 
 def _group_means(values: Tensor, num_groups: int) -> Tensor:
-    """Return values (2, B, C) with each channel replaced by the mean of its group."""
+    """Return values (..., C) with each channel replaced by the mean of its group."""
     channels = values.shape[-1]
     means = values.unflatten(-1, (num_groups, -1)).mean(dim=-1)
     return means.repeat_interleave(channels // num_groups, dim=-1)

@@ -11,6 +11,7 @@ import pandas as pd
 import sklearn
 import torch
 
+from classifier.boosting import BINS
 from classifier.models import build_classifier, custom_source
 from classifier.train import fit_classifier
 from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
@@ -236,7 +237,7 @@ def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, r
              ) -> Judge:
     """Return the judge with these settings. Raises UserError if it cannot be built for the data."""
     if model.name == "boosting":
-        code = {"scikit-learn": sklearn.__version__}
+        code = {"scikit-learn": sklearn.__version__, "bins": BINS}
     else:
         length, channels = real.shape
         build_classifier(model, (length, channels * (2 if model.inputs == "values+mask" else 1)), real.num_classes)

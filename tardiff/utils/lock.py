@@ -47,7 +47,10 @@ def sole_writer(folder: str | Path) -> Iterator[None]:
     finally:
         _held.discard(place)
         if lock is not None:
-            (folder / LOCK).unlink(missing_ok=True)
+            # The folder may have been replaced meanwhile, and the new one be held by another command.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(lock), (folder / LOCK).stat()):
+                    (folder / LOCK).unlink()
             os.close(lock)
         with contextlib.suppress(OSError):  # Where it holds anything, it stays.
             for path in absent:
@@ -61,13 +64,11 @@ def _acquire(folder: Path) -> int | None:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+                lock = _open(path)
             except FileNotFoundError:  # The folder was removed as empty by a command that was refused.
                 continue
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EROFS):
-                    return None
-                raise
+        if lock is None:
+            return None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -90,6 +91,22 @@ def _acquire(folder: Path) -> int | None:
         os.ftruncate(lock, 0)
         os.write(lock, holder.encode(errors="replace"))
     return lock
+
+
+def _open(path: Path) -> int | None:
+    """Return the opened lock file, for reading alone where another user made it; None if the folder is not writable."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+    if not os.access(path.parent, os.W_OK):
+        return None
+    try:
+        return os.open(path, os.O_RDONLY)
+    except PermissionError:
+        raise UserError(f"{path}: is of another user and cannot be read, so it cannot be told whether that user writes "
+                        "the folder. Remove it if nobody does, or give another output folder.") from None
 
 
 def _holder(lock: int) -> str:

@@ -100,3 +100,12 @@ def test_probabilities_are_of_all_classes_and_better_than_chance():
     assert p.shape == (50, 3) and p.dtype == np.float64
     np.testing.assert_allclose(p.sum(axis=1), 1)
     assert (p.argmax(axis=1) == TEST[1]).mean() > 0.5
+
+
+@pytest.mark.parametrize("class_weighting", ["none", "balanced"])
+def test_a_class_without_a_training_row_has_probability_0(class_weighting):
+    x, y = TRAIN
+    kept = y != 1
+    p = fit((x[kept], y[kept]), class_weighting=class_weighting).predict(TEST[0])
+    assert p.shape == (50, 3) and (p[:, 1] == 0).all() and (p[:, [0, 2]] > 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1)

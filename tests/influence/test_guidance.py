@@ -135,6 +135,18 @@ def test_gradient_through_the_denoiser_is_the_pullback():
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("through_denoiser", [False, True])
+def test_unit_rms_is_of_the_channels_that_the_classifier_reads(through_denoiser):
+    """Beside them are masks, of which it knows nothing."""
+    task, weight = fitted_task("gru"), torch.randn(6, 6)
+    x_t = torch.cat([X, torch.ones_like(X)], dim=2).requires_grad_()
+    config = GuidanceConfig(unit_rms=True, through_denoiser=through_denoiser)
+    found = guidance_function(task, None, Y, config, num_channels=3)(x_t, x_t @ weight, 0)
+    assert found.shape == x_t.shape
+    assert torch.allclose(found[..., :3].pow(2).mean(dim=(1, 2)), torch.ones(len(X)), atol=1e-4)
+    assert (found[..., 3:] != 0).all() == through_denoiser
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_influence_scores_equal_the_loop(name):
     task, exact = fitted_task(name), fitted_task(name, double=True)

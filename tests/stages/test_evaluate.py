@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tardiff
 from tardiff.config import (
@@ -22,7 +23,7 @@ from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sets import guide_kinds, require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects, print_warnings
+from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 
@@ -225,6 +226,14 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
     assert kind.startswith("guided was guided by a classifier of the same kind as the judge gru:")
     print_warnings([row("gru", 0.51)], {"guided": ["timesnet"]})
     assert not capsys.readouterr().out
+
+
+def test_what_decides_the_fits_of_a_judge_is_in_its_recipe(real, monkeypatch):
+    """Or those of an earlier version would be read."""
+    model, cpu = ClassifierModelConfig(name="boosting"), torch.device("cpu")
+    recipe = judge_of(model, CONFIG.training, real, cpu).recipe
+    monkeypatch.setattr("tardiff.stages.evaluate.BINS", 255)
+    assert judge_of(model, CONFIG.training, real, cpu).recipe != recipe
 
 
 @pytest.mark.parametrize(("settings", "fault"), [

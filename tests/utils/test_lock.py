@@ -4,11 +4,13 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 
 import pytest
 
+from tardiff.utils import lock
 from tardiff.utils.checkpoint import atomic_path
 from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK, sole_writer
@@ -107,6 +109,60 @@ def test_a_folder_that_may_not_be_written_is_not_locked(tmp_path):
     with sole_writer(tmp_path):
         pass
     tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def of_another_user(monkeypatch):
+    """Refuse to open locks in a mode, as the system does with those that another user made."""
+    def refuse(*modes):
+        def opened(path, flags, mode=0o777):
+            if os.path.basename(path) == LOCK and flags & os.O_ACCMODE in modes:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return system_open(path, flags, mode)
+
+        system_open = os.open
+        monkeypatch.setattr(os, "open", opened)
+
+    return refuse
+
+
+def test_the_lock_of_another_user_holds(tmp_path, holder, of_another_user):
+    of_another_user(os.O_RDWR)
+    with pytest.raises(UserError, match="is being written by process"), sole_writer(tmp_path / "run"):
+        raise AssertionError("two writers")
+    holder[0].kill()
+    holder[0].join()
+    with sole_writer(tmp_path / "run"):
+        with pytest.raises(UserError):
+            hold_elsewhere(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def hold_elsewhere(folder):
+    """Hold a folder as another process would, which knows nothing of what this one holds."""
+    held = set(lock._held)
+    lock._held.clear()
+    try:
+        with sole_writer(folder):
+            pass
+    finally:
+        lock._held.update(held)
+
+
+def test_a_lock_that_cannot_be_read_is_told_of(tmp_path, holder, of_another_user):
+    of_another_user(os.O_RDWR, os.O_RDONLY)
+    with pytest.raises(UserError, match=r"run/\.lock: is of another user and cannot be read"):
+        with sole_writer(tmp_path / "run"):
+            raise AssertionError("two writers")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+
+
+def test_the_lock_of_a_folder_that_took_the_place_of_this_one_stays(tmp_path):
+    with sole_writer(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / LOCK).write_text("another command")
+    assert (tmp_path / "run" / LOCK).read_text() == "another command"
 
 
 def write_often(folder, name, refused):

@@ -270,6 +270,48 @@ class ClassifierConfig:
         yield from _unused_custom_model(self.model, [self.model.name])
 
 
+SUMMARY_MODELS = ("forest", "logistic")
+"""A random forest and a logistic regression on summaries of each channel: members of teachers alone."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Stage 2: the teacher, an ensemble of classifiers whose probabilities label synthetic series."""
+
+    data: str = setting("data/simulated", "Dataset folder.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    output: str = setting("runs/${name}/teacher", "Run folder.", semantic=False)
+    seed: int = setting(0, "Seed of the members and of the folds.", low=0, high=2**63 - 1)
+    device: str = setting("auto", DEVICE_TEXT, semantic=False)
+    workers: int | None = setting(
+        None, "Worker processes, each fitting one classifier at a time on one thread; null: one per CPU core, a single "
+              "one on a GPU.", low=1, semantic=False)
+    normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    members: list[dict[str, Any]] = setting(
+        [{"model": "gru", "seeds": 5}, {"model": "boosting", "seeds": 2}],
+        f"The ensemble, [{{model: NAME, seeds: NUMBER}}, ...]. NAME is one of {', '.join(ARCHITECTURES)}, "
+        f"{', '.join(SUMMARY_MODELS)}; each counts alike, whatever the number of its seeds.")
+    model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
+    training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        known = (*ARCHITECTURES, *SUMMARY_MODELS)
+        for member in self.members:
+            if member.keys() != {"model", "seeds"} or member["model"] not in known or not _is_count(member["seeds"]):
+                yield "members", (f"holds {member}; expected {{model: NAME, seeds: NUMBER}}, NAME one of "
+                                  f"{', '.join(known)}, and a whole number from 1 on.")
+                return
+        if not self.members or _has_repeats([member["model"] for member in self.members]):
+            yield "members", "must hold at least one model, and each once."
+        if any(member["model"] == "logistic" and member["seeds"] > 1 for member in self.members):
+            yield "members", "must give logistic one seed: its fit does not depend on it."
+        if self.model.name != ClassifierModelConfig.name:
+            yield "model.name", "has no effect: members names the models."
+        if self.model.inputs != "values":
+            yield "model.inputs", "is for judges: a teacher reads values alone, which every synthetic set has."
+        yield from _unused_custom_model(self.model, [member["model"] for member in self.members])
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """The reverse process."""
@@ -594,6 +636,10 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, (dict, list)):
         return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
     return [value] if isinstance(value, str) else []
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _has_repeats(values: list) -> bool:

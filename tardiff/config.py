@@ -400,6 +400,9 @@ class GenerationConfig:
     name: str = setting(STUDY, NAME_TEXT, semantic=False)
     base: str = setting("runs/${name}/base", "Run folder of the denoiser.", semantic=False)
     classifier: str = setting("runs/${name}/classifier", "Run folder of the classifier.", semantic=False)
+    teacher: str | None = setting(
+        None, "Run folder of a teacher, whose probability of each class is written beside the label of each series, as "
+              "p; null: none is.", semantic=False)
     output: str = setting("runs/${name}/synthetic/guided", "Folder of the synthetic dataset.", semantic=False)
     seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0,
                         high=2**63 - 1)
@@ -519,6 +522,9 @@ class ExperimentConfig:
     output: str = setting("runs/${name}", "Folder of all runs of the experiment.")
     base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].")
     classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.")
+    teacher: str | list[str] | None = setting(
+        None, "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; [] for "
+              "its defaults, null for none. Evaluate them with evaluation=[..., 'targets=[own, soft]'].")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
                              "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
@@ -587,7 +593,7 @@ class CompareConfig(ReportConfig):
     generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
-              "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
+              "itself, trained for each seed. Of its settings base, classifier, teacher and guidance count.", semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()

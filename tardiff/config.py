@@ -593,7 +593,8 @@ class CompareConfig(ReportConfig):
     generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
-              "itself, trained for each seed. Of its settings base, classifier, teacher and guidance count.", semantic=False)
+              "itself, trained for each seed. Of its settings base, classifier, teacher and guidance count.",
+        semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()

@@ -21,9 +21,9 @@ from types import ModuleType
 
 import numpy as np
 
-from data_preprocess import command, count_tables, windows
+from data_preprocess import count_tables, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://openneuro.org/datasets/ds004504"
@@ -39,8 +39,8 @@ PUBLISHED_PARTICIPANTS = {"participants, healthy": 29, "participants, frontotemp
 PUBLISHED = {"subjects": 88, "windows": 69_752}
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     mne = windows.signal_library("mne")
     subjects = read_participants(folder / "participants.tsv")
@@ -48,17 +48,15 @@ def preprocess(folder: Path, output: Path) -> None:
     labels = [subject.label for subject in subjects]
     count_tables.compare_with_published(PUBLISHED_PARTICIPANTS, {
         f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
-    members = windows.members_by_class_order(subjects, CUTS)
-    members = windows.leave_out_absent(members, files, ".set file in derivatives/")
-    windows.require_every_class(members, CLASSES, folder, f"Add the missing recordings from {SOURCE}.")
 
     def read(subject: Subject) -> tuple[list[str], np.ndarray]:
         parts = [windows.resample(read_recording(path, mne), RATE, NEW_RATE) for path in files[subject.name]]
         return CHANNELS, np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
 
-    channels, windows_by_subject = windows.read_subjects(members, read)
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
-        name="adftd", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
+    return windows.dataset_of_recordings(
+        windows.members_by_class_order(subjects, CUTS), files, ".set file in derivatives/", folder,
+        f"Add the missing recordings from {SOURCE}.", read, PUBLISHED, Metadata(
+        name="adftd", channels=[], units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"ADFTD, OpenNeuro ds004504, {SOURCE}", licence="CC0", cohort={"window": LENGTH, "cuts": list(CUTS)}))
 
 
@@ -110,10 +108,7 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("adftd", __doc__, prog, "folder with participants.tsv and derivatives/",
-                                   "data/adftd")
-    command.run(parser, arguments, lambda options: Path("data", "adftd"),
-                lambda options: preprocess(options.input, options.output))
+    windows.convert("adftd", __doc__, prog, "folder with participants.tsv and derivatives/", arguments, preprocess)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
-from data_preprocess import command, windows
+from data_preprocess import windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://osf.io/jbysn"
@@ -46,31 +46,29 @@ PUBLISHED = {
 }
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     files = find_files(folder)
     everyone = [Subject(f"preproctrials{number:02d}", number, int(number in ALZHEIMER)) for number in range(1, 24)]
-    members = windows.members_by_number(everyone, NUMBERS)
-    members = windows.leave_out_absent(members, files, ".mat file")
-    windows.require_every_class(members, CLASSES, folder, f"Add the missing files from {SOURCE}.")
 
     def read(subject: Subject) -> tuple[list[str], np.ndarray]:
-        channels, epochs = read_epochs(files[subject.name])
+        channels, epochs = read_epochs(*files[subject.name])
         return channels, np.concatenate([windows.strided_windows(epoch, LENGTH, STRIDE) for epoch in epochs])
 
-    channels, windows_by_subject = windows.read_subjects(members, read)
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
-        name="apava", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{RATE} s",
+    return windows.dataset_of_recordings(
+        windows.members_by_number(everyone, NUMBERS), files, ".mat file", folder,
+        f"Add the missing files from {SOURCE}.", read, PUBLISHED, Metadata(
+        name="apava", channels=[], units=[], classes=CLASSES, sampling_interval=f"1/{RATE} s",
         source=f"APAVA, {SOURCE}", licence=f"see {SOURCE}", cohort={"window": LENGTH, "stride": STRIDE}))
 
 
-def find_files(folder: Path) -> dict[str, Path]:
+def find_files(folder: Path) -> dict[str, list[Path]]:
     """Return the file of each participant by its name, `preproctrials01` to `preproctrials23`.
 
     Raises UserError if there is none, if a number is unknown, or if it occurs twice.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*.mat")):
         match = re.fullmatch(r"preproctrials(\d+)\.mat", path.name)
         if match is None:
@@ -81,8 +79,9 @@ def find_files(folder: Path) -> dict[str, Path]:
                             "are known. Remove the file.")
         name = f"preproctrials{number:02d}"
         if name in files:
-            raise UserError(f"{path}: participant {number} occurs twice, also as {files[name].name}. Keep one of them.")
-        files[name] = path
+            raise UserError(f"{path}: participant {number} occurs twice, also as {files[name][0].name}. Keep "
+                            "one of them.")
+        files[name] = [path]
     if not files:
         raise UserError(f"{folder}: no file found. Expected preproctrials01.mat to preproctrials23.mat from {SOURCE}.")
     return files
@@ -116,10 +115,8 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat",
-                                   "data/apava")
-    command.run(parser, arguments, lambda options: Path("data", "apava"),
-                lambda options: preprocess(options.input, options.output))
+    windows.convert("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat", arguments,
+                    preprocess)
 
 
 if __name__ == "__main__":

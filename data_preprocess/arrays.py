@@ -22,7 +22,9 @@ Decisions:
   refused: published archives hold some, and their given splits are what results are compared on.
 - A subject in two given splits is refused, and so are subjects of some splits only, which could not be compared.
 - A value that is NaN or that a mask marks as unobserved is filled only where --impute says how; NaN without a mask is
-  refused else. Infinite values are always refused.
+  refused else. --missing and --range make values missing. Infinite values are always refused.
+- The order of axes cannot be seen: where --channels-first or --channels-last does not tell it, more channels than steps
+  are refused.
 """
 
 from __future__ import annotations
@@ -42,24 +44,24 @@ from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS
+from tardiff.utils.checkpoint import DAMAGED_ARRAYS, open_arrays
 from tardiff.utils.errors import UserError
 
 SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
 WHOLE = "whole"
 
 
-def preprocess(options: argparse.Namespace) -> None:
-    """Read the parts, split them where no split is given, and write the dataset.
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Read the parts and split them where no split is given; return the splits and their description.
 
-    options: those of the command line. Raises UserError before anything is written.
+    options: those of the command line. Raises UserError.
     """
     what = str(options.input)
     if options.interval and interval_seconds(options.interval) is None:
         raise UserError(f"--interval {options.interval}: expected a time such as 10 ms, 1/256 s or 1 h.")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
-        parts = {name: read_part(files, options.channels_first, options.impute is not None)
-                 for name, files in find_parts(options.input).items()}
+        found = find_parts(options.input)
+        parts = {name: read_part(files, options.channels_first) for name, files in found.items()}
     shapes = {name: part.x.shape[1:] for name, part in parts.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(f"{what}: splits differ in (length, channels): {shapes}.")
@@ -68,24 +70,29 @@ def preprocess(options: argparse.Namespace) -> None:
         raise UserError(f"{what}: {' and '.join(anonymous)} without subjects, while the other splits have them, so "
                         "that nobody can tell whether a subject is in two. Give the array subject in every split or "
                         "in none.")
-    num_channels = next(iter(parts.values())).x.shape[2]
-    channels, units = own_data.channel_names(options.channels, options.units,
-                                             [f"channel {number}" for number in range(1, num_channels + 1)], what)
+    length, num_channels = next(iter(shapes.values()))
+    print(f"{sum(map(len, parts.values())):,} series of {length:,} steps x {num_channels:,} channels\n")
+    channels = own_data.channels_of([f"channel {number}" for number in range(1, num_channels + 1)], options.channels,
+                                    options, what)
+    parts = {name: without_missing(part, channels, options, found[name][0]) for name, part in parts.items()}
     labels = np.concatenate([own_data.label_texts(part.y, what) for part in parts.values()])
-    y, classes = own_data.encode_labels(labels, options.classes, what)
+    kept = own_data.of_kept_classes(labels, options.drop_class, what)
+    y = np.full(len(labels), -1)
+    y[kept], classes = own_data.encode_labels(labels[kept], options.classes, what)
     starts = np.cumsum([len(part) for part in parts.values()])[:-1]
-    parts = {name: replace(part, y=labels)
+    parts = {name: replace(part, y=labels)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
     imputation = None
     if options.impute is not None:
-        splits, imputation = grid.fill_gaps(splits, options.impute,
-                                         [grid.Vital(name, "", -np.inf, np.inf) for name in channels])
-    meta = Metadata(name=options.name or options.output.name, channels=channels, units=units, classes=classes,
-                    sampling_interval=options.interval, source=options.input.name, licence=options.licence,
-                    cohort=cohort, imputation=imputation,
+        splits, imputation = grid.fill_gaps(splits, options.impute, channels)
+    own_data.warn_of_extremes(splits, channels)
+    cohort |= {"channels": grid.summarize_channels(splits, channels)}
+    meta = Metadata(name=options.name or options.output.name, channels=[channel.name for channel in channels],
+                    units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.interval,
+                    source=options.input.name, licence=options.licence, cohort=cohort, imputation=imputation,
                     positive=own_data.positive_class(options.positive, classes))
-    own_data.write(options.output, splits, meta, "series")
+    return own_data.dataset_of(splits, meta, "series")
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
@@ -135,8 +142,10 @@ def words(path: Path) -> list[str]:
     return re.split(r"[^a-z]+", path.stem.lower())
 
 
-def read_part(files: Sequence[Path], channels_first: bool, gaps_allowed: bool) -> Split:
+def read_part(files: Sequence[Path], channels_first: bool | None) -> Split:
     """Read one part: x (N, L, C) float32, y (N,) as it stands in the file, subject and mask or None.
+
+    channels_first: None where it is not told.
 
     Raises UserError that names the file and the first row at fault.
     """
@@ -153,7 +162,6 @@ def read_part(files: Sequence[Path], channels_first: bool, gaps_allowed: bool) -
         else:
             arrays = read_tuple(path)
         part = part_of(arrays, channels_first, path)
-    part = unobserved_as_nan(part, gaps_allowed, path)
     if len(part) == 0 or part.x.shape[1] == 0:
         raise UserError(f"{path}: empty, x is {part.x.shape}. Expected at least one series with at least one step.")
     return part
@@ -197,7 +205,7 @@ def read_tuple(path: Path) -> dict[str, np.ndarray]:
 def load(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
     """Open an `.npy` or `.npz` file without pickle. Raises UserError if it is damaged or holds Python objects."""
     with readable(path):
-        return np.load(path, allow_pickle=False)
+        return open_arrays(path)
 
 
 @contextmanager
@@ -205,13 +213,13 @@ def readable(path: Path) -> Iterator[None]:
     """Turn what numpy raises on a bad file inside the block into a UserError."""
     try:
         yield
-    except (*DAMAGED_ARRAYS, MemoryError) as error:
+    except DAMAGED_ARRAYS as error:
         reason = "it holds Python objects, which are never loaded" if "pickle" in str(error).lower() else error
         raise UserError(f"{path}: cannot be read as numpy arrays ({reason}). Save plain arrays with numpy.save or "
                         "numpy.savez.") from None
 
 
-def part_of(arrays: dict[str, np.ndarray], channels_first: bool, path: Path) -> Split:
+def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Path) -> Split:
     """Check the shapes and types of the arrays of one part and bring them to (N, L, C). Raises UserError."""
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
@@ -220,6 +228,9 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool, path: Path) -> 
     subject, mask = arrays.get("subject"), arrays.get("mask")
     if x.dtype.kind not in "fiub" or x.ndim not in (2, 3):
         raise UserError(f"{path}: array x is {x.shape} {x.dtype}; expected numbers of shape (N, L, C) or (N, L).")
+    if channels_first is None and x.ndim == 3 and x.shape[2] > x.shape[1]:
+        raise UserError(f"{path}: array x is {x.shape}, that is {x.shape[1]:,} steps of {x.shape[2]:,} channels. If "
+                        "its axes are (N, C, L), give --channels-first, if they are (N, L, C), --channels-last.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     for name, array in (("y", y), ("subject", subject)):
@@ -241,33 +252,45 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool, path: Path) -> 
                  None if p is None else p.astype(np.float32))
 
 
-def in_order(array: np.ndarray, channels_first: bool) -> np.ndarray:
+def in_order(array: np.ndarray, channels_first: bool | None) -> np.ndarray:
     """Bring (N, L), (N, L, C) or, channels first, (N, C, L) to (N, L, C)."""
     if array.ndim == 2:
         return array[:, :, None]
     return array.transpose(0, 2, 1) if channels_first else array
 
 
-def unobserved_as_nan(part: Split, gaps_allowed: bool, path: Path) -> Split:
-    """Set what the mask marks as unobserved to NaN where gaps will be filled; where not, refuse NaN that is observed.
+def without_missing(part: Split, channels: Sequence[own_data.Channel], options: argparse.Namespace,
+                    path: Path) -> Split:
+    """Set to NaN what will be filled: values that the mask marks as unobserved, that --missing names, or outside a
+    --range.
 
-    Raises UserError naming the first row, step and channel at fault, numbered from 0 as numpy does.
+    Where nothing is filled, NaN that is observed is refused. Raises UserError naming the first row, step and channel at
+    fault, numbered from 0 as numpy does.
     """
     unobserved = np.zeros(part.x.shape, dtype=bool) if part.mask is None else ~part.mask
-    bad = np.isinf(part.x) if gaps_allowed else np.isinf(part.x) | (np.isnan(part.x) & ~unobserved)
+    low, high = (np.array([getattr(channel, bound) for channel in channels]) for bound in ("low", "high"))
+    missing = np.isin(part.x, np.array(options.missing, dtype=np.float32)) | (part.x < low) | (part.x > high)
+    gaps_allowed = options.impute is not None
+    bad = np.isinf(part.x) if gaps_allowed else np.isinf(part.x) | ((np.isnan(part.x) | missing) & ~unobserved)
     if bad.any():
         row, step, channel = np.argwhere(bad)[0]
-        advice = "" if gaps_allowed else "; where it means a missing value, give --impute forward, linear or median"
-        raise UserError(f"{path}: x at row {row}, step {step}, channel {channel} is {part.x[row, step, channel]}, not "
-                        f"a finite number in float32 ({int(bad.any(axis=(1, 2)).sum())} such rows){advice}.")
-    return replace(part, x=np.where(unobserved, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
+        value = part.x[row, step, channel]
+        fault = "which is to be missing" if np.isfinite(value) else "not a finite number in float32"
+        advice = "" if gaps_allowed else "; to fill missing values, give --impute forward, linear or median"
+        raise UserError(f"{path}: x at row {row}, step {step}, channel {channel} is {value}, {fault} "
+                        f"({int(bad.any(axis=(1, 2)).sum())} such rows){advice}.")
+    return replace(part, x=np.where(unobserved | missing, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
     parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below",
                                    "data/<input>")
-    parser.add_argument("--channels-first", action="store_true", help="arrays of .npy, .npz and .pkl are (N, C, L)")
+    axes = parser.add_mutually_exclusive_group()
+    axes.add_argument("--channels-first", action="store_true", default=None,
+                      help="arrays of .npy, .npz and .pkl are (N, C, L)")
+    axes.add_argument("--channels-last", action="store_false", dest="channels_first",
+                      help="they are (N, L, C) (default, where there are not more channels than steps)")
     parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the "
                         "training median; the median also where a series has none (default: missing values are "
                         "refused)")

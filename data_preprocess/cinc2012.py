@@ -26,18 +26,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://physionet.org/content/challenge-2012/1.0.0/"
 SET_NAMES = ("a", "b", "c")
 OUTCOMES_HEADER = "RecordID,SAPS-I,SOFA,Length_of_stay,Survival,In-hospital_death"
 AGAIN = f"Download it again from {SOURCE}."
+LARGEST_RECORD, LARGEST_SET = 1 << 20, 1 << 30  # in bytes; the published records have up to 40 kB, 4,000 a set
 
 # Parameters of the challenge -> (channel, choice): a later choice only fills hours without an earlier one.
 PARAMETERS = {
@@ -81,11 +83,11 @@ class StaySet:
     attrition: dict[str, int]
 
 
-def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: Sequence[str] | None,
-               ratios: Sequence[float], seed: int) -> None:
-    """Read the sets, print where every stay and row went, and write the dataset.
+def preprocess(folder: Path, label_name: str, hours: int, names: Sequence[str] | None, ratios: Sequence[float],
+               seed: int) -> tuple[dict[str, Split], Metadata]:
+    """Read the sets and print where every stay and row went; return the splits and their description.
 
-    names: sets to read, or None for those found in `folder`. Raises UserError before anything is written.
+    names: sets to read, or None for those found in `folder`. Raises UserError.
     """
     label = LABELS[label_name]
     sets = {f"set-{name}": read_set(source, hours, label) for name, source in find_sets(folder, names).items()}
@@ -98,7 +100,7 @@ def preprocess(folder: Path, output: Path, label_name: str, hours: int, names: S
     records, repeats = np.unique(subject, return_counts=True)
     if repeats.max(initial=0) > 1:
         raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
-    grid.write_stays(output, x, y, subject, ratios, seed, Metadata(
+    return grid.dataset_of_stays(x, y, subject, ratios, seed, Metadata(
         name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
         licence="ODC-BY 1.0",
@@ -170,11 +172,16 @@ def read_records(source: Path) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     of `time`, `parameter` and `value` (categorical, as few texts are distinct) and `stay`, the position of the stay.
     Raises UserError on an archive that is damaged or incomplete and on a file that is not a record.
     """
-    records = []
+    records, size = [], 0
     try:
-        for name, content in iterate_files(source):
+        for name, stream in iterate_files(source):
             path = PurePosixPath(name)
             if path.suffix == ".txt" and path.stem.isdecimal():
+                content = stream.read(LARGEST_RECORD + 1)
+                size += len(content)
+                if len(content) > LARGEST_RECORD or size > LARGEST_SET:
+                    raise UserError(f"{source}: {name}: larger than any record of the challenge, or the set is (read "
+                                    f"are records up to {LARGEST_RECORD:,} bytes, sets up to {LARGEST_SET:,}). {AGAIN}")
                 records.append((int(path.stem), f"{source}: {name}", *record_body(content, f"{source}: {name}")))
     except (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(f"{source}: cannot be read ({error}). It is damaged, incomplete, or a web page in place of the "
@@ -189,21 +196,23 @@ def read_records(source: Path) -> tuple[list[str], np.ndarray, pd.DataFrame]:
     return list(files), np.array(ids, dtype=np.int64), rows
 
 
-def iterate_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the content of each file of a folder, a .zip or a .tar.gz, which is streamed."""
+def iterate_files(source: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """Yield the name and the stream of each file of a folder, a .zip or a .tar.gz, which is streamed."""
     if source.is_dir():
         for path in sorted(source.glob("*.txt")):
-            yield path.name, path.read_bytes()
+            with open(path, "rb") as stream:
+                yield path.name, stream
     elif source.suffix == ".zip":
         with zipfile.ZipFile(source) as archive:
             for name in archive.namelist():
-                yield name, archive.read(name)
+                with archive.open(name) as stream:
+                    yield name, stream
     else:
         with gzip.open(source) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     if member.isfile():
-                        yield member.name, archive.extractfile(member).read()
+                        yield member.name, archive.extractfile(member)
             while stream.read(1 << 20):  # to the checksum at the end, which tells an incomplete download
                 pass
 
@@ -275,7 +284,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     command.add_split_options(parser)
     command.run(
         parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"),
-        lambda options: preprocess(options.input, options.output, options.label, options.hours, options.sets,
+        lambda options: preprocess(options.input, options.label, options.hours, options.sets,
                                    options.ratios, options.seed))
 
 

@@ -4,16 +4,17 @@ and the writing of its dataset."""
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_metadata, write_dataset
-from tardiff.data.splits import check_ratios
-from tardiff.utils.checkpoint import require_folder
+from tardiff.data.format import Metadata, Split, absent_classes, check_splits, require_replaceable, write_dataset
+from tardiff.data.splits import check_ratios, halve_validation
+from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
-
-DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 
 
 def source_parser(module: str, docstring: str, prog: str | None, files: str,
@@ -28,6 +29,7 @@ def source_parser(module: str, docstring: str, prog: str | None, files: str,
     title, _, details = docstring.replace(run_as_module, prog).partition("\n")
     parser = argparse.ArgumentParser(prog=prog, description=title, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.set_defaults(source=module)
     parser.add_argument("--input", type=Path, required=True, help=files)
     parser.add_argument("--output", type=Path, help=f"dataset folder to write (default: {default_output})")
     return parser
@@ -40,32 +42,10 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
 
 
-def require_replaceable(output: Path, source: str | None = None) -> None:
-    """Raise UserError if the folder holds anything but a dataset of this source, as `meta.json` names it.
-
-    source: None where it is not known yet; a dataset of any passes.
-    """
-    require_folder(output)
-    files = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
-    advice = "Give another folder as --output, or delete this one first."
-    if not files <= DATASET_FILES:
-        raise UserError(f"{output}: holds files that no source of data makes. {advice}")
-    # A run that is killed while it writes leaves splits without meta.json.
-    found = read_metadata(output / "meta.json").source if "meta.json" in files else source
-    if source not in (None, found):
-        raise UserError(f"{output}: holds a dataset of '{found}', not of '{source}'. {advice}")
-
-
-def write(output: Path, splits: dict[str, Split], meta: Metadata) -> None:
-    """Write the dataset, in the place of one of the same source alone. Raises UserError before anything is written."""
-    require_replaceable(output, meta.source)
-    write_dataset(output, splits, meta)
-    print(f"written to {output}")
-
-
 def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default_output: Callable[..., Path],
-        preprocess: Callable[[argparse.Namespace], None]) -> None:
-    """Parse the arguments, check the output folder, the ratios and the seed before any reading, and run `preprocess`.
+        preprocess: Callable[[argparse.Namespace], tuple[dict[str, Split], Metadata]]) -> None:
+    """Parse the arguments, check the output folder, the ratios and the seed before any reading, and write the dataset
+    that `preprocess` makes.
 
     default_output: from the options, the folder to write where `--output` is not given. A user's mistake is printed
     as one message, exit code 2.
@@ -74,12 +54,44 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
     options.output = options.output or default_output(options)
 
     def checked() -> None:
-        require_replaceable(options.output)
-        if options.output.resolve() == options.input.resolve():
-            raise UserError(f"{options.output}: is the input. Give another folder as --output.")
+        made_by = arguments_of(options)
+        require_replaceable(options.output, "command", made_by)
         if "ratios" in options:
             check_ratios(options.ratios, options.seed)
+        require_plain_files(options.input)
         with sole_writer(options.output):
-            preprocess(options)
+            splits, meta = preprocess(options)
+            check_splits(options.output, splits, meta)
+            warn_of_absent_classes(splits, meta)
+            with atomic_folder(options.output) as folder:
+                write_dataset(folder, splits, replace(meta, cohort={**meta.cohort, "command": made_by}))
+        print(f"written to {options.output}")
 
     exit_on_user_error(checked)
+
+
+def require_plain_files(source: Path) -> None:
+    """Raise UserError if there is a named pipe among the files of the input, whose reading would never end."""
+    for path in [source, *source.rglob("*")]:
+        if path.is_fifo():
+            raise UserError(f"{path}: a named pipe; expected a file. Save what it delivers, or remove it.")
+
+
+def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides a dataset, for `meta.json`: the source and its options, with whole paths."""
+    plain = {Path: lambda path: str(path.resolve()), tuple: list}
+    return {name: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
+            for name, value in vars(options).items() if name not in ("output", "memory_limit")}
+
+
+def warn_of_absent_classes(splits: dict[str, Split], meta: Metadata) -> None:
+    """Warn on stderr of classes without a row in the selection half of val, which the later stages refuse."""
+    if "val" not in splits:
+        return
+    try:
+        faults = absent_classes(halve_validation(splits["val"])[1], meta, "the selection half of val")
+    except UserError as error:
+        faults = [str(error)]
+    for fault in faults:
+        print(f"warning: {fault} Classifiers cannot be trained and scored so: give val a larger share, or leave rare "
+              "classes out (arrays and tables: --drop-class).", file=sys.stderr)

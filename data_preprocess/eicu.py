@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid, icu, query
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 STEP_MINUTES = 5
@@ -75,10 +76,10 @@ COHORTS = {
 }
 
 
-def preprocess(options: argparse.Namespace) -> None:
-    """Read the tables, print where every stay and row went, and write the dataset.
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Read the tables and print where every stay and row went; return the splits and their description.
 
-    Raises UserError before anything is written.
+    Raises UserError.
     """
     classes = icu.class_names(options.label, options.days)
     cohort = COHORTS[options.cohort]
@@ -99,8 +100,9 @@ def preprocess(options: argparse.Namespace) -> None:
     count_tables.print_attrition({edition.title: attrition})
     cohort_counts = cohort.published if edition is FULL else {}
     count_tables.compare_with_published({**edition.published, **cohort_counts}, attrition)
-    icu.write_stays(options, "eicu", x, stays, "uniquepid", VITALS, edition, classes, f"{STEP_MINUTES} minutes",
-                    {"minutes": [cohort.start, END_MINUTE], "attrition": {edition.title: attrition}})
+    return icu.dataset_of_stays(
+        options, "eicu", x, stays, "uniquepid", VITALS, edition, classes, f"{STEP_MINUTES} minutes",
+        {"minutes": [cohort.start, END_MINUTE], "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float

@@ -2,23 +2,25 @@
 
 The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
 one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), tell what each channel
-holds (`summarize_channels`), and write (`write_stays`).
+holds (`summarize_channels`), and put together (`dataset_of_stays`).
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import Imputation
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
+
+QUANTILES = {"minimum": 0.0, "0.1 %": 0.001, "50 %": 0.5, "99.9 %": 0.999, "maximum": 1.0}
+MOST_PRINTED = 50  # channels
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndar
     """
     unobserved = np.isnan(x).all(axis=(0, 1))
     if unobserved.any():
+        others = shlex.join(vital.name for vital, absent in zip(vitals, unobserved, strict=True) if not absent)
         raise UserError(f"channel {vitals[unobserved.argmax()].name} has no valid value in the training split, so its "
-                        "gaps cannot be filled. Give more stays, or larger --ratios for training.")
+                        f"gaps cannot be filled. Leave it out (tables: --channels {others}), or give more series with "
+                        "a value of it.")
     return np.nanmedian(x, axis=(0, 1)).astype(np.float32)
 
 
@@ -142,24 +146,36 @@ def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: 
     return fill_gaps(splits, "forward", vitals)
 
 
-def summarize_channels(splits: Mapping[str, Split], medians: Sequence[float], vitals: Sequence[Vital] = VITALS) -> dict:
-    """Print each channel's valid range, share of observed cells over all splits and training median (C,), and return
-    them for `meta.json`."""
-    observed = np.concatenate([split.mask for split in splits.values()]).mean(axis=(0, 1)).tolist()
-    channels = {vital.name: {"valid_range": vital.valid_range, "observed": share, "train_median": median}
-                for vital, share, median in zip(vitals, observed, medians, strict=True)}
-    print_table([["channel", "valid range", "observed cells", "training median"],
-                 *([name, entry["valid_range"], f"{entry['observed']:.1%}", f"{entry['train_median']:.1f}"]
-                   for name, entry in channels.items())])
-    return channels
+def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:
+    """Return all observed values (R,) float32 of a channel, which is given by its position; one NaN where there is
+    none."""
+    values = np.concatenate([split.x[..., channel][~np.isnan(split.x[..., channel]) if split.mask is None
+                                                 else split.mask[..., channel]] for split in splits.values()])
+    return values if len(values) else np.full(1, np.nan, dtype=np.float32)
 
 
-def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
-                meta: Metadata, vitals: Sequence[Vital] = VITALS) -> None:
-    """Split the stays, fill their gaps, print what they hold, and write the dataset.
+def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VITALS) -> dict:
+    """Print each channel's valid range, share of observed cells and quantiles over all splits, and return the first two
+    and the training median for `meta.json`."""
+    cells = sum(split.x[..., 0].size for split in splits.values())
+    values = [observed_values(splits, channel) for channel in range(len(vitals))]
+    print_table([["channel", "valid range", "observed cells", *QUANTILES],
+                 *([vital.name, vital.valid_range, f"{len(own) / cells:.1%}",
+                    *(f"{value:.5g}" for value in np.quantile(own, list(QUANTILES.values())))]
+                   for vital, own in zip(vitals[:MOST_PRINTED], values, strict=False))])
+    if len(vitals) > MOST_PRINTED:
+        print(f"... and {len(vitals) - MOST_PRINTED:,} more channels\n")
+    return {vital.name: {"valid_range": vital.valid_range, "observed": len(own) / cells,
+                         "train_median": float(np.median(observed_values({"train": splits["train"]}, channel)))}
+            for channel, (vital, own) in enumerate(zip(vitals, values, strict=True))}
+
+
+def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
+                     meta: Metadata, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Metadata]:
+    """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
 
     x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found
-    here, which joins its `cohort`. Raises UserError before anything is written, also where no stay is left.
+    here, which joins its `cohort`. Raises UserError where no stay is left.
     """
     if len(subject) == 0:
         raise UserError("no stay is left; the table above says where they went.")
@@ -167,7 +183,7 @@ def write_stays(output: Path, x: np.ndarray, y: np.ndarray, subject: np.ndarray,
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,
-        "channels": summarize_channels(splits, imputation.medians, vitals),
+        "channels": summarize_channels(splits, vitals),
         "splits": summarize_splits(splits, meta, "stays"),
     }
-    command.write(output, splits, replace(meta, cohort=cohort, imputation=imputation))
+    return splits, replace(meta, cohort=cohort, imputation=imputation)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, grid, query
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 # Label -> what a dataset of it is called.
@@ -85,13 +85,13 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
     return table.set_index(key).loc[wanted].set_index(wanted.index)
 
 
-def write_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, patient: str,
-                vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
-                cohort: dict) -> None:
-    """Split the stays by patient and write them: x (N, L, C) float32 with NaN, `stays` with the columns y and patient.
+def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, patient: str,
+                     vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
+                     cohort: dict) -> tuple[dict[str, Split], Metadata]:
+    """Split the stays by patient; return the splits and their description.
 
-    patient: the name of that column. cohort: what `meta.json` says of the stays beside the rule and the label. Raises
-    UserError as `grid.write_stays` does.
+    x (N, L, C) float32 with NaN, `stays` with the columns y and patient. patient: the name of that column. cohort: what
+    `meta.json` says of the stays beside the rule and the label. Raises UserError as `grid.dataset_of_stays` does.
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
@@ -100,5 +100,5 @@ def write_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: 
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
         source=f"{edition.title}, {edition.url}", licence=edition.licence,
         cohort={"rule": options.cohort, "label": classes[1], **cohort})
-    grid.write_stays(options.output, x, stays["y"].to_numpy(np.int64), subject, options.ratios, options.seed, meta,
-                     vitals)
+    return grid.dataset_of_stays(x, stays["y"].to_numpy(np.int64), subject, options.ratios, options.seed, meta,
+                                 vitals)

@@ -41,6 +41,7 @@ import numpy as np
 import pandas as pd
 
 from data_preprocess import command, count_tables, grid, icu, query
+from tardiff.data.format import Metadata, Split
 
 HOURS = 24
 CHANNELS = [vital.name for vital in grid.VITALS]
@@ -70,10 +71,10 @@ DEMO = icu.Edition("MIMIC-III Demo v1.4", "https://physionet.org/content/mimicii
 TIMEDIFF = {"stays kept": 26_150, "deaths in 100 stays": 8}  # 1,680 of the 20,920 training stays
 
 
-def preprocess(options: argparse.Namespace) -> None:
-    """Read the tables, print where every stay and row went, and write the dataset.
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
+    """Read the tables and print where every stay and row went; return the splits and their description.
 
-    Raises UserError before anything is written.
+    Raises UserError.
     """
     classes = icu.class_names(options.label, options.days)
     with query.open_engine(options.memory_limit, options.output) as connection:
@@ -97,8 +98,8 @@ def preprocess(options: argparse.Namespace) -> None:
     share = round(100 * attrition["deaths among them"] / max(attrition["stays kept"], 1))
     observed = {**attrition, "deaths in 100 stays": share}
     count_tables.compare_with_published({**edition.published, **timediff_counts}, observed)
-    icu.write_stays(options, "mimic3", x[kept], stays[kept], "subject_id", grid.VITALS, edition, classes, "1 hour",
-                    {"hours": HOURS, "attrition": {edition.title: attrition}})
+    return icu.dataset_of_stays(options, "mimic3", x[kept], stays[kept], "subject_id", grid.VITALS, edition, classes,
+                                "1 hour", {"hours": HOURS, "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float

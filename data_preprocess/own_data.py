@@ -8,13 +8,12 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command, count_tables
+from data_preprocess import command, count_tables, grid
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.errors import UserError
@@ -29,11 +28,60 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help="the labels in the order of the classes, LABEL=NAME to give one another name (default: "
                         "the labels, sorted)")
+    parser.add_argument("--drop-class", nargs="+", default=[], metavar="LABEL",
+                        help="leave out all rows with these labels")
     parser.add_argument("--positive", metavar="NAME",
                         help="class that AUPRC and F1 are of (default: the rarest of the training split)")
+    parser.add_argument("--missing", nargs="+", type=float, default=[], metavar="VALUE",
+                        help="numbers that stand for a missing value, such as -999")
+    parser.add_argument("--range", action="append", default=[], metavar="CHANNEL=LOW:HIGH",
+                        help="drop values of a channel outside this closed interval; may be repeated")
     parser.add_argument("--units", nargs="+", metavar="UNIT", help="unit of each channel, in order (default: unknown)")
     parser.add_argument("--name", help="name of the dataset (default: that of the output folder)")
     parser.add_argument("--licence", default="", help="licence of the data, for meta.json")
+
+
+@dataclass(frozen=True)
+class Channel(grid.Vital):
+    """A variable with the closed interval of its valid values."""
+
+    includes_high: bool = True
+    includes_low: bool = True
+
+    @property
+    def valid_range(self) -> str:
+        """The range as text."""
+        return super().valid_range if np.isfinite((self.low, self.high)).any() else "any"
+
+
+def channels_of(found: Sequence[str], names: Sequence[str] | None, options: argparse.Namespace,
+                what: str) -> list[Channel]:
+    """Return the channels, called as `names` says or as they are found, with their units and the intervals of each
+    --range.
+
+    Raises UserError on a wrong number of names or units, and on a --range that is none. what: where they are from.
+    """
+    for option, given in (("--channels", names), ("--units", options.units)):
+        if given is not None and len(given) != len(found):
+            raise UserError(f"{what}: {len(found)} channels, but {option} has {len(given)} entries.")
+    names = names or found
+    intervals = dict(parse_range(text, names) for text in options.range)
+    return [Channel(name, unit, *intervals.get(name, (-np.inf, np.inf)))
+            for name, unit in zip(names, options.units or ["unknown"] * len(found), strict=True)]
+
+
+def parse_range(text: str, names: Sequence[str]) -> tuple[str, tuple[float, float]]:
+    """Return the channel and the bounds of a --range. Raises UserError if it is none."""
+    channel, _, bounds = text.rpartition("=")
+    parts = re.fullmatch(r"(-?[\d.]+(?:[eE]-?\d+)?):(-?[\d.]+(?:[eE]-?\d+)?)", bounds)
+    try:
+        low, high = map(float, parts.groups() if parts else ())
+    except ValueError:
+        low, high = 0.0, 0.0
+    if channel not in names or not low < high:
+        raise UserError(f"--range {text}: expected CHANNEL=LOW:HIGH with LOW < HIGH and one of the channels "
+                        f"{listed(names)}.")
+    return channel, (low, high)
 
 
 def label_texts(labels: np.ndarray, what: str) -> np.ndarray:
@@ -45,6 +93,16 @@ def label_texts(labels: np.ndarray, what: str) -> np.ndarray:
         refuse_fractions(labels, what)
         return np.array([str(int(label)) for label in labels])
     return (labels.astype(np.int64) if labels.dtype.kind == "b" else labels).astype(str)
+
+
+def of_kept_classes(labels: np.ndarray, dropped: Sequence[str], what: str) -> np.ndarray:
+    """Tell which labels (N,) text are not among those of --drop-class: (N,) bool. Raises UserError if one of those is
+    nowhere."""
+    for label in dropped:
+        if label not in labels:
+            raise UserError(f"{what}: --drop-class: '{label}' is no label; the labels are "
+                            f"{listed(np.unique(labels).tolist())}.")
+    return ~np.isin(labels, dropped)
 
 
 def refuse_fractions(numbers: np.ndarray, what: str) -> None:
@@ -65,7 +123,8 @@ def encode_labels(labels: np.ndarray, given: Sequence[str] | None, what: str) ->
     """
     found, y = np.unique(labels, return_inverse=True)
     if len(found) < 2:
-        raise UserError(f"{what}: every row has the label '{found[0]}'; expected at least 2 classes.")
+        state = f"every row has the label '{found[0]}'" if len(found) else "no row is left"
+        raise UserError(f"{what}: {state}; expected at least 2 classes.")
     names = shown_labels(found.tolist(), what)
     if given is not None:
         shown, names = names, dict(named_label(entry.strip(), names, what) for entry in given)
@@ -119,16 +178,6 @@ def listed(labels: Sequence[str]) -> str:
     return ", ".join([*labels[:10], *["..."] * (len(labels) > 10)])
 
 
-def channel_names(names: Sequence[str] | None, units: Sequence[str] | None, found: Sequence[str],
-                  what: str) -> tuple[list[str], list[str]]:
-    """Return the names and units of the channels, by default those found and 'unknown'. Raises UserError on a wrong
-    number."""
-    for option, given in (("--channels", names), ("--units", units)):
-        if given is not None and len(given) != len(found):
-            raise UserError(f"{what}: {len(found)} channels, but {option} has {len(given)} entries.")
-    return list(names or found), list(units or ["unknown"] * len(found))
-
-
 def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict[str, Split]:
     """Return given splits; where val is not among them, this share of train becomes it, by subject, stratified.
 
@@ -137,6 +186,28 @@ def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict
     if "val" in splits:
         return dict(splits)
     return {**splits, **split_by_subject(splits["train"], {"train": 1 - share, "val": share}, seed)}
+
+
+def warn_of_extremes(splits: Mapping[str, Split], channels: Sequence[Channel]) -> None:
+    """Warn on stderr of a lowest or highest value that looks like a code for a missing one, or like an error.
+
+    Such a value stands alone: nothing lies between it and the others over more than their middle half, where it is
+    repeated, or over more than twice the range of the others (from 0.1 to 99.9 %).
+    """
+    for number, channel in enumerate(channels):
+        values, counts = np.unique(grid.observed_values(splits, number), return_counts=True)
+        for last, inner in ((0, 1), (-1, -2)):
+            if len(values) < 10:  # of a score or a flag, whose values lie apart
+                continue
+            others, weights = np.delete(values, last), np.delete(counts, last)
+            shares = np.cumsum(weights) / weights.sum()
+            low, quarter, three_quarters, high = others[np.searchsorted(shares, (0.001, 0.25, 0.75, 0.999 - 1e-9))]
+            gap = abs(values[last] - values[inner])
+            is_code = gap > three_quarters - quarter and counts[last] > 2 * counts[inner]
+            if (is_code and counts[last] > 2) or gap > 2 * (high - low):
+                print(f"warning: channel {channel.name}: {values[last]:g} stands {counts[last]:,} times, the nearest "
+                      f"other value is {values[inner]:g}. If it stands for a missing value, give --missing "
+                      f"{values[last]:g}; if it cannot be, --range '{channel.name}=LOW:HIGH'.", file=sys.stderr)
 
 
 def warn_of_repeats(splits: Mapping[str, Split]) -> None:
@@ -150,8 +221,8 @@ def warn_of_repeats(splits: Mapping[str, Split]) -> None:
                   file=sys.stderr)
 
 
-def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) -> None:
-    """Warn of repeats, print the splits, count them in the cohort of `meta`, and write the dataset.
+def dataset_of(splits: Mapping[str, Split], meta: Metadata, rows: str) -> tuple[dict[str, Split], Metadata]:
+    """Warn of repeats, print the splits, and return them with their description, whose cohort counts them.
 
     rows: what a row is, such as `stays`. Raises UserError before anything is written.
     """
@@ -162,4 +233,4 @@ def write(output: Path, splits: Mapping[str, Split], meta: Metadata, rows: str) 
     print(f"the positive class, which AUPRC and F1 are of, is {meta.positive}; --positive names another")
     if "test" not in ordered:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)
-    command.write(output, ordered, replace(meta, cohort={**meta.cohort, "splits": counts}))
+    return ordered, replace(meta, cohort={**meta.cohort, "splits": counts})

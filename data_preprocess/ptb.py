@@ -31,7 +31,7 @@ import pandas as pd
 
 from data_preprocess import command, count_tables, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
@@ -55,8 +55,9 @@ PUBLISHED_SPLITS = {
 }
 
 
-def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Sequence[float]) -> None:
-    """Read the patients that are there and write the dataset. Raises UserError before anything is written.
+def preprocess(folder: Path, length: int, position: str,
+               cuts: Sequence[float]) -> tuple[dict[str, Split], Metadata]:
+    """Read the patients that are there; return the splits and their description. Raises UserError.
 
     length: steps of a beat, cropped from 300 at `position`, `center` or `left`. cuts: where each class is cut, see
     above.
@@ -78,7 +79,8 @@ def preprocess(folder: Path, output: Path, length: int, position: str, cuts: Seq
     count_tables.print_attrition({"ptbdb": attrition})
     count_tables.compare_with_published(PUBLISHED_RECORDS, attrition)
     members = split_patients(folder, {name: labels[name] for name in beats}, cuts)
-    windows.write(output, members, beats, "beats", PUBLISHED | PUBLISHED_SPLITS.get(tuple(cuts), {}), Metadata(
+    published = PUBLISHED | PUBLISHED_SPLITS.get(tuple(cuts), {})
+    return windows.dataset_of_windows(members, beats, "beats", published, Metadata(
         name="ptb", channels=LEADS, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
         source=f"PTB Diagnostic ECG Database 1.0.0, {SOURCE}", licence="ODC-BY 1.0",
         cohort={"window": length, "crop": position, "cuts": list(cuts), "attrition": attrition}))
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--cuts", type=float, nargs=2, default=DEFAULT_CUTS, metavar=("TRAIN", "VAL"),
                         help="where training and validation end, as shares of each class in order (default: 0.55 0.70)")
     command.run(parser, arguments, lambda options: Path("data", "ptb"), lambda options: preprocess(
-        options.input, options.output, options.length, options.crop, options.cuts))
+        options.input, options.length, options.crop, options.cuts))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ AGAIN = "Download or export it again."
 HEADER_BYTES = 1 << 16
 LONGEST_LINE = 2_000_000  # that DuckDB reads
 UNPACKED_BYTES = 1 << 20
+FILE = "file of the row"  # the column that DuckDB adds
 LOOK_SECONDS = 0.5  # between two looks at the progress of a query
 GZIP = b"\x1f\x8b"
 NOT_UTF8 = "not UTF-8 text. Save it as UTF-8, for example with: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE"
@@ -93,39 +94,77 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def source(path: Path, columns: Mapping[str, str]) -> str:
+def source(path: Path, columns: Mapping[str, str], named_by_file: str | None = None) -> str:
     """Return a SQL table expression that reads just these columns of a file, whatever their order and the case of
     names.
 
-    columns: lower-case name -> VARCHAR, DOUBLE, INTEGER or TIMESTAMP; the result has these names and types. Text loses
-    the spaces around it, and an empty or blank one is NULL. A fraction is no INTEGER; a TIMESTAMP is a date, with a
-    time of day or not, and nothing after it. Raises UserError if a column is missing or stands there twice, if the file
-    is not a table with commas, and if a compressed one is damaged or incomplete, for which it is read to its end once.
+    path: also a folder of files with the same columns. columns: lower-case name -> VARCHAR, DOUBLE, INTEGER or
+    TIMESTAMP; the result has these names and types. Text loses the spaces around it, and an empty or blank one is NULL.
+    A fraction is no INTEGER; a TIMESTAMP is a date, with a time of day or not, and nothing after it. named_by_file: the
+    column that is the name of the file, without its ending, where the files of a folder lack it. Raises UserError if a
+    column is missing or stands there twice, if the file is not a table with commas, and if a compressed one is damaged
+    or incomplete, for which it is read to its end once.
     """
-    parquet = path.suffix.lower() == ".parquet"
-    found = parquet_columns(path) if parquet else [(name, "") for name in csv_header(path)]
+    found = table_columns(path)
     header = [name for name, _ in found]
     lowered = [name.strip().lower() for name in header]
+    fields = {}
     for name in columns:
+        if path.is_dir() and name == named_by_file and name not in lowered:
+            endings = "|".join(map(re.escape, SUFFIXES))
+            fields[name] = f"regexp_replace(parse_filename({identifier(FILE)}), '({endings})$', '', 'i')", "VARCHAR"
+            continue
         if lowered.count(name) != 1:
             state = "found twice" if name in lowered else "not found"
             raise UserError(f"{path}: column '{name}' {state}. Expected the columns {', '.join(columns)} (in any case "
                             f"and order, separated by commas); the file has: {', '.join(header)[:500]}.")
-    if parquet:
-        chosen = ", ".join(converted(name, identifier(header[position]), found[position][1], kind)
-                           for name, kind in columns.items() for position in [lowered.index(name)])
-        return f"(SELECT {chosen} FROM {parquet_table(path)})"
-    read_as = {name: READ_AS.get(kind, kind) for name, kind in columns.items()}
-    kinds = ", ".join(f"{quoted(name)}: {quoted(read_as[name])}" if name in columns
-                      else f"'unused {position}': 'VARCHAR'"
-                      for position, name in enumerate(lowered))
-    chosen = ", ".join(converted(name, identifier(name), read_as[name], kind) for name, kind in columns.items())
-    compression = "none"
-    if path.suffix.lower() == ".gz":
-        compression = "gzip"
-        check_gzip(path)
-    return (f"(SELECT {chosen} FROM read_csv({quoted_path(path)}, columns = {{{kinds}}}, auto_detect = false, "
-            f"header = true, delim = ',', quote = '\"', escape = '\"', compression = '{compression}'))")
+        position = lowered.index(name)
+        fields[name] = identifier(header[position]), found[position][1] or READ_AS.get(columns[name], columns[name])
+    chosen = ", ".join(converted(name, *fields[name], kind) for name, kind in columns.items())
+    files = files_of(path)
+    listed = f"[{', '.join(map(quoted_path, files))}]"
+    if is_parquet(files[0]):
+        return f"(SELECT {chosen} FROM read_parquet({listed}, hive_partitioning = false, filename = {quoted(FILE)}))"
+    kinds = ", ".join(f"{quoted(header[position])}: {quoted(fields[name][1])}" if name in columns
+                      else f"'unused {position}': 'VARCHAR'" for position, name in enumerate(lowered))
+    compression = "gzip" if files[0].suffix.lower() == ".gz" else "none"
+    if compression == "gzip":
+        for file in files:
+            check_gzip(file)
+    return (f"(SELECT {chosen} FROM read_csv({listed}, columns = {{{kinds}}}, auto_detect = false, header = true, "
+            f"delim = ',', quote = '\"', escape = '\"', compression = '{compression}', "
+            f"hive_partitioning = false, filename = {quoted(FILE)}))")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the file, or the tables of a folder, by name. Raises UserError if it has none, or of several kinds."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and file.is_file())
+    kinds = {file.suffix.lower() for file in files}
+    if len(kinds) != 1:
+        raise UserError(f"{path}: expected tables in this folder that all end in one of {', '.join(SUFFIXES)}, found "
+                        f"{' and '.join(sorted(kinds)) or 'none'}.")
+    return files
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell whether the name of a file is that of a Parquet file."""
+    return path.suffix.lower() == ".parquet"
+
+
+def table_columns(path: Path) -> list[tuple[str, str]]:
+    """Return the names and, of Parquet, the DuckDB types of the columns of a table. Raises UserError if it is none, or
+    if the tables of a folder differ in them."""
+    files = files_of(path)
+    first, *others = (parquet_columns(file) if is_parquet(file) else [(name, "") for name in csv_header(file)]
+                      for file in files)
+    for file, found in zip(files[1:], others, strict=True):
+        if found != first:
+            names = [", ".join(name for name, _ in columns)[:300] for columns in (found, first)]
+            raise UserError(f"{file}: has the columns {names[0]}; {files[0].name} has {names[1]}. The tables of a "
+                            "folder must have the same.")
+    return first
 
 
 def converted(name: str, field: str, found: str, kind: str) -> str:
@@ -162,11 +201,6 @@ def quoted(text: str) -> str:
 def quoted_path(path: Path) -> str:
     """Return a path as a SQL literal in which nothing stands for a pattern."""
     return quoted(re.sub(r"([*?\[])", r"[\1]", str(path)))
-
-
-def parquet_table(path: Path) -> str:
-    """Return the SQL of all that a Parquet file holds, and nothing of the folders in its path."""
-    return f"read_parquet({quoted_path(path)}, hive_partitioning = false)"
 
 
 def csv_header(path: Path) -> list[str]:
@@ -236,15 +270,11 @@ def is_web_page(content: bytes) -> bool:
     return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
-def parquet_header(path: Path) -> list[str]:
-    """Return the names of the columns of a Parquet file. Raises UserError if it is none."""
-    return [name for name, _ in parquet_columns(path)]
-
-
 def parquet_columns(path: Path) -> list[tuple[str, str]]:
     """Return the names and DuckDB types of the columns of a Parquet file. Raises UserError if it is none."""
     with duckdb.connect() as connection, faults_of(path):
-        described = connection.execute(f"DESCRIBE FROM {parquet_table(path)}").fetchall()
+        table = f"read_parquet({quoted_path(path)}, hive_partitioning = false)"
+        described = connection.execute(f"DESCRIBE FROM {table}").fetchall()
     return [(name, kind) for name, kind, *_ in described]
 
 

@@ -29,9 +29,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, windows
+from data_preprocess import count_tables, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata
+from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://brainclinics.com/resources/"
@@ -46,19 +46,14 @@ PUBLISHED_PARTICIPANTS = {"participants, healthy": 47, "participants, Parkinson'
 PUBLISHED = {"subjects": 50, "windows": 6240}
 
 
-def preprocess(folder: Path, output: Path) -> None:
-    """Read the participants that are there and write the dataset. Raises UserError before anything is written."""
+def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
+    """Read the participants that are there; return the splits and their description. Raises UserError."""
     windows.require_input(folder, SOURCE)
     subjects = read_participants(folder)
     labels = [subject.label for subject in subjects]
     count_tables.compare_with_published(PUBLISHED_PARTICIPANTS, {
         f"participants, {name}": labels.count(label) for label, name in enumerate(CLASSES)})
     files = {subject.name: sorted((folder / subject.name).glob("ses-*/eeg/*EC*.csv")) for subject in subjects}
-    members = windows.members_by_number(subjects, NUMBERS)
-    members = windows.leave_out_absent(members, {name for name, paths in files.items() if paths},
-                                       "eyes-closed .csv file")
-    windows.require_every_class(members, CLASSES, folder, f"The lists are those of version 2: give its {TABLE} and "
-                                f"add the missing recordings from {SOURCE}.")
 
     def read(subject: Subject) -> tuple[list[str], np.ndarray]:
         channels, recordings = zip(*map(read_recording, files[subject.name]), strict=True)
@@ -67,14 +62,18 @@ def preprocess(folder: Path, output: Path) -> None:
             raise UserError(f"{folder / subject.name}: the columns differ between its sessions. {AGAIN}")
         return channels[0], np.concatenate([windows.middle_out_windows(part, LENGTH) for part in parts])
 
-    channels, windows_by_subject = windows.read_subjects(members, read)
+    members = windows.members_by_number(subjects, NUMBERS)
+    recordings = {subject.name: len(files[subject.name]) for part in members.values() for subject in part
+                  if files[subject.name]}
     for name, part in members.items():
-        print(f"{name}: {' '.join(subject.name for subject in part)}\n")
-    recordings = {subject.name: len(files[subject.name]) for part in members.values() for subject in part}
-    windows.write(output, members, windows_by_subject, "windows", PUBLISHED, Metadata(
-        name="tdbrain", channels=channels, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
-        source=f"TDBrain, {SOURCE}", licence="data use agreement of Brainclinics",
-        cohort={"window": LENGTH, "recordings": recordings}))
+        print(f"{name}: {' '.join(subject.name for subject in part if subject.name in recordings)}\n")
+    return windows.dataset_of_recordings(
+        members, files, "eyes-closed .csv file", folder,
+        f"The lists are those of version 2: give its {TABLE} and add the missing recordings from {SOURCE}.", read,
+        PUBLISHED, Metadata(
+            name="tdbrain", channels=[], units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
+            source=f"TDBrain, {SOURCE}", licence="data use agreement of Brainclinics",
+            cohort={"window": LENGTH, "recordings": recordings}))
 
 
 def read_participants(folder: Path) -> list[Subject]:
@@ -126,9 +125,7 @@ def read_recording(path: Path) -> tuple[list[str], np.ndarray]:
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("tdbrain", __doc__, prog, f"folder with {TABLE} and sub-X/", "data/tdbrain")
-    command.run(parser, arguments, lambda options: Path("data", "tdbrain"),
-                lambda options: preprocess(options.input, options.output))
+    windows.convert("tdbrain", __doc__, prog, f"folder with {TABLE} and sub-X/", arguments, preprocess)
 
 
 if __name__ == "__main__":

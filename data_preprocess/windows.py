@@ -4,7 +4,7 @@ The protocol is Medformer's, which the paper follows (https://github.com/DL4mHea
 by linear interpolation (`resample`), windows or beats (`middle_out_windows`, `strided_windows`), each of them z-scored
 per channel over time (`z_scores`), and splits that are fixed lists of subjects or a share of each class in order
 (`members_by_number`, `members_by_class_order`). The steps of every source are the same: decide who is in which split,
-read subject by subject (`read_subjects`), and put together and write (`write`).
+read subject by subject (`read_subjects`), and put together (`dataset_of_windows`).
 """
 
 from __future__ import annotations
@@ -181,6 +181,27 @@ def read_subjects(members: Members, read: Callable[[Subject], tuple[Sequence[str
     return channels, windows
 
 
+def dataset_of_recordings(members: Members, files: Mapping[str, Sequence[Path]], what: str, folder: Path, remedy: str,
+                          read: Callable[[Subject], tuple[Sequence[str], np.ndarray]], published: Mapping[str, int],
+                          meta: Metadata) -> tuple[dict[str, Split], Metadata]:
+    """Leave out the subjects without files, read the others, and put their windows together.
+
+    files: of each subject by name. what: such a file. folder, remedy: for the message where a class is lacking. read,
+    published, meta: as for `read_subjects` and `dataset_of_windows`, but for the channels. Raises UserError as they do.
+    """
+    members = leave_out_absent(members, {name for name, paths in files.items() if paths}, what)
+    require_every_class(members, meta.classes, folder, remedy)
+    channels, windows = read_subjects(members, read)
+    return dataset_of_windows(members, windows, "windows", published, replace(meta, channels=channels))
+
+
+def convert(name: str, docstring: str, prog: str | None, files: str, arguments: Sequence[str] | None,
+            preprocess: Callable[[Path], tuple[dict[str, Split], Metadata]]) -> None:
+    """Run the command line of a source without options of its own. files: what its input folder holds."""
+    parser = command.source_parser(name, docstring, prog, files, f"data/{name}")
+    command.run(parser, arguments, lambda options: Path("data", name), lambda options: preprocess(options.input))
+
+
 def assemble(members: Members, windows: dict[str, np.ndarray]) -> dict[str, Split]:
     """Put the windows (n, L, C) float32 of each split's subjects together; `windows` is emptied, to hold one copy
     only."""
@@ -196,9 +217,9 @@ def assemble(members: Members, windows: dict[str, np.ndarray]) -> dict[str, Spli
     return splits
 
 
-def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: str, published: Mapping[str, int],
-          meta: Metadata) -> None:
-    """Print subjects and rows of each split beside the published counts, and write the dataset.
+def dataset_of_windows(members: Members, windows: dict[str, np.ndarray], rows: str, published: Mapping[str, int],
+                       meta: Metadata) -> tuple[dict[str, Split], Metadata]:
+    """Print subjects and rows of each split beside the published counts; return the splits and their description.
 
     windows: as from `read_subjects`, emptied here. rows: what a row is, `windows` or `beats`. published: counts by
     `subjects`, `<rows>`, `<rows> of <subject>`, `<split> <rows>` and `<split> <rows>, <class>`. meta: without units;
@@ -217,5 +238,5 @@ def write(output: Path, members: Members, windows: dict[str, np.ndarray], rows: 
         **{f"{name} {rows}": len(split) for name, split in splits.items()},
         **{f"{name} {rows}, {label}": count for name, labels in counts.items() for label, count in labels.items()}})
     subjects = {name: {subject.name: subject.number for subject in part} for name, part in members.items()}
-    command.write(output, splits, replace(meta, cohort={
-        **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts}))
+    return splits, replace(meta, cohort={
+        **meta.cohort, "normalization": NORMALIZATION, "subjects": subjects, "splits": counts})

@@ -9,5 +9,6 @@ real = LabelledSeries.read("data/simulated")
 guided = LabelledSeries.read("runs/simulated/synthetic/guided")
 chosen = [real.meta.channels.index(channel) for channel in CHANNELS]
 figure = channel_bands({"real": (real.x[..., chosen], real.y), "guided": (guided.x[..., chosen], guided.y)}, CHANNELS,
-                       [real.meta.units[channel] for channel in chosen], real.meta.classes, examples=3)
+                       [real.meta.units[channel] for channel in chosen], real.meta.classes,
+                       real.meta.times(real.x.shape[1]), examples=3)
 figure.savefig("docs/series.png", dpi=75)

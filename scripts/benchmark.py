@@ -14,7 +14,7 @@ import multiprocessing
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -55,10 +55,11 @@ Figures = dict[str, float]
 class Bench:
     """Untrained networks at their real sizes, for cost does not depend on weights, and simulated series."""
 
-    def __init__(self, config: BaseConfig, device: torch.device, quick: bool) -> None:
+    def __init__(self, config: BaseConfig, device: torch.device, quick: bool, steps: Sequence[int] = ()) -> None:
         self.config, self.device, self.quick = config, device, quick
         self.is_cuda = device.type == "cuda"
-        self.rounds = 1 if quick else 2 if self.is_cuda else 3
+        self.rounds = 1 if quick else 2
+        self.steps = steps or ((2,) if quick else (10, 50) if self.is_cuda else (10, 25))
         splits, _ = simulate_cohort(4000, 0)
         self.normalizer = Normalizer.fit("zscore", splits["train"].x)
         self.x = torch.from_numpy(self.normalizer.transform(splits["train"].x[:NUM_TRAIN])).to(device)
@@ -176,7 +177,7 @@ def training(bench: Bench, rate: float, compiled: bool) -> Figures:
 
 
 def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
-    """Seconds a series of DDIM, unguided and with each objective of guidance by a GRU, and their ratios."""
+    """Seconds a series of sampling, unguided and with each objective of guidance by a GRU, and their ratios."""
     fitted, count = bench.fitted(), 16 if bench.quick else 4096 if bench.is_cuda else 256
     if compiled:
         fitted.denoiser.compile()
@@ -184,7 +185,7 @@ def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
     gradient = compute_guidance_gradient(bench.task, bench.x, bench.y, NUM_CLASSES, NUM_TRAIN,
                                          ProcessGroup(0, 1, bench.device))
     results: Figures = {}
-    for steps in (2,) if bench.quick else (10, 50) if bench.is_cuda else (10, 25):
+    for steps in bench.steps:
 
         def sample(settings: Mapping[str, str] | None, steps: int = steps) -> None:
             sample_chunk(fitted, labels, samples, 0, SamplerConfig(num_inference_steps=steps),
@@ -289,6 +290,8 @@ def main() -> None:
     parser.add_argument("--config", help="configuration of the denoiser; by default that of CinC 2012 on a CPU and "
                                          "the paper-sized one of MIMIC-III on CUDA")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, nargs="+", default=(),
+                        help="steps of the sampler; by default 10 and 25 on a CPU, 10 and 50 on CUDA")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that every section runs")
     parser.add_argument("--output", default="benchmark.json", help="JSON file of all figures")
     options = parser.parse_args()
@@ -299,7 +302,7 @@ def main() -> None:
     benches = {}
     for count in blocks:
         model = dataclasses.replace(config.model, num_res_blocks=count)
-        bench = Bench(dataclasses.replace(config, model=model), device, options.quick)
+        bench = Bench(dataclasses.replace(config, model=model), device, options.quick, options.steps)
         parameters = sum(parameter.numel() for parameter in bench.denoiser().parameters())
         benches[f"{count} blocks a level, {parameters / 1e6:.1f} M"] = bench
     results = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__,

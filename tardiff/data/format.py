@@ -20,11 +20,21 @@ from typing import Any
 import numpy as np
 
 from tardiff.data.imputation import RULES, Imputation
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, atomic_path, fingerprint, read_json, require_folder, write_json
+from tardiff.utils.checkpoint import (
+    DAMAGED_ARRAYS,
+    atomic_path,
+    fingerprint,
+    open_arrays,
+    read_json,
+    require_folder,
+    write_json,
+)
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
 SPLIT_NAMES = ("train", "val", "test")
 ARRAYS = ("x", "y", "subject", "mask", "p")
+DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
 PROBABILITY_TOLERANCE = 1e-3
 """Of the sum of the probabilities of a row."""
@@ -55,6 +65,16 @@ class Metadata:
     imputation: Imputation | None = None
     positive: str = ""
     format_version: int = FORMAT_VERSION
+
+    def times(self, length: int) -> tuple[np.ndarray, str]:
+        """Return where `length` steps stand on the axis of a figure (length,) float64, and its unit: hours, minutes or
+        seconds, whichever numbers the series best; where the interval is not known, steps."""
+        steps, seconds = np.arange(length, dtype=np.float64), interval_seconds(self.sampling_interval)
+        if seconds is None:
+            return steps, "step"
+        total = length * seconds
+        unit, size = ("hours", 3600) if total > 2 * 3600 else ("minutes", 60) if total > 2 * 60 else ("seconds", 1)
+        return steps * float(seconds / size), unit
 
     def with_positive(self, y: np.ndarray) -> Metadata:
         """Return the description with a positive class: where it has none, the rarest of the labels y (N,) int64."""
@@ -199,7 +219,7 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
     """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
     path = Path(path)
     try:
-        content = np.load(path, allow_pickle=False)
+        content = open_arrays(path)
         if not isinstance(content, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
         with content as archive:
@@ -264,12 +284,7 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, 
     classes. Raises UserError if anything is invalid, before the first file is written.
     """
     folder = Path(folder)
-    faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
-    faults += _faults_between(folder, splits)
-    if every_class and "train" in splits:
-        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
-    if faults:
-        raise UserError("\n".join(faults))
+    check_splits(folder, splits, meta, every_class)
     require_folder(folder)
     try:
         for name in ("meta.json", *(f"{split}.npz" for split in SPLIT_NAMES if split not in splits)):
@@ -279,6 +294,33 @@ def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, 
     for name, split in splits.items():
         write_split(folder / f"{name}.npz", split)
     write_json(folder / "meta.json", asdict(meta))
+
+
+def check_splits(folder: Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
+    """Raise UserError that lists every fault of splits that are to be written to a folder, as `write_dataset` does."""
+    faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
+    faults += _faults_between(folder, splits)
+    if every_class and "train" in splits:
+        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def require_replaceable(folder: Path, key: str, record: Any) -> None:
+    """Raise UserError if a folder holds anything but a dataset that the same command has made with the same arguments.
+
+    record: the arguments, which the cohort of such a dataset has under `key`.
+    """
+    require_folder(folder)
+    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
+    if not files:
+        return
+    advice = "Choose another --output, or delete the folder."
+    if "meta.json" not in files or not files <= DATASET_FILES:
+        raise UserError(f"{folder}: holds files that this command did not make. {advice}")
+    found = read_metadata(folder / "meta.json").cohort.get(key)
+    if found != record:
+        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {advice}")
 
 
 def write_split(path: str | Path, split: Split) -> None:

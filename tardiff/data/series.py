@@ -73,7 +73,8 @@ class LabelledSeries:
                 raise UserError(f"the real series have channels {other.meta.channels} and classes "
                                 f"{other.meta.classes}, these have {self.meta.channels} and {self.meta.classes}.")
             sets = {"real": (split.x, split.y), **sets}
-        return channel_bands(sets, self.meta.channels, self.meta.units, self.meta.classes, examples=3)
+        return channel_bands(sets, self.meta.channels, self.meta.units, self.meta.classes,
+                             self.meta.times(self.x.shape[1]), examples=3)
 
     def write(self, folder: str | Path) -> None:
         """Write a dataset folder with the series as its training split, which may lack classes.

@@ -3,7 +3,7 @@ over.
 
 All series are (N, L, C) float32 without NaN, z-scored with the scaler of the real training data. `real` is what a set
 is measured against, as a rule held-out rows; the same metric of real training rows and of `matched_noise` in place of
-the synthetic set gives the two anchors, a perfect and a poor generator, that every value is to be read beside.
+the synthetic set gives two anchors, a perfect generator and one that knows means and deviations alone.
 """
 
 from __future__ import annotations
@@ -123,6 +123,18 @@ def _with_channels(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: float(values.mean()), **{f"{name}_{channel}": float(value) for channel, value in enumerate(values)}}
 
 
+def extremes(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
+    """Return which shares of single synthetic values are implausible: `outside` the 0.1 to 99.9 % range of the real
+    ones, and `at_bound`, equal to the largest or smallest value of the set, as clipping leaves them; each the mean over
+    channels, and `outside_<c>`, `at_bound_<c>` of channel c. All in [0, 1].
+    """
+    low, high = np.quantile(real, [0.001, 0.999], axis=(0, 1))
+    outside = ((synthetic < low) | (synthetic > high)).mean(axis=(0, 1))
+    bounds = synthetic.min(axis=(0, 1)), synthetic.max(axis=(0, 1))
+    at_bound = ((synthetic == bounds[0]) | (synthetic == bounds[1])).mean(axis=(0, 1))
+    return _with_channels("outside", outside) | _with_channels("at_bound", at_bound)
+
+
 def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int, max_rows: int = 5000,
                              block_size: int = 1000, device: torch.device = CPU) -> dict[str, float]:
     """Return the unbiased squared maximum mean discrepancy of flattened windows under a Gaussian kernel: `mmd2`, and
@@ -170,7 +182,8 @@ class Column:
 
 @dataclass(frozen=True)
 class FidelityMetric:
-    """One entry of FIDELITY. The first column is the headline.
+    """One entry of FIDELITY. The first column is the headline. `meaning` says what is measured, which direction is
+    better and what the anchors are worth.
 
     compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides
     are subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is
@@ -195,14 +208,16 @@ def _judge_columns(title: str) -> tuple[Column, ...]:
 FIDELITY = (
     FidelityMetric(
         "discriminative", "Discriminative score, strong judge",
-        "How far a convolutional judge beats chance at telling real from synthetic series (0.5: it always can).",
+        "How far a convolutional judge beats chance at telling real from synthetic series. Lower is better, 0 to 0.5 "
+        "(it always can); real training rows show what chance leaves, matched noise the most.",
         _judge_columns("DS strong"),
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, device=device,
                                                         subjects=data.subjects),
         trains=True),
     FidelityMetric(
         "discriminative_timegan", "Discriminative score, TimeGAN protocol",
-        "The same with the published judge, a GRU of C // 2 units, which is too weak to find much.",
+        "The same with the published judge, a GRU of C // 2 units, which is too weak to find much. Lower is better; "
+        "where matched noise is low as well, the judge saw nothing.",
         _judge_columns("DS TimeGAN"),
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, "timegan", device=device,
                                                         subjects=data.subjects),
@@ -210,43 +225,61 @@ FIDELITY = (
     FidelityMetric(
         "predictive", "Predictive score, all features",
         "Mean absolute error on real series, in standard deviations, of a one-step forecast learnt from the synthetic "
-        "ones; trained on real series it is the floor.",
+        "ones. Lower is better. Real training rows are no floor: smoother series may teach as good a forecast. Matched "
+        "noise teaches to forecast the mean.",
         (Column("score", "PS", None),),
         lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, device=device),
         trains=True),
     FidelityMetric(
         "predictive_timegan", "Predictive score, TimeGAN protocol",
-        "The published form: the last channel alone, from the others, on data mapped to [0, 1].",
+        "The published form: the last channel alone, from the others, on data mapped to [0, 1]. Lower is better; "
+        "where the others tell little of the last, all sets are near matched noise.",
         (Column("score", "PS TimeGAN", None),),
         lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, "timegan", device=device),
         trains=True),
     FidelityMetric(
         "context_fid", "Context-FID",
-        "Frechet distance between TS2Vec representations of real and synthetic series; compare only at equal rows.",
+        "Frechet distance between TS2Vec representations of real and synthetic series. Lower is better, from real "
+        "training rows (what sampling leaves, above 0) to matched noise, which may be passed; compare only at equal "
+        "rows.",
         (Column("fid", "context-FID", 0.0),),
         lambda data, seed, device: context_fid(data.encoder, data.real, data.synthetic, seed),
         trains=True),
     FidelityMetric(
         "correlational", "Correlational score",
         "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per "
-        "pair.",
+        "pair. Lower is better. The channels of matched noise are independent: poor where real ones are correlated, "
+        "and passed by sets with wrong correlations.",
         (Column("score", "correlational", 0.0), Column("per_pair", "per pair", 0.0)),
         lambda data, seed, device: correlational_score(data.real, data.synthetic, seed)),
     FidelityMetric(
         "autocorrelation", "Autocorrelation distance",
-        "Mean absolute difference of the autocorrelation functions over lags up to half a window.",
+        "Mean absolute difference of the autocorrelation functions over lags up to half a window. Lower is better. "
+        "The steps of matched noise are independent: poor where real ones are not.",
         (Column("distance", "ACF distance", 0.0),),
         lambda data, seed, device: autocorrelation_distance(data.real, data.synthetic),
         seeded=False, per_channel=True),
     FidelityMetric(
         "marginal", "Marginal distances",
-        "Distances between the distributions of single values, pooled over rows and steps, per channel.",
+        "Distances between the distributions of single values, pooled over rows and steps, per channel. Lower is "
+        "better. Matched noise has the real means and deviations by construction, so that it is no poor anchor here: "
+        "compare with real training rows.",
         (Column("ks", "KS", 0.0), Column("wasserstein", "Wasserstein-1", 0.0)),
         lambda data, seed, device: marginal_distances(data.real, data.synthetic),
         seeded=False, per_channel=True),
     FidelityMetric(
+        "extremes", "Implausible values",
+        "Share of single values outside the range that holds 99.8 % of the real ones (0.1 to 99.9 % quantile of the "
+        "channel), and share equal to the largest or smallest value of their own set, as clipping leaves them. Compare "
+        "with real training rows; far less than theirs means that rare values are missing. Matched noise has no heavy "
+        "tails, and so is no poor anchor.",
+        (Column("outside", "outside real range", 0.002), Column("at_bound", "at own bound", None)),
+        lambda data, seed, device: extremes(data.real, data.synthetic),
+        seeded=False, per_channel=True),
+    FidelityMetric(
         "mmd", "Maximum mean discrepancy",
-        "Squared distance between the mean kernel embeddings of whole windows; below 0 by chance where sets are alike.",
+        "Squared distance between the mean kernel embeddings of whole windows. Lower is better; around 0, with either "
+        "sign, where sets are alike, and far above 0 for matched noise.",
         (Column("mmd2", "MMD²", 0.0),),
         lambda data, seed, device: maximum_mean_discrepancy(data.real, data.synthetic, seed, device=device)),
 )

@@ -12,8 +12,8 @@ A number is one row (set, metric, judge, key, dataset, repeat, value) of the fra
 
 `judge` is the classifier that the utility part trains; it is empty elsewhere. `dataset` is the number of the dataset
 within its set (one for each generation seed), `repeat` the seed of the classifier or of the metric. Both are empty
-where a number is of all together: a variance over subjects, all of influence, and `dataset` for TRTR. GROUP is a class
-or a learning rate.
+where a number is of all together: a variance over subjects and its degrees of freedom, all of influence, and `dataset`
+for TRTR. GROUP is a class or a learning rate.
 """
 
 from __future__ import annotations
@@ -26,18 +26,27 @@ import pandas as pd
 import scipy.stats
 
 from tardiff.config import CONTROLS
+from tardiff.evaluation.intervals import (
+    holm,
+    level_interval,
+    p_value,
+    seeds_needed,
+    smallest_visible,
+    standard_error,
+)
 
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
 
 COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
-SUBJECT_VARIANCE = "_subject_variance"
-SMALL_EFFECT = 0.01
+SUBJECT_VARIANCE, SUBJECT_FREEDOM = "_subject_variance", "subject_freedom"
+"""The ending of the key of a variance over subjects, and the key of the degrees of freedom of all those of an arm
+(absent: infinitely many)."""
 
 Summary = dict[str, Any]
 """Of one key: `values` by repeat, `mean`, and `sd` (None for a single value); where its variance over subjects is known
-also `subject_variance`, `low` and `high`, and for differences of AUROC and AUPRC `seeds_for_0.01` and
-`smallest_visible`."""
+also `subject_variance`, `low` and `high`, for differences `p`, and for those of AUROC and AUPRC `seeds_for_0.01` and
+`smallest_visible`. `utility_rows` adds to differences `p_adjusted`."""
 
 
 def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
@@ -50,15 +59,16 @@ def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
 def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summary]]:
     """Return the summary of each key by (set, metric, judge), in the order of the frame.
 
-    Intervals are mean +- t x standard error, with both sources of chance in the error: the variance over subjects and
-    that between seeds (see `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of
-    cases).
+    Intervals have both sources of chance in their error: the variance over subjects and that between seeds (see
+    `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases). Those of
+    differences are mean +- t x standard error, those of levels that of `level_interval`.
     """
     found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
     for (*place, key), values in frame.groupby(["set", "metric", "judge", "key"], sort=False)["value"]:
         found.setdefault(tuple(place), {})[key] = values.to_numpy()
-    return {place: {key: _summary(key, values, of_place.get(key + SUBJECT_VARIANCE)) for key, values in of_place.items()
-                    if not key.endswith(SUBJECT_VARIANCE)} for place, of_place in found.items()}
+    return {place: {key: _summary(key, of_place) for key in of_place
+                    if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM}
+            for place, of_place in found.items()}
 
 
 def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
@@ -79,7 +89,11 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
     `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
-    on, and the summary of each key; that of `<metric>_minus_control` names the `control`."""
+    on, and the summary of each key; that of `<metric>_minus_control` names the `control`.
+
+    The p values of the same difference of one judge are adjusted together, by Holm, to `p_adjusted`: those of the arms
+    with synthetic rows, and apart from them those of the controls.
+    """
     rows = []
     for (name, metric, judge), of_arm in summaries(frame).items():
         protocol, _, ratio = metric.partition(" ")
@@ -89,12 +103,18 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
         rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
                      **real_rows, **of_arm})
+    families: dict[tuple[str, str, bool], list[Summary]] = {}
     for row in rows:
         controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
-        for key in [key for key in row if key.endswith("_minus_control")]:
-            metric = key.removesuffix("_minus_control")
-            means = {control["protocol"]: control[metric]["mean"] for control in controls}
-            row[key]["control"] = best_control(metric, means)
+        for key in [key for key in row if "_minus_" in key]:
+            families.setdefault((row["judge"], key, row["synthetic"] is None), []).append(row[key])
+            metric, _, baseline = key.partition("_minus_")
+            if baseline == "control":
+                means = {control["protocol"]: control[metric]["mean"] for control in controls}
+                row[key]["control"] = best_control(metric, means)
+    for family in families.values():
+        for difference, adjusted in zip(family, holm(np.array([one["p"] for one in family])), strict=True):
+            difference["p_adjusted"] = float(adjusted)
     return rows
 
 
@@ -106,72 +126,29 @@ def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     return (min if metric == "brier" else max)(means, key=means.get)
 
 
-def main_subject_variance(resampled: np.ndarray) -> float:
-    """Return the variance of what a draw of test subjects does to all seeds alike, for values (S, R) by seed and draw.
-
-    The variance over draws is main + own for a single seed and main + own / S for the mean over S seeds, where `own` is
-    what a draw does to a seed apart from the others. The variance between seeds holds that already, so that only the
-    main effect is added to it. With one seed the two cannot be told apart, and both are returned.
-    """
-    of_mean, of_one = np.nanvar(resampled.mean(axis=0)), np.nanvar(resampled, axis=1).mean()
-    seeds = len(resampled)
-    return float(of_mean if seeds == 1 else max(0.0, (seeds * of_mean - of_one) / (seeds - 1)))
-
-
-def standard_error(seed_variance: float, num_seeds: int, subject_variance: float) -> tuple[float, float]:
-    """Return the standard error of a mean over seeds, from the variance between them and that over subjects, and its
-    degrees of freedom (Welch-Satterthwaite; infinite where seeds do not vary)."""
-    between = seed_variance / num_seeds
-    freedom = (between + subject_variance) ** 2 / (between**2 / (num_seeds - 1)) if between > 0 else np.inf
-    return float(np.sqrt(between + subject_variance)), float(freedom)
-
-
-def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, effect: float = SMALL_EFFECT,
-                 power: float = 0.8) -> int | None:
-    """Return the number of paired seeds with which a true mean difference of `effect` is found with probability
-    `power`.
-
-    Found: the 95 % interval of `summaries` lies on the right side of 0, the standard deviation between seeds being that
-    of differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
-    noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where
-    the effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
-    """
-    invisible = effect <= smallest_visible(subject_variance, power)
-    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or invisible:
-        return None
-    seed_variance = float(np.var(differences, ddof=1))
-
-    def enough(seeds: int) -> bool:
-        error, freedom = standard_error(seed_variance, seeds, subject_variance)
-        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, effect / error) >= power
-
-    # With the normal distribution in place of t the number has a closed form; the t-test always needs a few more.
-    quantiles = scipy.stats.norm.ppf([0.975, power]).sum()
-    seeds = max(2, int(np.ceil(seed_variance / ((effect / quantiles) ** 2 - subject_variance))))
-    while not enough(seeds):
-        seeds += 1
-    return seeds
-
-
-def smallest_visible(subject_variance: float, power: float = 0.8) -> float:
-    """Return the smallest true difference that infinitely many seeds find with probability `power` on these
-    subjects."""
-    return float(scipy.stats.norm.ppf([0.975, power]).sum() * np.sqrt(subject_variance))
-
-
-def _summary(key: str, values: np.ndarray, subject_variance: np.ndarray | None) -> Summary:
+def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:
+    values = of_pair[key]
     mean, several = float(values.mean()), len(values) > 1
     summary = {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if several else None}
-    if subject_variance is None:
+    if key + SUBJECT_VARIANCE not in of_pair:
         return summary
-    (variance,) = map(float, subject_variance)
-    error, freedom = standard_error(float(values.var(ddof=1)) if several else 0.0, len(values), variance)
+    (variance,), (freedom_over_subjects,) = of_pair[key + SUBJECT_VARIANCE], of_pair.get(SUBJECT_FREEDOM, [np.inf])
+    seed_variance = float(values.var(ddof=1)) if several else 0.0
+    error, freedom = standard_error(seed_variance, len(values), float(variance), float(freedom_over_subjects))
     half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+    summary |= {"subject_variance": float(variance), "low": mean - half, "high": mean + half}
     metric, minus, _ = key.partition("_minus_")
-    low, high = mean - half, mean + half
-    if not minus and metric != "brier":  # Shares and areas; a Brier score of several classes may be above 1.
-        low, high = max(low, 0.0), min(high, 1.0)
-    summary |= {"low": low, "high": high, "subject_variance": variance}
-    if minus and metric in ("auroc", "auprc"):
-        summary |= {"seeds_for_0.01": seeds_needed(values, variance), "smallest_visible": smallest_visible(variance)}
+    if minus:
+        level = of_pair[metric].mean()
+        if half == 0 and level in (0, 1):  # Both arms at the ceiling, which a level of this width may be below.
+            low, high = level_interval(level, 0.0, freedom, freedom_over_subjects + 1)
+            summary |= {"low": mean - (high - low), "high": mean + (high - low)}
+        summary["p"] = p_value(mean, error, freedom)
+        if metric in ("auroc", "auprc"):
+            summary |= {"seeds_for_0.01": seeds_needed(values, float(variance), float(freedom_over_subjects)),
+                        "smallest_visible": smallest_visible(float(variance), float(freedom_over_subjects))}
+    elif metric == "brier":  # Of several classes it may be above 1.
+        summary["low"] = max(mean - half, 0.0)
+    else:
+        summary["low"], summary["high"] = level_interval(mean, error, freedom, freedom_over_subjects + 1)
     return summary

@@ -36,13 +36,12 @@ class Picture:
 
 
 def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]], real_scaled: np.ndarray,
-         scaled: dict[str, list[np.ndarray]], frames: dict[str, pd.DataFrame], reliability: dict[str, Any],
-         label: str) -> list[Picture]:
+         scaled: dict[str, list[np.ndarray]], frames: dict[str, pd.DataFrame], utility: dict[str, Any]
+         ) -> list[Picture]:
     """Draw all pictures into `output` and return them.
 
     real: held-out rows. sets: raw datasets by name, of which the first of each is drawn. real_scaled, scaled: the same
-    z-scored (N, L, C). frames: results by part. reliability: for the part on utility, curves by arm for the class
-    `label`.
+    z-scored (N, L, C). frames: results by part. utility: for that part, what `report_utility` returns.
     """
     pictures = []
 
@@ -50,6 +49,7 @@ def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]]
         plots.save_figure(output / file, figure)
         pictures.append(Picture(part, file, text))
 
+    times = meta.times(real.x.shape[1])
     first = {name: parts[0] for name, parts in sets.items()}
     if "utility" in frames:
         # The judges see the same series; of several, the first is drawn.
@@ -59,10 +59,11 @@ def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]]
             save("utility", "tsrtr.png",
                  "TSRTR: AUROC and AUPRC over the ratio of synthetic to real series, with 95 % intervals; the grey "
                  "band is real data alone",
-                 plots.ratio_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
+                 plots.ratio_curves(rows, {"auroc": ("AUROC", 0.5), "auprc": ("AUPRC", utility["chance_auprc"])}))
+        label = meta.classes[utility["reliability_class"]]
         save("utility", "reliability.png",
              f"Reliability: observed share of '{label}' over its predicted probability, mean prediction of all seeds",
-             plots.reliability_curves(reliability, label))
+             plots.reliability_curves(utility["reliability"], label))
     if "privacy" in frames:
         curves = {name: roc_curve({key: summary["mean"] for key, summary in of_set["train_attack"].items()})
                   for name, of_set in by_set(frames["privacy"]).items()}
@@ -76,14 +77,14 @@ def draw(output: Path, meta: Metadata, real: Split, sets: dict[str, list[Split]]
                      if name in tables]
     for name, split in first.items():
         bands = channel_bands({REAL_SERIES: (real.x, real.y), name: (split.x, split.y)},
-                              meta.channels, meta.units, meta.classes)
-        save("pictures", f"bands-{file_name(name)}.png",
+                              meta.channels, meta.units, meta.classes, times)
+        save("fidelity", f"bands-{file_name(name)}.png",
              f"Median and 10-90 % band per class and channel: held-out real series and {name}", bands)
-    save("pictures", "examples.png", "Single series, drawn at random, of each class: real and of each set",
-         plots.example_series({REAL_SERIES: real, **first}, meta.channels, meta.units, meta.classes))
+    save("fidelity", "examples.png", "Single series, drawn at random, of each class: real and of each set",
+         plots.example_series({REAL_SERIES: real, **first}, meta.channels, meta.units, meta.classes, times))
     if real_scaled[0].size > 1 and len(real_scaled) > 1:
         drawn = {REAL_SERIES: real_scaled, **{name: parts[0] for name, parts in scaled.items()}}
-        save("pictures", "components.png",
+        save("fidelity", "components.png",
              "Series of each set on the first two principal components of the held-out real series",
              plots.principal_components(drawn))
     return pictures

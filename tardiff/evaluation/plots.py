@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from tardiff.data.format import Split
 from tardiff.influence.analysis import fall_name
 from tardiff.utils.checkpoint import atomic_path
-from tardiff.utils.figures import COLOURS, channel_panels
+from tardiff.utils.figures import COLOURS, channel_panels, plain
 
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "^", "s", "D")
 
@@ -49,7 +49,7 @@ def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
     whiskers = np.abs(np.array([[row["p10"], row["p90"]] for row in rows]).T - means)
     axis.bar(positions + 0.2, means, 0.38, yerr=whiskers, capsize=4, color=COLOURS[1],
              label="mean norm of single gradients\n(whiskers: 10th to 90th percentile)")
-    axis.set_xticks(positions, [f"{row['class']}\n({row['rows']:,} rows)" for row in rows], fontsize=9)
+    axis.set_xticks(positions, [f"{plain(row['class'])}\n({row['rows']:,} rows)" for row in rows], fontsize=9)
     axis.set_ylabel("norm of the loss gradient", fontsize=9)
     axis.tick_params(axis="y", labelsize=8)
     figure.legend(loc="outside upper center", fontsize=8, frameon=False)
@@ -70,13 +70,13 @@ def influence_curves(sets: dict[str, tuple[np.ndarray, np.ndarray]], classes: li
             axis.step(ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1), where="post", linewidth=1.5,
                       color=style_of[name]["color"], linestyle=style_of[name]["linestyle"])
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        axis.set_title(classes[label], fontsize=10)
+        axis.set_title(plain(classes[label]), fontsize=10)
     _logarithmic_beyond(axes[0], np.concatenate([scores for scores, _ in sets.values()]), "x")
     for axis in axes:
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel("share of series at or below", fontsize=9)
     figure.supxlabel("influence (right of 0: training on the series lowers the guidance loss)", fontsize=9)
-    handles = [axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=name)[0]
+    handles = [axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=plain(name))[0]
                for name, style in style_of.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(sets), 2 * len(classes)), fontsize=9,
                   frameon=False)
@@ -104,7 +104,7 @@ def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float
         axis.tick_params(labelsize=8)
     axes[0].set_ylabel("measured fall of the guidance loss / learning rate", fontsize=9)
     figure.supxlabel("influence", fontsize=9)
-    handles = [axes[0].scatter([], [], s=24, color=style["color"], marker=style["marker"], label=name)
+    handles = [axes[0].scatter([], [], s=24, color=style["color"], marker=style["marker"], label=plain(name))
                for name, style in style_of.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     return figure
@@ -124,12 +124,13 @@ def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None
         getattr(axis, f"{direction}axis").set_minor_locator(NullLocator())
 
 
-def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str], count: int = 4,
-                   seed: int = 0) -> Figure:
+def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str],
+                   times: tuple[np.ndarray, str], count: int = 4, seed: int = 0) -> Figure:
     """Draw a few randomly chosen series of each set and class: a row per set and class, a column per channel; many
-    wrap."""
+    wrap. times: as `Metadata.times` returns them."""
+    steps, unit = times
     rows = [(name, label) for label in range(len(classes)) for name in sets]
-    figure, panels = channel_panels([f"{name}\n{classes[label]}" for name, label in rows], channels, units, "time step",
+    figure, panels = channel_panels([f"{name}\n{classes[label]}" for name, label in rows], channels, units, unit,
                                     panel_size=(2.1, 1.35), margins=(1.4, 0.5), label_size=8)
     style_of = styles(sets)
     for line, (name, label) in zip(panels, rows, strict=True):
@@ -137,8 +138,8 @@ def example_series(sets: dict[str, Split], channels: list[str], units: list[str]
         chosen = np.random.default_rng(seed).permutation(members)[:count]
         for channel, axis in enumerate(line):
             for number, row in enumerate(chosen):
-                axis.plot(sets[name].x[row, :, channel], color=style_of[name]["color"], alpha=1 - 0.6 * number / count,
-                          linewidth=1)
+                axis.plot(steps, sets[name].x[row, :, channel], color=style_of[name]["color"], linewidth=1,
+                          alpha=1 - 0.6 * number / count)
     return figure
 
 
@@ -160,7 +161,7 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
     for axis, (name, _) in zip(axes, others, strict=False):
         for who, colour, marker in ((real_name, "0.55", "o"), (name, COLOURS[1], "x")):
             axis.scatter(*points[who].T, s=9, color=colour, marker=marker, alpha=0.5, linewidth=0.7, label=who)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(plain(name), fontsize=10)
         axis.tick_params(labelsize=8)
     for axis in axes[len(others):]:
         axis.set_visible(False)
@@ -173,34 +174,43 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
     return figure
 
 
-def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
+def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float]]) -> Figure:
     """Draw each metric of TSRTR over the ratio of synthetic to real rows, with 95 % intervals, beside TRTR.
 
-    rows: as `tardiff.evaluation.protocol.score_arms` returns them. metrics: key -> title, one panel each.
+    rows: as `tardiff.evaluation.frame.utility_rows` returns them. metrics: key -> title and the value of guessing,
+    which is drawn where it is in sight; one panel each. Ratios stand at equal distances.
     """
-    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False, sharex=True)[0]
     real = next(row for row in rows if row["protocol"] == "TRTR")
     names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
     style_of = styles(names)
     ratios = sorted({row["ratio"] for row in rows if row["protocol"] == "TSRTR"})
-    for axis, (key, title) in zip(axes, metrics.items(), strict=True):
-        axis.axhline(real[key]["mean"], color="0.3", linewidth=1.2, linestyle=(0, (5, 2)))
+    # Many intervals need the whole width.
+    lines, columns = (len(metrics), 1) if len(names) * len(ratios) > 20 else (1, len(metrics))
+    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 2.6 * lines + 1), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    real_line, chance_line = {"color": "0.3", "linestyle": (0, (5, 2))}, {"color": "0.6", "linestyle": ":"}
+    for axis, (key, (title, chance)) in zip(axes, metrics.items(), strict=True):
+        axis.axhline(real[key]["mean"], linewidth=1.2, **real_line)
         axis.axhspan(real[key]["low"], real[key]["high"], color="0.3", alpha=0.1, linewidth=0)
-        for offset, name in enumerate(names):
+        for number, name in enumerate(names):
             of_set = sorted((row for row in rows if row["protocol"] == "TSRTR" and row["synthetic"] == name),
                             key=lambda row: row["ratio"])
-            position = np.array([row["ratio"] for row in of_set]) + 0.012 * (offset - (len(names) - 1) / 2)
+            offset = 0.7 * ((number + 0.5) / len(names) - 0.5)
+            position = np.array([ratios.index(row["ratio"]) for row in of_set]) + offset
             middle, low, high = (np.array([row[key][part] for row in of_set]) for part in ("mean", "low", "high"))
-            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1.4,
+            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
                           markersize=4, elinewidth=0.8, **style_of[name])
+        bottom, _ = axis.get_ylim()
+        if chance >= bottom:
+            axis.axhline(chance, linewidth=1.2, **chance_line)
         axis.set_title(title, fontsize=10)
-        axis.set_xticks(ratios, [f"{ratio:g}" for ratio in ratios])
-        axis.set_xlim(ratios[0] - 0.1, ratios[-1] + 0.1)
+        axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+        axis.set_xlim(-0.5, len(ratios) - 0.5)
         axis.tick_params(labelsize=8)
-    figure.supxlabel("synthetic series added per real training series", fontsize=9)
-    handles = [axes[0].plot([], [], color="0.3", linestyle=(0, (5, 2)), label="real alone (TRTR)")[0],
-               *(axes[0].plot([], [], label=name, **style)[0] for name, style in style_of.items())]
+    figure.supxlabel("ratio: synthetic series added per real training series", fontsize=9)
+    handles = [axes[0].plot([], [], label="real alone (TRTR)", **real_line)[0],
+               axes[0].plot([], [], label="chance", **chance_line)[0],
+               *(axes[0].plot([], [], label=plain(name), **style)[0] for name, style in style_of.items())]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
     return figure
 
@@ -209,22 +219,32 @@ def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) ->
     """Draw the observed share of a class over its predicted probability, with 95 % intervals; the diagonal is
     calibrated.
 
-    curves: by name, as `tardiff.evaluation.metrics.reliability_curve` returns them.
+    curves: by name, as `tardiff.evaluation.metrics.reliability_curve` returns them. The first lies behind in the panel
+    of each of the others.
     """
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
-    axis = figure.subplots()
+    (first, behind), *others = curves.items()
+    panels = others or [(first, behind)]
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(2.7 * columns, 4.6) + 0.3, 2.7 * lines + 0.7), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     top = max(1e-3, *(float(np.max(curve[key])) for curve in curves.values() for key in ("predicted", "high")))
-    axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
-    for (name, curve), style in zip(curves.items(), styles(curves).values(), strict=True):
-        middle = np.array(curve["observed"])
-        bars = np.maximum([middle - np.array(curve["low"]), np.array(curve["high"]) - middle], 0)
-        axis.errorbar(curve["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
-                      label=name, **style)
-    axis.set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
-    axis.set_xlabel(f"predicted probability of: {label}", fontsize=9)
-    axis.set_ylabel("observed share", fontsize=9)
-    axis.tick_params(labelsize=8)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    for axis, (name, curve) in zip(axes, panels, strict=False):
+        axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
+        for title, drawn, colour, marker in ((first, behind, "0.45", "s"), (name, curve, COLOURS[0], "o"))[not others:]:
+            middle = np.array(drawn["observed"])
+            bars = np.maximum([middle - np.array(drawn["low"]), np.array(drawn["high"]) - middle], 0)
+            axis.errorbar(drawn["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
+                          color=colour, marker=marker, label=title if title == first else "the arm above")
+        axis.set_title(plain(name), fontsize=9)
+        axis.tick_params(labelsize=8)
+    for axis in axes[len(panels):]:
+        axis.set_visible(False)
+    axes[0].set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
+    figure.supxlabel(plain(f"predicted probability of: {label}"), fontsize=9)
+    figure.supylabel("observed share", fontsize=9)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure
 
 
@@ -245,7 +265,7 @@ def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     figure.supxlabel("share of non-members called members", fontsize=9)
     figure.supylabel("share of members found", fontsize=9)
     handles = [axes[0].plot([], [], color="0.6", linestyle=(0, (5, 2)), label="chance")[0],
-               *(axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=name)[0]
+               *(axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=plain(name))[0]
                  for name, style in style_of.items())]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure

@@ -110,25 +110,29 @@ def adversarial_accuracy(train: np.ndarray, heldout: np.ndarray, synthetic: np.n
     """Return the nearest-neighbour adversarial accuracies and `nnaa` = |aa_heldout - aa_train| (Yale et al. 2020).
 
     aa(A, S) is the mean over both sets of the share of rows whose nearest neighbour, itself left out, is in their own
-    set: 0.5 where A and S cannot be told apart, 1 where they lie apart, below 0.5 where S copies A. `nnaa` is about 0
-    without leakage; overfitting makes `aa_train` the smaller. All three sets are drawn to `rows` = min(N, max_rows) of
+    set: 0.5 where A and S cannot be told apart, 1 where they lie apart, below 0.5 where S copies A. The two halves of
+    the mean are `aa_<A>_real`, the share of the rows of A, and `aa_<A>_synthetic`, that of the rows of S: a set without
+    variety has a low first and a high second one. `nnaa` is about 0 without leakage; overfitting makes `aa_train` the
+    smaller. All three sets are drawn to `rows` = min(N, max_rows) of
     the smallest; the mean of `draws` = ceil(N train / rows) draws. The draws are independent, so a copy of a training
     set of exactly that size has `aa_train` 0, one of a larger set more, since few rows meet their copy. NaN if a set
     has one row.
     """
     rows = min(len(train), len(heldout), len(synthetic), max_rows)
     draws = -(-len(train) // rows)
-    totals = np.zeros(2)
+    totals = np.zeros((2, 2))  # Of train and heldout, the real and the synthetic side.
     for draw in range(draws if rows > 1 else 0):
         fake, *real = (x[drawn_rows(x, rows, seed, "nnaa", name, draw)]
                        for name, x in (("synthetic", synthetic), ("train", train), ("heldout", heldout)))
         within = nearest(fake, fake, exclude_self=True, device=device)[0]
         for number, x in enumerate(real):
-            totals[number] += np.mean(nearest(x, fake, device=device)[0] > nearest(x, x, True, device=device)[0]) / 2
-            totals[number] += np.mean(nearest(fake, x, device=device)[0] > within) / 2
-    aa_train, aa_heldout = totals / draws if rows > 1 else (np.nan, np.nan)
+            totals[number] += [np.mean(nearest(x, fake, device=device)[0] > nearest(x, x, True, device=device)[0]),
+                               np.mean(nearest(fake, x, device=device)[0] > within)]
+    halves = totals / draws if rows > 1 else np.full((2, 2), np.nan)
+    aa_train, aa_heldout = halves.mean(axis=1)
     return {"nnaa": float(abs(aa_heldout - aa_train)), "aa_train": float(aa_train), "aa_heldout": float(aa_heldout),
-            "rows": float(rows), "draws": float(draws)}
+            **{f"aa_{name}_{side}": float(halves[number, place]) for number, name in enumerate(("train", "heldout"))
+               for place, side in enumerate(("real", "synthetic"))}, "rows": float(rows), "draws": float(draws)}
 
 
 def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, seed: int, threshold: float = 0.1,
@@ -243,9 +247,14 @@ PRIVACY = (
     PrivacyMetric(
         "nnaa", "Nearest-neighbour adversarial accuracy",
         "Whether nearest neighbours tell synthetic from training series less well than from held-out ones, as they do "
-        "if training series are copied.",
+        "if training series are copied. AA is the mean of its two halves: the share of real, and of synthetic series, "
+        "whose nearest neighbour is of their own kind. Only as many training series are drawn as there are held-out "
+        "ones: where there are more of them, few of those drawn meet their copy, and AA train lies well above 0 even "
+        "for a copy of the training rows.",
         (Column("nnaa", "NNAA", 0.0), Column("aa_train", "AA train", 0.5),
-         Column("aa_heldout", "AA held-out", 0.5)),
+         Column("aa_train_real", "of real", None), Column("aa_train_synthetic", "of synthetic", None),
+         Column("aa_heldout", "AA held-out", 0.5), Column("aa_heldout_real", "of real", None),
+         Column("aa_heldout_synthetic", "of synthetic", None)),
         lambda data, seed, device: adversarial_accuracy(data.train.x, data.heldout.x, data.synthetic, seed,
                                                         device=device)),
     PrivacyMetric(

@@ -22,7 +22,8 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
-from tardiff.evaluation.frame import REAL, SUBJECT_VARIANCE, best_control, long_frame, main_subject_variance
+from tardiff.evaluation.frame import REAL, SUBJECT_FREEDOM, SUBJECT_VARIANCE, best_control, long_frame
+from tardiff.evaluation.intervals import main_subject_variance, subject_freedom
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.checkpoint import fingerprint
 from tardiff.utils.errors import UserError
@@ -277,14 +278,17 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
     predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
     rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
     `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
-    makes a gain harder to claim, never easier; and for each of these `<key>_subject_variance`, the
-    `main_subject_variance` of a bootstrap over the subjects of the scored split, with the same draws for all arms.
+    makes a gain harder to claim, never easier; for each of these `<key>_subject_variance`, the `main_subject_variance`
+    of a bootstrap over the subjects of the scored split, with the same draws for all arms; and once per arm the
+    `subject_freedom` of all of these.
     """
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
+    freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
     tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
-        rows.append((*arm.place, "real_rows", None, None, protocol.real_rows(arm)))
+        rows += [(*arm.place, SUBJECT_FREEDOM, None, None, freedom),
+                 (*arm.place, "real_rows", None, None, protocol.real_rows(arm))]
         for name in METRICS:
             keys = {name: table[name]}
             means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
@@ -299,14 +303,8 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
             for key, (values, resampled) in keys.items():
                 rows += [(*arm.place, key, protocol.dataset_number(arm, number), number, value)
                          for number, value in enumerate(values)]
-                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled)))
+                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled, freedom)))
     return long_frame(rows)
-
-
-def minority_class(y: np.ndarray) -> int:
-    """Return the rarest class among the labels y (N,) int64."""
-    labels, counts = np.unique(y, return_counts=True)
-    return int(labels[np.argmin(counts)])
 
 
 def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -6,15 +6,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tardiff.evaluation.frame import Summary
+from tardiff.evaluation.intervals import ASSUMED_AUROC, ASSUMED_CORRELATION, subject_counts, visible_beforehand
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
-PARTS = ("mean", "sd", "low", "high", "seeds_for_0.01", "smallest_visible", "control")
+PARTS = ("mean", "sd", "low", "high", "p", "p_adjusted", "seeds_for_0.01", "smallest_visible", "control")
 GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
 FEWEST_SEEDS = 3
+SIGNIFICANT = 0.05
+ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms of a judge with synthetic series, and "
+            "over its controls; the intervals are those of each arm alone.")
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
@@ -33,6 +38,16 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
                      for line in lines)
+
+
+def seen_beforehand(y: np.ndarray, subjects: np.ndarray, classes: list[str]) -> str:
+    """Return the sentence on what the scored rows, y (N,) int64 of subjects (N,), can show before anything is
+    fitted."""
+    rarest, positives, _ = subject_counts(y, subjects)
+    return (f"On these {len(np.unique(subjects)):,} subjects ({positives:,} of class {classes[rarest]}), true "
+            f"differences below about {visible_beforehand(y, subjects):.3f} AUROC are missed in more than one of five "
+            f"evaluations, however many seeds (assuming AUROC {ASSUMED_AUROC:g}, correlated {ASSUMED_CORRELATION:g} "
+            "between two classifiers).")
 
 
 def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:
@@ -72,10 +87,12 @@ def interval(difference: Summary) -> str:
 
 
 def verdict(difference: Summary) -> str:
-    """Return what the interval of a difference says; of fewer than three seeds, nothing."""
+    """Return what the adjusted p of a difference of `utility_rows` says; of fewer than three seeds, nothing."""
     if len(difference["values"]) < FEWEST_SEEDS:
         return TOO_FEW
-    return GAIN if difference["low"] > 0 else LOSS if difference["high"] < 0 else NEITHER
+    if not difference["p_adjusted"] < SIGNIFICANT:
+        return NEITHER
+    return GAIN if difference["mean"] > 0 else LOSS
 
 
 def at_chance(trtr: dict[str, Any]) -> bool:

@@ -34,9 +34,9 @@ where a gap was drawn."""
 Probabilities = Callable[[np.ndarray], np.ndarray]
 """probabilities(series (B, L, C) float32 in raw units, without gaps) -> of each class, (B, K) float32."""
 
-STEPS_PER_PASS = 256 * 24
+STEPS_PER_PASS = 512 * 24
 """Time steps of all series that a CPU denoises together: enough to outweigh the cost of calling the layers, few enough
-that what they pass on stays in the caches."""
+that what they pass on stays in the last cache (512 series of 24 steps took 5 to 15 % less each than 256)."""
 
 
 def label_plan(plan: str | list[int] | dict[str | int, int], num_samples: int | None, y_train: np.ndarray,

@@ -14,14 +14,15 @@ import torch
 from classifier.models import build_classifier, custom_source
 from classifier.train import fit_classifier
 from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
-from tardiff.data.format import Dataset, Split, absent_classes, read_dataset
+from tardiff.data.format import Dataset, Split, absent_classes, read_dataset, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.intervals import subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, minority_class, score_arms
+from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, score_arms
 from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
-from tardiff.evaluation.summary import at_chance, format_table, verdict, write_tables
+from tardiff.evaluation.summary import ADJUSTED, at_chance, format_table, seen_beforehand, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -29,8 +30,12 @@ from tardiff.utils.parallel import worker_count
 
 SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
 
+FEWEST_ROWS_OF_BIN = 20
+"""Of a reliability curve."""
+
 FEW_SUBJECTS = 20
-"""Of the rarest class, below which intervals of levels hold the truth less often than they say (study_intervals.py)."""
+"""Of the rarest class, below which intervals of levels near 0 and 1 hold the truth in 9 of 10 cases
+(study_intervals.py)."""
 
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
@@ -45,6 +50,8 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     print(f"{len(arms)} arms x {config.seeds} seeds, judged by {', '.join(protocol.judges)}: "
           f"{len(protocol.real):,} real training, {len(protocol.selection):,} selection and "
           f"{len(protocol.scored):,} {config.score_on} series")
+    classes = read_metadata(Path(of_rotation(config, 0).real) / "meta.json").classes
+    print(seen_beforehand(protocol.scored.y, protocol.scored.subjects(), classes))
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
@@ -55,11 +62,10 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
                                              "config": asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
     print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
-    print(format_table(rows, reference))
+    print(f"{format_table(rows, reference)}\n{ADJUSTED}")
     print_warnings(rows, kinds)
     if (few := few_subjects(protocol.scored)) is not None:
-        print(f"Only {few} subjects of the rarest class are scored: intervals of levels hold the truth less often than "
-              "they say; those of differences do not suffer.")
+        print(f"Only {few} subjects of the rarest class are scored: intervals are wide, and rough near 0 and 1.")
     if min((len(paths) for paths in folders.values()), default=2) < 2:
         print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
@@ -120,9 +126,10 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1,
     f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval
     over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`,
-    `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference (gain: it lies above 0, loss:
-    below; of the Brier score, less is better); of sets, `control`, the best one by that metric, and the same of the
-    difference to it in `control_difference` and so on. Raises UserError if a set has too few rows for a ratio.
+    `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms
+    (gain: it lies above 0, loss: below; of the Brier score, less is better); of sets, `control`, the best one by that
+    metric, and the same of the difference to it in `control_difference` and so on. Raises UserError if a set has too
+    few rows for a ratio.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
@@ -161,26 +168,28 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     """Run the protocols and print the table; return the frame of results, and what else the report says of utility,
     such as the reliability of TRTR and TSTR with the first judge. real: the dataset, or its first rotation."""
     protocol = read_protocol(config)
-    sets = protocol.synthetic
+    sets, scored = protocol.synthetic, protocol.scored
+    seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
+    print(seen, flush=True)
     reference = config.reference if config.reference in sets else None
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(of_rotation(config, 0)))
     rows = utility_rows(frame)
-    print(f"{scored_class(real)}\n\n{format_table(rows, reference)}")
+    print(f"{scored_class(real)}\n\n{format_table(rows, reference)}\n{ADJUSTED}")
     print_warnings(rows, kinds)
-    scored = protocol.scored
-    curves = {}
+    curves, bins = {}, max(1, min(10, len(scored) // FEWEST_ROWS_OF_BIN))
     first = next(iter(protocol.judges))
     for arm in (arm for arm in results if arm.protocol in ("TRTR", "TSTR") and arm.judge == first):
         p = np.mean([of_scored for _, of_scored in results[arm]], axis=0)
-        curve = reliability_curve(scored.y, p, label=real.positive, subjects=scored.subjects())
+        curve = reliability_curve(scored.y, p, bins, real.positive, scored.subjects())
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
         "controls": config.controls, "protocols": config.protocols, "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
+        "seen_beforehand": seen,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
         "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
 
@@ -194,7 +203,7 @@ def scored_class(real: Dataset) -> str:
 
 def few_subjects(scored: Split) -> int | None:
     """Return the number of subjects that have rows of the rarest class, where it is below FEW_SUBJECTS, else None."""
-    count = len(np.unique(scored.subjects()[scored.y == minority_class(scored.y)]))
+    _, count, _ = subject_counts(scored.y, scored.subjects())
     return count if count < FEW_SUBJECTS else None
 
 

@@ -13,8 +13,8 @@ The same command again finds the tables and skips; a folder that holds anything 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +25,12 @@ import pandas as pd
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
 from tardiff.data.frames import FORMS, time_axis, to_frame
-from tardiff.utils.checkpoint import read_json, require_folder, write_json, writing
+from tardiff.utils.checkpoint import atomic_folder, read_json, require_folder, write_json
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.progress import progress
 
 FORMATS = ("csv", "parquet")
+FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d*\.?\d*$)")  # not a signed number
 VALUES_IN_A_PART = 1_000_000
 
 
@@ -68,20 +69,17 @@ def export(source: Path, output: Path, form: str = "wide", file_format: str = "c
         "sampling_interval": meta.sampling_interval, "source": meta.source, "licence": meta.licence,
         "read_back": reading_command(splits, meta, form, series, labels),
     }
+    if file_format == "csv":
+        refuse_formulas(splits, meta, source)
     if is_written(output, description, series, labels):
         print(f"{output}: already holds these tables; nothing to do.")
         return
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-            folder = Path(temporary) / "tables"
-            folder.mkdir()
-            write_table(folder / series.name, parts_of(splits, meta, form))
-            with_p = any(split.p is not None for split in splits.values())
-            write_table(folder / labels.name, (label_table(name, split, meta, with_p)
-                                               for name, split in splits.items()))
-            write_json(folder / "export.json", description)
-            folder.rename(output)
+    with atomic_folder(output) as folder:
+        write_table(folder / series.name, parts_of(splits, meta, form))
+        with_p = any(split.p is not None for split in splits.values())
+        write_table(folder / labels.name, (label_table(name, split, meta, with_p)
+                                           for name, split in splits.items()))
+        write_json(folder / "export.json", description)
     num_series = sum(map(len, splits.values()))
     print(f"{output}: {num_series:,} series written ({', '.join(splits)}).")
     if description["read_back"]:
@@ -94,6 +92,16 @@ def with_subjects(splits: dict[str, Split]) -> dict[str, Split]:
         return splits
     return {name: replace(split, subject=series_ids(name, 0, len(split)) if split.subject is None
                           else split.subject.astype(str)) for name, split in splits.items()}
+
+
+def refuse_formulas(splits: dict[str, Split], meta: Metadata, source: Path) -> None:
+    """Raise UserError if a name would be a formula for a spreadsheet that opens the CSV."""
+    subjects = np.unique([str(own) for split in splits.values() if split.subject is not None for own in split.subject])
+    for what, names in (("channel", meta.channels), ("class", meta.classes), ("subject", subjects)):
+        for name in names:
+            if FORMULA.match(name):
+                raise UserError(f"{source}: {what} '{name[:80]}' begins as a formula does, which spreadsheets would "
+                                "run. Export with --format parquet, or rename it.")
 
 
 def is_written(output: Path, description: dict, series: Path, labels: Path) -> bool:

@@ -86,11 +86,9 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         print(f"scored on {SCORED_ON[config.score_on]}")
     train, guidance, selection, scored = (dataclasses.replace(split, x=scaler.transform(split.x))
                                           for split in (real.train, guidance, selection, held_out))
-    description, frames, reliability, label = describe(config, real, sets, folders), {}, {}, ""
+    description, frames = describe(config, real, sets, folders), {}
     if "utility" in config.sections:
-        frames["utility"], utility = report_utility(whole, real)
-        description["utility"] = utility
-        reliability, label = utility["reliability"], real.meta.classes[utility["reliability_class"]]
+        frames["utility"], description["utility"] = report_utility(whole, real)
     if "fidelity" in config.sections:
         frames["fidelity"] = evaluate_fidelity(train, scored, scaled, metrics, config.repeats, kept, workers, device)
     if "privacy" in config.sections:
@@ -102,7 +100,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
             device=config.device, fine_tuned=config.fine_tuned), real, sets))
-    pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, reliability, label)
+    pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, description.get("utility", {}))
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
     for part in frames.keys() & {"fidelity", "privacy"}:

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tardiff.data.format import Split, read_dataset, read_metadata, write_dataset
+from tardiff.data.format import Split, read_dataset, require_replaceable, write_dataset
 from tardiff.data.simulator import RATIOS, cohort_parameters, simulate_cohort
+from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
 
@@ -40,7 +41,8 @@ def simulate(output: Path, num_stays: int, seed: int, ratios: tuple[float, float
             print(f"{output}: already holds this cohort; nothing to do.")
         else:
             splits, meta = simulate_cohort(num_stays, seed, ratios)
-            write_dataset(output, splits, meta)
+            with atomic_folder(output) as folder:
+                write_dataset(folder, splits, meta)
             print(f"{output}: simulated cohort written (not patient data).")
     _print_table(splits)
 
@@ -50,14 +52,9 @@ def _find(folder: Path, parameters: dict) -> dict[str, Split] | None:
 
     Raises UserError if the folder holds another dataset.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --output must name a folder.")
+    require_replaceable(folder, "parameters", parameters)
     if not (folder / "meta.json").exists():
         return None
-    found = read_metadata(folder / "meta.json").cohort.get("parameters")
-    if found != parameters:
-        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {parameters}. "
-                        "Choose another --output, or delete the folder.")
     try:
         return read_dataset(folder).splits
     except UserError as error:

@@ -79,13 +79,16 @@ def take_report(report: Path, folder: Path) -> None:
 
 
 def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm: AUROC and AUPRC as mean (sd over seeds), and the difference of AUPRC to TRTR."""
+    """Return one row per arm: AUROC and AUPRC as mean (sd over seeds), and the differences of AUPRC to TRTR and, where
+    there are controls, to the best one."""
     lines = []
     for row in utility_rows(frame):
-        difference = row.get("auprc_minus_trtr")
-        compared = ["", ""] if difference is None else [interval(difference), verdict(difference)]
-        lines.append([row["arm"], row["judge"], spread(row["auroc"]), spread(row["auprc"]), *compared])
-    return pd.DataFrame(lines, columns=["arm", "judge", "AUROC", "AUPRC", "AUPRC minus TRTR [95 %]", "verdict"])
+        line = {"arm": row["arm"], "judge": row["judge"], "AUROC": spread(row["auroc"]), "AUPRC": spread(row["auprc"])}
+        for key, name in (("auprc_minus_trtr", "TRTR"), ("auprc_minus_control", "best control")):
+            if key in row:
+                line |= {f"AUPRC minus {name} [95 %]": interval(row[key]), f"against {name}": verdict(row[key])}
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
 
 
 def quality_table(frame: pd.DataFrame) -> pd.DataFrame:

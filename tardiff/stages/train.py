@@ -75,7 +75,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, g
         real = (dataset.train.x[rows], dataset.train.y[rows])
         sampled = (dataset.meta.filled(fitted(network).decode(series)), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
-                             dataset.meta.classes)
+                             dataset.meta.classes, dataset.meta.times(dataset.shape[0]))
 
     parts = [(fitted(denoiser).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import tempfile
 import tokenize
 import zipfile
@@ -30,9 +31,9 @@ from tardiff.utils.errors import UserError, first_line
 JSON_TYPES = {dict: "an object", str: "text", int: "a whole number"}
 RESTORE = "Restore it, or delete it and run the stage that makes it again."
 
-# What numpy raises on a damaged .npy or .npz file, or on one with Python objects.
-DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, zipfile.BadZipFile,
-                  zlib.error, tokenize.TokenError)
+# What numpy raises on a damaged .npy or .npz file, on one with Python objects, or on one that claims a huge size.
+DAMAGED_ARRAYS = (OSError, EOFError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, MemoryError,
+                  zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 """The names that `atomic_path` gives."""
@@ -80,6 +81,28 @@ def remove_leftovers(folder: str | Path) -> None:
             with contextlib.suppress(OSError), open(path, "rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, and put it in the place of `path` and all that it holds when the block
+    succeeds.
+
+    The folder, `.<name>.new`, is removed if the block fails; one that a killed run left is replaced. Raises UserError
+    if the disk is full or the folder cannot be written.
+    """
+    path = Path(path).resolve()
+    folder = path.with_name(f".{path.name}.new")
+    with writing(path):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            if path.exists():
+                shutil.rmtree(path)
+            folder.rename(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_folder(path: str | Path) -> None:
@@ -132,6 +155,20 @@ def read_json(path: str | Path, *keys: str, **types: type) -> dict[str, Any]:
     for key, kind in types.items():
         if not isinstance(content[key], kind):
             raise UserError(f"{path}: '{key}' must be {JSON_TYPES[kind]}. Restore the file or make it again.")
+    return content
+
+
+def open_arrays(path: str | Path) -> np.ndarray | np.lib.npyio.NpzFile:
+    """Open an .npy or .npz file without pickle.
+
+    Raises what DAMAGED_ARRAYS lists, also where unpacking an archive would take more than the memory of the machine.
+    """
+    content = np.load(path, allow_pickle=False)
+    if isinstance(content, np.lib.npyio.NpzFile):
+        size = sum(entry.file_size for entry in content.zip.infolist())
+        if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            content.close()
+            raise ValueError(f"unpacked it would take {size / 1e9:,.0f} GB, more than the memory of this machine")
     return content
 
 

@@ -16,6 +16,11 @@ MOST_CHANNELS = 21
 LEAST_WIDTH = 5.2
 
 
+def plain(name: str) -> str:
+    """Return a name as text that is drawn as it is: `$...$` would be read as a formula."""
+    return name.replace("$", r"\$")
+
+
 def channel_panels(rows: list[str], channels: list[str], units: list[str], x_label: str,
                    panel_size: tuple[float, float], margins: tuple[float, float], label_size: int = 9
                    ) -> tuple[Figure, np.ndarray]:
@@ -25,7 +30,7 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
     panels (R, C), C at most `MOST_CHANNELS`; a note below the x label names the channels left out. Names are shown as
     they are, dollar signs included.
     """
-    titles = [f"{channel} [{unit}]" if unit else channel for channel, unit in zip(channels, units, strict=True)]
+    titles = [plain(f"{channel} [{unit}]" if unit else channel) for channel, unit in zip(channels, units, strict=True)]
     drawn = min(len(channels), MOST_CHANNELS)
     blocks = math.ceil(drawn / MOST_COLUMNS)
     # Blocks of equal length, so that no block holds a lone channel.
@@ -39,13 +44,13 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
         axis.set_visible(False)
     panels = panels[:, :drawn]
     for channel, column in enumerate(panels.T):
-        column[0].set_title(titles[channel], fontsize=9, parse_math=False)
+        column[0].set_title(titles[channel], fontsize=9)
         for axis, label in zip(column, rows, strict=True):
             if axis is not column[0]:
                 axis.sharey(column[0])
             axis.tick_params(labelsize=7, labelbottom=axis is column[-1])
             if channel % columns == 0:
-                axis.set_ylabel(label, fontsize=label_size, parse_math=False)
+                axis.set_ylabel(plain(label), fontsize=label_size)
         if channel < (blocks - 1) * columns:
             # Without a gap, the title of the panel below reads as the label of this axis.
             column[-1].set_xlabel(" ", fontsize=14)
@@ -58,25 +63,24 @@ def channel_panels(rows: list[str], channels: list[str], units: list[str], x_lab
 
 
 def channel_bands(sets: dict[str, tuple[np.ndarray, np.ndarray]], channels: list[str], units: list[str],
-                  classes: list[str], examples: int = 0) -> Figure:
+                  classes: list[str], times: tuple[np.ndarray, str], examples: int = 0) -> Figure:
     """Draw median and 10-90 % band over time, one row per class and one column per channel; many channels wrap.
 
     sets: up to four names with (x (N, L, C) raw units, y (N,)), of each of which the first `examples` series of a class
-    are drawn as thin lines.
+    are drawn as thin lines. times: where the steps stand (L,), and in which unit, as `Metadata.times` returns them.
     """
-    figure, panels = channel_panels(classes, channels, units, "time step (line: median, band: 10th to 90th percentile)",
+    steps, unit = times
+    figure, panels = channel_panels(classes, channels, units, f"{unit} (line: median, band: 10th to 90th percentile)",
                                     panel_size=(2.3, 2.1), margins=(0.6, 0.6))
     for (row, channel), axis in np.ndenumerate(panels):
         for colour, (x, y) in zip(COLOURS, sets.values(), strict=False):
             if not (y == row).any():
                 continue
             low, middle, high = np.nanpercentile(x[y == row, :, channel], [10, 50, 90], axis=0)
-            axis.fill_between(np.arange(len(middle)), low, high, color=colour, alpha=0.2, linewidth=0)
-            axis.plot(middle, color=colour, linewidth=1.5)
-            axis.plot(x[y == row, :, channel][:examples].T, color=colour, linewidth=0.5, alpha=0.6)
-    handles = [panels[0, 0].plot([], [], color=colour, label=name)[0]
+            axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            axis.plot(steps, middle, color=colour, linewidth=1.5)
+            axis.plot(steps, x[y == row, :, channel][:examples].T, color=colour, linewidth=0.5, alpha=0.6)
+    handles = [panels[0, 0].plot([], [], color=colour, label=plain(name))[0]
                for colour, name in zip(COLOURS, sets, strict=False)]
-    legend = figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(sets), fontsize=9, frameon=False)
     return figure

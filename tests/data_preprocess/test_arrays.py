@@ -1,6 +1,8 @@
 """Your own arrays: every form reads back cell by cell, archives have their published facts, and what is refused."""
 
+import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +175,37 @@ def test_missing_values_are_filled_and_masked_where_asked(tmp_path):
                 np.testing.assert_allclose(series[1, 0], (X[5, 0, 0] + X[5, 2, 0]) / 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [["--missing", "-32768"], ["--range", "channel 2=-500:500"]])
+def test_codes_of_missing_values_are_warned_of_and_left_out_where_they_are_named(tmp_path, capsys, refusal, options):
+    x = np.random.default_rng(0).integers(-500, 500, X.shape).astype(np.int16)
+    x[::5, 2, 1] = -32768
+    np.savez(tmp_path / "wfdb.npz", x=x, y=Y)
+    convert(tmp_path / "wfdb.npz", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert "40 series of 6 steps x 3 channels" in printed.out and "-32768" in printed.out
+    assert printed.err.count("warning: channel") == 1 and "channel 2: -32768 stands 8 times" in printed.err
+    message = refusal(arrays.main, "--input", tmp_path / "wfdb.npz", "--output", tmp_path / "none", *options)
+    assert "x at row 0, step 2, channel 1 is -32768.0, which is to be missing" in message and "--impute" in message
+    dataset = convert(tmp_path / "wfdb.npz", tmp_path / "filled", *options, "--impute", "linear")
+    assert "warning: channel" not in capsys.readouterr().err
+    assert sum((~split.mask).sum() for split in dataset.splits.values()) == 8 and dataset.train.x.min() >= -500
+
+
+def test_classes_are_left_out_where_they_are_named(tmp_path):
+    np.savez(tmp_path / "stays.npz", x=X, y=np.where(np.arange(N) < 3, 7, Y))
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out", "--drop-class", "7")
+    assert dataset.meta.classes == ["0", "1"]
+    assert {row: y for row, (y, _) in rows_of(dataset).items()} == dict(enumerate(Y.tolist()[3:], start=3))
+
+
+def test_more_channels_than_steps_are_asked_about(tmp_path, refusal):
+    np.savez(tmp_path / "ecg.npz", x=X.transpose(0, 2, 1), y=Y)
+    message = refusal(arrays.main, "--input", tmp_path / "ecg.npz", "--output", tmp_path / "out")
+    assert "that is 3 steps of 6 channels" in message and "--channels-first" in message
+    assert convert(tmp_path / "ecg.npz", tmp_path / "first", "--channels-first").shape == (6, 3)
+    assert convert(tmp_path / "ecg.npz", tmp_path / "last", "--channels-last").shape == (3, 6)
+
+
 def test_a_mask_without_imputation_is_kept_as_it_is(tmp_path):
     x, mask = X.copy(), np.ones(X.shape, dtype=bool)
     x[:, 0, 0], mask[:, 0, 0] = np.nan, False
@@ -302,7 +335,14 @@ def huge_npy(folder):
     (folder / "x.npy").write_bytes(content.replace(b"(40, 6, 3), }   ", b"(9999999999,), }"))
 
 
+def shape_of_terabytes(folder):
+    with zipfile.ZipFile(folder / "stays.npz", "w") as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 6, 1)})
+
+
 FAULTS = {
+    "shape of terabytes": (shape_of_terabytes, [], "stays.npz: cannot be read as numpy arrays"),
+    "pipe": (lambda folder: os.mkfifo(folder / "train.npz"), [], "train.npz: a named pipe"),
     "nothing there": (lambda folder: folder.rmdir(), [], "not found"),
     "empty folder": (lambda folder: None, [], "no data found"),
     "two files": (lambda folder: (savez()(folder), np.savez(folder / "more.npz", x=X, y=Y)), [],
@@ -455,6 +495,13 @@ def test_the_positive_class_is_the_rarest_or_the_one_named(tmp_path, refusal):
     message = refusal(arrays.main, "--input", tmp_path / "stays.npz", "--output", tmp_path / "out", "--positive",
                       "dead")
     assert "--positive 'dead': expected one of the classes died, survived" in message
+
+
+def test_an_archive_larger_than_the_memory_is_not_unpacked(tmp_path, monkeypatch, refusal):
+    np.savez_compressed(tmp_path / "stays.npz", x=np.zeros((N, 5000, 10)), y=Y)
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 1000}[name])
+    message = refusal(arrays.main, "--input", tmp_path / "stays.npz", "--output", tmp_path / "out")
+    assert "more than the memory of this machine" in message
 
 
 def test_an_interval_that_is_none_is_refused(tmp_path, refusal):

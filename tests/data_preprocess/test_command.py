@@ -1,5 +1,6 @@
 """The command line and the writing that every source shares: what is refused, and what is written over."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,14 @@ import pytest
 
 from data_preprocess import command
 from tardiff.data.format import Metadata, Split, read_dataset
-from tardiff.utils.errors import UserError
 
 
-def run(*arguments: str, work=lambda options: None):
+def dataset(rows: int = 8) -> tuple[dict[str, Split], Metadata]:
+    x = np.zeros((rows, 2, 1), dtype=np.float32)
+    return {"train": Split(x, np.arange(rows) % 2)}, Metadata("mine", ["HR"], ["bpm"], ["no", "yes"])
+
+
+def run(*arguments: str, work=lambda options: dataset()):
     parser = command.source_parser("source", "One line.\n\nDetails.", None, "files", "data/source")
     command.add_split_options(parser)
     command.run(parser, ["--input", "downloads", *arguments], lambda options: Path("data", "source"), work)
@@ -43,35 +48,58 @@ def test_a_file_in_the_place_of_the_output_folder_is_named(tmp_path, monkeypatch
     assert "taken: is a file" in refusal(capsys, "--output", output)
 
 
-def dataset(source: str, rows: int = 8) -> tuple[dict[str, Split], Metadata]:
-    x = np.zeros((rows, 2, 1), dtype=np.float32)
-    return {"train": Split(x, np.arange(rows) % 2)}, Metadata("mine", ["HR"], ["bpm"], ["no", "yes"], source=source)
+def test_a_dataset_of_the_same_command_alone_is_written_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--output", "out")
+    assert read_dataset("out", ("train",)).meta.cohort["command"] == {
+        "source": "source", "input": str(tmp_path / "downloads"), "ratios": [0.6, 0.2, 0.2], "seed": 0}
+    run("--output", "out", work=lambda options: dataset(10))
+    assert len(read_dataset("out", ("train",)).train) == 10
+    assert "holds another dataset, made with" in refusal(capsys, "--output", "out", "--seed", "1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "holds another dataset" in refusal(capsys, "--output", "../out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "elsewhere"}
 
 
-def test_a_dataset_of_the_same_source_alone_is_written_over(tmp_path):
-    command.write(tmp_path, *dataset("vitals.csv"))
-    command.write(tmp_path, *dataset("vitals.csv", rows=10))
-    with pytest.raises(UserError, match=r"holds a dataset of 'vitals.csv', not of 'series.csv'"):
-        command.write(tmp_path, *dataset("series.csv"))
-    assert len(read_dataset(tmp_path, ("train",)).train) == 10
+def test_a_fault_of_the_dataset_leaves_what_was_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--output", "out")
+    splits, meta = dataset()
+    faulty = {"train": replace(splits["train"], y=splits["train"].y * 0)}
+    with pytest.raises(SystemExit):
+        run("--output", "out", work=lambda options: (faulty, meta))
+    assert "out/train.npz: no row of class 1 (yes)" in capsys.readouterr().err
+    assert len(read_dataset("out", ("train",)).train) == 8 and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("found", [["config.yaml", "train.npz"], ["meta.json", "provenance.json"]])
+@pytest.mark.parametrize("found", [["config.yaml", "train.npz"], ["meta.json", "provenance.json"], ["train.npz"],
+                                   ["test.npz", "train.npz"]])
 def test_a_folder_of_something_else_is_refused_before_any_reading(tmp_path, capsys, found):
     for name in found:
         (tmp_path / name).write_text("mine")
-    assert "holds files that no source of data makes" in refusal(capsys, "--output", str(tmp_path))
+    assert "holds files that this command did not make" in refusal(capsys, "--output", str(tmp_path))
     assert all((tmp_path / name).read_text() == "mine" for name in found)
 
 
-def test_the_input_is_never_the_output(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("rare", [1, 20])
+def test_a_class_that_the_selection_half_lacks_is_warned_of(tmp_path, capsys, rare):
+    """A single row is in the guidance half or in the selection half: of two classes with one, one is lacking."""
+    y = np.repeat([0, 1, 2], [rare, rare, 40])
+    splits = {name: Split(np.zeros((len(y), 2, 1), dtype=np.float32), y) for name in ("train", "val")}
+    meta = Metadata("mine", ["HR"], ["bpm"], ["no", "yes", "maybe"])
+    run("--output", str(tmp_path / "out"), work=lambda options: (splits, meta))
+    assert ("warning: the selection half of val: no row of class" in capsys.readouterr().err) == (rare == 1)
+
+
+def test_the_default_output_is_used_where_none_is_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command.write(Path("downloads"), *dataset("downloads"))
-    assert "is the input" in refusal(capsys, "--output", str(tmp_path / "downloads"))
-
-
-def test_the_default_output_is_used_where_none_is_given():
     seen = []
-    run(work=seen.append)
-    run("--output", "elsewhere", work=seen.append)
+
+    def work(options):
+        seen.append(options)
+        return dataset()
+
+    run(work=work)
+    run("--output", "elsewhere", work=work)
     assert [options.output for options in seen] == [Path("data/source"), Path("elsewhere")]

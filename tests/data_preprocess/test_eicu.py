@@ -1,6 +1,7 @@
 """eICU: generated tables in the publisher's format against a plain loop, every rule of both cohorts, and the demo."""
 
 import gzip
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -189,7 +190,7 @@ def test_length_of_stay_needs_no_outcome_of_the_hospital(tmp_path):
 def test_gzip_upper_case_and_another_order_of_rows_change_nothing(published, tmp_path):
     other = convert(write_tables(tmp_path / "in", quirks(), "gz"), tmp_path / "other")
     first = convert(published, tmp_path / "first")
-    assert other.meta == first.meta
+    assert replace(other.meta, cohort={**other.meta.cohort, "command": first.meta.cohort["command"]}) == first.meta
     assert {name: split.fingerprint() for name, split in other.splits.items()} == \
            {name: split.fingerprint() for name, split in first.splits.items()}
 

@@ -197,6 +197,19 @@ def parquet(frame, path):
     return path
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("with_id", [True, False])
+def test_a_folder_of_a_file_a_stay_is_read_as_one_table(tmp_path, suffix, with_id):
+    rows, labels = cohort()
+    (tmp_path / "stays").mkdir()
+    for stay in {row[0] for row in rows}:
+        own = [row[not with_id:] for row in rows if row[0] == stay]
+        write_table(tmp_path / "stays" / f"{stay}{suffix}", ["id", "time", "variable", "value"][not with_id:], own)
+    _, table = write_cohort(tmp_path, [], labels)
+    dataset = convert(tmp_path / "stays", table, tmp_path / "out", *HOURS)
+    check_cells(dataset, oracle(rows, labels))
+
+
 def test_row_numbers_of_pandas_are_no_channels(tmp_path):
     frame, labels = wide_frame(), labels_of(tmp_path)
     frame.to_csv(tmp_path / "once.csv")
@@ -243,6 +256,58 @@ def test_a_header_longer_than_a_buffer_is_read(tmp_path):
     dataset = convert(vitals, labels_of(tmp_path), tmp_path / "out", "--layout", "wide", "--time-unit", "h",
                       "--channels", names[0], names[-1])
     np.testing.assert_array_equal(dataset.train.x[0, 0], [0, 1999])
+
+
+def test_codes_of_missing_values_are_warned_of_and_left_out_where_they_are_named(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    rows = [(f"s{n}", hour, variable, -999 if (n + hour) % 7 == 0 else round(generator.normal(middle, 5), 2))
+            for n in range(30) for hour in range(LENGTH) for variable, middle in (("HR", 80), ("SBP", 120))]
+    rows[1] = (*rows[1][:3], 99999)
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(30)])
+    dataset = convert(vitals, labels, tmp_path / "out", "--time-unit", "h")
+    printed = capsys.readouterr()
+    assert "warning: channel HR: -999 stands 25 times" in printed.err and "SBP: 99999 stands 1 times" in printed.err
+    table = [line.split() for line in printed.out.splitlines()]
+    assert ["channel", "valid", "range", "observed", "cells", "minimum", "0.1", "%", "50", "%", "99.9", "%",
+            "maximum"] in table
+    assert [line[3] for line in table if line[:2] == ["HR", "any"]] == ["-999"]
+    dataset = convert(vitals, labels, tmp_path / "named", "--time-unit", "h", "--missing", "-999", "--range",
+                      "SBP=0:999")
+    assert "warning" not in capsys.readouterr().err
+    assert dataset.meta.cohort["attrition"]["readings without a value"] == 49
+    assert dataset.meta.cohort["attrition"]["readings out of range"] == 1
+    assert dataset.train.x.min() > 50 and not dataset.train.mask.all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_natural_distributions_are_not_warned_of(tmp_path, capsys, seed):
+    """Heavy tails, scores, saturation at a limit, flags."""
+    generator = np.random.default_rng(seed)
+    values = {"CRP": lambda: round(generator.lognormal(1, 1.5), 2), "GCS": lambda: generator.choice([3, 6, 14, 15]),
+              "SpO2": lambda: round(min(100, generator.normal(97, 3))), "ventilated": lambda: generator.integers(2)}
+    rows = [(f"s{n}", hour, *drawn) for n in range(100) for hour in range(LENGTH)
+            for drawn in [(name, draw()) for name, draw in values.items()]]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(100)])
+    convert(vitals, labels, tmp_path / "out", "--time-unit", "h")
+    assert "warning: channel" not in capsys.readouterr().err
+
+
+def test_ids_that_differ_in_spelling_alone_are_named(tmp_path, capsys):
+    rows = [(str(n) if n % 2 else f"A{n}.0", 0, "HR", 60 + n) for n in range(1, 30)]
+    labels = [(f"{n:02d}" if n % 2 else f"a{n}", n % 3 % 2, "") for n in range(1, 30)]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", "--time-unit", "h")
+    message = capsys.readouterr().err
+    assert "warning: 19 ids of the labels have no row" in message and "'01' and '1', 'a2' and 'A2.0'" in message
+    assert dataset.meta.cohort["attrition"]["ids kept"] == 10
+
+
+def test_a_first_time_that_stands_alone_is_named(tmp_path, capsys):
+    rows = [(f"s{n}", f"2150-01-01 0{hour}:00", name, 60 + n) for n in range(20) for hour in range(LENGTH)
+            for name in ("HR", "SBP")]
+    rows += [("s3", "2149-01-01 00:00", name, 1) for name in ("HR", "SBP")]
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(20)])
+    convert(vitals, labels, tmp_path / "out")
+    assert "the first time of 1 ids (s3) is followed by none in the whole window" in capsys.readouterr().err
 
 
 def test_attrition_accounts_for_every_reading_and_id(tmp_path, capsys):
@@ -339,6 +404,14 @@ def test_a_given_split_is_kept_and_validation_is_cut_from_train_by_patient(tmp_p
     assert {int(patient[1:]) % 3 for split in (dataset.train, dataset.val) for patient in split.subject} == {1, 2}
 
 
+def test_classes_are_left_out_where_they_are_named(tmp_path):
+    rows, labels = cohort()
+    labels = [(stay, label if number else "rare", patient) for number, (stay, label, patient) in enumerate(labels)]
+    dataset = convert(*write_cohort(tmp_path, rows, labels), tmp_path / "out", *HOURS, "--drop-class", "rare")
+    assert dataset.meta.classes == ["0", "1"] and labels[0][0] not in by_subject(dataset)
+    assert dataset.meta.cohort["attrition"]["ids of classes left out"] == 1
+
+
 def test_text_labels_become_classes_in_sorted_order(tmp_path):
     rows, labels = cohort()
     labels = [(stay, {"": "", 0: "survived", 1: "died"}[label], patient) for stay, label, patient in labels]
@@ -412,6 +485,12 @@ FAULTS = {
     "no measurements": (remove("vitals.csv"), [], "vitals.csv: file not found"),
     "no labels": (remove("labels.csv"), [], "labels.csv: file not found"),
     "column": (replace_in("vitals.csv", "Time", "moment"), [], "column 'time' not found"),
+    "columns of other names": (replace_in("vitals.csv", "ID,Time", "stay,hour"), [],
+                               "vitals.csv: column 'id' not found; the file has: stay, hour, variable, value. Name the "
+                               "columns that stand for it: --id COLUMN --time COLUMN."),
+    "wide table as long": (wide_table, [], "--variable COLUMN --value COLUMN. Where each variable has a column of its "
+                           "own, give --layout wide"),
+    "unknown class to drop": (nothing, ["--drop-class", "2"], "'2' is no label; the labels are 0, 1"),
     "column of labels": (nothing, ["--subject", "person"], "column 'person' not found"),
     "delimiter": (lambda folder: replace_in("vitals.csv", ",", ";", -1)(folder), [], "column 'id' not found"),
     "html": (overwrite("vitals.csv", b"<!DOCTYPE html>\n<html>Log in</html>\n"), [], "vitals.csv: a web page"),
@@ -421,8 +500,10 @@ FAULTS = {
     "not UTF-8": (overwrite("vitals.csv", "id,time,variable,value\ns1,1,fréquence,7\n".encode("latin-1")), [],
                   "vitals.csv, line 2: not UTF-8 text. Save it as UTF-8"),
     "header not UTF-8": (overwrite("labels.csv", "id,label,naïf\n".encode("latin-1")), [], "line 1: not UTF-8 text"),
+    "folder of nothing": (lambda folder: (folder / "none").mkdir(), ["--input", "none"],
+                          "none: expected tables in this folder"),
     "folder": (lambda folder: (folder / "labels.csv").unlink() or (folder / "labels.csv").mkdir(), [],
-               "labels.csv: is not a file"),
+               "labels.csv: is a folder"),
     "empty": (overwrite("vitals.csv", b""), [], "vitals.csv: empty"),
     "gzip": (truncate_gzip, ["--input", "vitals.csv.gz"], "vitals.csv.gz"),
     "no parquet": (overwrite("vitals.parquet", b"PAR1 not"), ["--input", "vitals.parquet"],
@@ -440,6 +521,8 @@ FAULTS = {
              "the time of id 's2', variable 'HR', is 'noon'"),
     "numbers without a unit": (nothing, ["--no-unit"], "for numbers, give --time-unit"),
     "label": (replace_in("labels.csv", "s2,0", "s2,0.5"), [], "label '0.5' is not a whole number"),
+    "rare variable": (lambda folder: (folder / "vitals.csv").open("a").write("s1,1,troponin,0.1\n"), ["--seed", "3"],
+                      "(tables: --channels HR SBP)"),
     "one class": (replace_in("labels.csv", ",1,", ",0,", -1), [], "every row has the label '0'"),
     "class names": (nothing, ["--classes", "a", "b"], "labels.csv: --classes: 'a' is no label; the labels are 0, 1"),
     "unknown split": (replace_in("labels.csv", "s2,0,p1", "s2,0,dev"), ["--split", "patient"],
@@ -456,9 +539,9 @@ FAULTS = {
         lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"], [
             (f"s{n}", int(n > 8), "train" if n < 5 else "val" if n < 9 else "test") for n in range(12)]),
         ["--split", "part"], "no row of class 1 (1)"),
-    "bad range": (nothing, ["--range", "HR=9"], "--range HR=9: expected VARIABLE=LOW:HIGH"),
+    "bad range": (nothing, ["--range", "HR=9"], "--range HR=9: expected CHANNEL=LOW:HIGH"),
     "range upside down": (nothing, ["--range", "HR=9:1"], "with LOW < HIGH"),
-    "range of nothing": (nothing, ["--range", "CO2=1:9"], "one of the variables HR, SBP"),
+    "range of nothing": (nothing, ["--range", "CO2=1:9"], "one of the channels HR, SBP"),
     "step": (nothing, ["--step", "1 fortnight"], "--step 1 fortnight"),
     "length": (nothing, ["--length", "0"], "--length 0"),
     "memory": (nothing, ["--memory-limit", "lots"], "memory limit 'lots'"),

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_preprocess import adftd, apava, ptb, tdbrain, windows
 from data_preprocess.windows import Subject
-from tardiff.data.format import Metadata, read_dataset
+from tardiff.data.format import Metadata, read_dataset, write_dataset
 from tardiff.utils.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -166,8 +166,9 @@ def test_what_is_read_is_written_normalized_and_in_its_split(tmp_path, capsys):
            for part in ONE_EACH.values() for subject in part}
     channels, read = windows.read_subjects(ONE_EACH, lambda subject: (["a", "b"], raw[subject.name]))
     published = {"subjects": 6, "windows": 22, "windows of val1": 4, "test windows, ill": 6}
-    windows.write(tmp_path / "out", ONE_EACH, read, "windows", published,
-                  Metadata("example", channels, [], ["healthy", "ill"], cohort={"window": 10}))
+    write_dataset(tmp_path / "out", *windows.dataset_of_windows(
+        ONE_EACH, read, "windows", published,
+        Metadata("example", channels, [], ["healthy", "ill"], cohort={"window": 10})))
     dataset = read_dataset(tmp_path / "out")
     assert dataset.meta.units == ["z-score", "z-score"] and dataset.meta.channels == ["a", "b"]
     assert dataset.meta.cohort["window"] == 10 and "z-scored" in dataset.meta.cohort["normalization"]

@@ -76,11 +76,12 @@ def place(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "every"), [
-    *((name, 25) for name in FILES), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in FILES)])
+    *((name, 25) for name in FILES), *(pytest.param(name, 4, marks=pytest.mark.slow) for name in FILES)])
 def test_a_damaged_file_is_refused_or_changes_nothing(place, name, every, capfd, tmp_path, monkeypatch):
+    cases = [("whole", path_of(name).read_bytes()), *damages(name)[::every]]
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     expected = None
-    for what, content in [("whole", path_of(name).read_bytes()), *damages(name)[::every]]:
+    for what, content in cases:
         path = path_of(name)
         path.unlink()
         path.mkdir() if content is None else path.write_bytes(content)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import NOISE, REAL, long_frame
+from tardiff.evaluation.frame import NOISE, REAL, long_frame, utility_rows
 from tardiff.evaluation.page import render, utility_outcomes
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.protocol import METRICS
@@ -32,10 +32,11 @@ def arm(synthetic, metric, auprc_change=None, seeds=3, chance=False, subject_var
 
 
 def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None,
-            protocols=("tstr", "tsrtr")):
+            controls=(), protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "guide_kinds": {}, "controls": [],
+                   "few_subjects": few, "reliability_class": 1, "seen_beforehand": "On these 1,000 subjects",
+                   "guide_kinds": {}, "controls": list(controls),
                    "scored_class": "AUPRC and F1 are of the class 'yes'.",
                    "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
@@ -59,12 +60,12 @@ def privacy(train, guidance, name="guided"):
     return long_frame(rows)
 
 
-def page(frames=None, sets=("guided",), influence=None, **description):
+def page(frames=None, sets=("guided",), influence=None, figures=None, **description):
     synthetic = {name: {"folders": ["a", "b"], "rows": [1794, 1794], "generation": [RECORD, None]} for name in sets}
     everything = {"real": REAL_DATA, "synthetic": synthetic, "cost": dict.fromkeys(sets, COSTS), "hashes": {},
                   "scored_on": "test", "quick": False, "settings": "seeds: 5",
                   "provenance": dict.fromkeys(["tardiff", "commit", "python", "torch", "numpy"], "1")}
-    return render(everything | description, frames or {}, influence or {}, {}, "out/settings.yaml")
+    return render(everything | description, frames or {}, influence or {}, figures or {}, "out/settings.yaml")
 
 
 def words(html):
@@ -85,29 +86,71 @@ def utility_words(*arms, sets=("guided",), **settings):
 
 
 @pytest.mark.parametrize(("changes", "gained", "lost", "said"), [
-    ({"a": 0.02}, ["a"], [], "It helped: adding series of a raised AUPRC."), ({"a": 0.0}, [], [], "No gain was shown."),
-    ({"a": -0.02}, [], ["a"], "No gain was shown. Adding series of a lowered AUPRC."),
+    ({"a": 0.02}, ["a"], [], "adding series of a raised AUPRC of yes."), ({"a": 0.0}, [], [], "no gain was shown."),
+    ({"a": -0.02}, [], ["a"], "no gain was shown. Adding series of a lowered it."),
     ({"a": 0.02, "b": 0.0, "c": -0.02, "d": 0.02}, ["a", "d"], ["c"],
-     "It helped: adding series of a, d raised AUPRC. Adding series of c lowered AUPRC.")])
+     "adding series of a, d raised AUPRC of yes. Adding series of c lowered it.")])
 def test_the_verdict_names_the_sets_that_gained_and_lost_at_the_largest_ratio(changes, gained, lost, said):
     arms = [arm(name, f"TSRTR {ratio}", sign * change) for name, change in changes.items()
             for ratio, sign in ((1.0, 1), (0.2, -1))]
     (outcome,) = utility_outcomes(*utility(*arms))
     assert (outcome["kind"], outcome["ratio"], outcome["gained"], outcome["lost"]) == ("judged", 1.0, gained, lost)
     text = utility_words(*arms, sets=tuple(changes))
-    assert f"{said} Judged is AUPRC against real data alone at ratio 1, by" in text and "at ratio 0.2" not in text
+    assert f"{said} Judged is AUPRC of yes against real data alone at ratio 1, once" in text
+    assert "at ratio 0.2" not in text
     assert f"once for each of {len(changes)} set(s)" in text
 
 
 @pytest.mark.parametrize(("settings", "kind", "said"), [
-    ({"seeds": 2}, "few_seeds", "No verdict: 2 seed(s) are too few."),
+    ({"seeds": 2}, "few_seeds", "no verdict, as 2 seed(s) are too few."),
     ({"chance": True}, "chance", "does not beat chance"),
     ({"chance": True, "seeds": 2}, "chance", "does not beat chance")])
 def test_there_is_no_verdict_below_3_seeds_or_of_a_classifier_at_chance(settings, kind, said):
     change = arm("guided", "TSRTR 1.0", 0.02, settings.get("seeds", 3))
     assert utility_outcomes(*utility(change, **settings))[0]["kind"] == kind
     text = utility_words(change, **settings)
-    assert said in text and "It helped" not in text and "Judged" not in text
+    assert said in text and "raised AUPRC" not in text and "Judged" not in text
+
+
+def against_control(synthetic, change, judge="gru"):
+    """The rows of an arm that is above TRTR by 0.02 and above the best control by `change`."""
+    rows = arm(synthetic, "TSRTR 1.0", 0.02)
+    for key, values in (("auprc_minus_control", change + 0.001 * np.arange(3)),
+                        ("auprc_minus_control_subject_variance", [1e-6])):
+        rows += [(synthetic, "TSRTR 1.0", judge, key, None, seed, value) for seed, value in enumerate(values)]
+    return rows
+
+
+def test_what_is_above_real_data_is_needed_only_if_it_is_above_the_best_control_too():
+    better = [(*row[:6], 0.8) if row[3] == "auprc" else row for row in arm(REAL, "jitter", 0.01)]
+    frame, description = utility(arm(REAL, "mixup", 0.01), better,
+                                 against_control("a", 0.02), against_control("b", 0.0), controls=["mixup", "jitter"])
+    (outcome,) = utility_outcomes(frame, description)
+    assert (outcome["gained"], outcome["needed"], outcome["best_control"]) == (["a", "b"], ["a"], "jitter")
+    html = page({"utility": frame}, ("a", "b"), utility=description)
+    first = [row[0] for row in rows_of(html, "Judge: gru")]
+    assert first == ["TRTR", "Controls: real rows alone, used otherwise", "control mixup", "control jitter (best)",
+                     "With synthetic series", "TSRTR a 1", "TSRTR b 1"]
+    answer = words(html.split('class="answer"')[1].split("<nav")[0])
+    assert "Above the best control, too, and so needed: a." in answer
+    assert "a helps and is needed:" in answer and "b helps, but is not shown to be needed:" in answer
+    assert answer.count("against the best control (jitter) by") == 2
+    without = words(page({"utility": utility(arm("a", "TSRTR 1.0", 0.02))[0]}, ("a",), utility=utility()[1]))
+    assert "best control" not in without
+
+
+def test_each_judge_has_its_answer_and_its_table_and_a_family_of_its_own():
+    rows = [row for judge in ("gru", "boosting") for part in (arm(REAL, "TRTR"), arm("a", "TSRTR 1.0", 0.02))
+            for row in ((*row[:2], judge, *row[3:]) for row in part)]
+    frame, description = long_frame(rows), utility()[1]
+    assert [outcome["judge"] for outcome in utility_outcomes(frame, description)] == ["gru", "boosting"]
+    for row in utility_rows(frame):
+        if row["synthetic"]:
+            assert row["auprc_minus_trtr"]["p_adjusted"] == row["auprc_minus_trtr"]["p"]
+    html = page({"utility": frame}, ("a",), utility=description)
+    answer = words(html.split('class="answer"')[1].split("<nav")[0])
+    assert "judged by gru" in answer and "judged by boosting" in answer and answer.count("What could be seen") == 1
+    assert rows_of(html, "Judge: gru")[-1][0] == rows_of(html, "Judge: boosting")[-1][0] == "TSRTR a 1"
 
 
 def test_without_real_and_synthetic_series_together_nothing_is_judged():
@@ -119,12 +162,14 @@ def test_without_real_and_synthetic_series_together_nothing_is_judged():
 def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
     text = utility_words(arm("guided", "TSTR"), arm("guided", "TSRTR 0.5", 0.0),
                          arm("other", "TSRTR 0.5", 0.0, subject_variance=1e-3))
-    assert "guided: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at ratio 0.5" in text
+    assert ("guided is not shown to help: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at "
+            "ratio 0.5") in text
     assert re.search(r"AUPRC changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01, "
                      r"some \d seeds", text)
-    assert "other: it lacks a class, so that nothing can be trained on it alone; added at ratio 0.5, AUPRC" in text
+    assert ("other is not shown to help: it lacks a class, so that nothing can be trained on it alone; added at ratio "
+            "0.5, AUPRC") in text
     assert "(however many the seeds, a true change below 0.089 would be missed in more than one of five studies" in text
-    assert "AUPRC 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
+    assert "AUPRC of yes 0.700 (0.000) (chance: 0.100) on 1,200 real test series of 1,000 subjects" in text
     assert "single dataset" not in text and "single dataset" in utility_words(arm("guided", "TSTR"), fewest=1)
 
 
@@ -172,6 +217,39 @@ def test_metrics_show_their_anchors_and_channels():
     assert "<caption>Perfect: KS 0, Wasserstein-1 0</caption>" in html and html.count('class="anchor"') == 4
 
 
+def test_plausibility_stands_in_the_answer_beside_real_rows_and_names_the_worst_channel():
+    shares = {"outside": 0.03, "outside_0": 0.001, "outside_1": 0.059, "at_bound": 0.02, "at_bound_0": 0.0,
+              "at_bound_1": 0.04}
+    frame = long_frame([(name, "extremes", "", key, 0, 0, value / 10 if name == REAL else value)
+                        for name in (REAL, NOISE, "guided") for key, value in shares.items()])
+    html = page({"fidelity": frame})
+    items = [words(item) for item in re.findall(r"<li>(.*?)</li>", html.split('class="answer"')[1].split("<nav")[0],
+                                                flags=re.DOTALL)]
+    assert [item.partition(":")[0] for item in items] == [REAL, "guided"]
+    assert "3.00%" in items[1] and "Temp, 5.90%" in items[1] and "2.00%" in items[1] and "0.30%" in items[0]
+
+
+def test_pictures_stand_in_their_part_and_the_contents_lead_to_every_part():
+    frame, description = utility(arm("guided", "TSTR"))
+    figures = {part: [{"text": f"picture of {part}", "data": ""}] for part in ("utility", "fidelity", "privacy")}
+    html = page({"utility": frame, "privacy": privacy(attack(), attack())}, utility=description, figures=figures)
+    contents = re.findall(r'href="#(\w+)"', html)
+    assert contents == re.findall(r'<h2 id="(\w+)"', html)
+    assert contents == ["compared", "utility", "fidelity", "privacy", "provenance"]
+    for part in figures:
+        assert f"picture of {part}" in html.split(f'<h2 id="{part}"')[1].split("<h2")[0]
+    assert html.index('class="answer"') < html.index("<nav") < html.index("<h2") and "<details>" in html
+
+
+def test_metrics_of_one_class_name_it():
+    frame, description = utility(arm("guided", "TSTR"))
+    table = page({"utility": frame}, utility=description).split('id="utility"')[1]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert "AUPRC of yes" in heads and "F1 of yes, most probable class" in heads
+    three = page({"utility": frame}, utility=description, real=REAL_DATA | {"classes": ["no", "yes", "maybe"]})
+    assert "AUPRC (mean over classes)" in three
+
+
 def test_costs_and_rows_stand_where_they_are_known():
     assert "Cost, where" not in page()
     known = COSTS | {"budget": "reduced", "parameters": 1_100_000.0, "training_seconds": 61.5}
@@ -206,7 +284,7 @@ def test_names_are_escaped():
     frame, description = utility(arm("<guided>", "TSRTR 1.0", 0.02))
     frames = {"utility": frame, "privacy": privacy(attack(), attack(), "<guided>")}
     html = page(frames, ["<guided>"], utility=description)
-    assert "It helped: adding series of &lt;guided&gt;" in html and "<guided>" not in html
+    assert "adding series of &lt;guided&gt;" in html and "<guided>" not in html
     assert html.startswith("<!doctype html>") and "mean ± t x standard error" in html
 
 

@@ -5,11 +5,19 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from tardiff.data.format import Split
-from tardiff.evaluation.plots import example_series, principal_components, save_figure, styles
+from tardiff.data.format import Metadata, Split
+from tardiff.evaluation.plots import (
+    example_series,
+    principal_components,
+    ratio_curves,
+    reliability_curves,
+    save_figure,
+    styles,
+)
 from tardiff.utils.figures import COLOURS, LEAST_WIDTH, MOST_CHANNELS, MOST_COLUMNS, channel_bands
 
 CLASSES = ["survived", "died"]
+TIMES = np.arange(6) * 0.5, "hours"
 SETS = ["real", "synthetic"]
 ROWS = {"bands": CLASSES, "examples": [f"{name}\n{label}" for label in CLASSES for name in SETS]}
 COLUMNS = {1: 1, 7: 7, 15: 5, 16: 6, 21: 7, 22: 7, 33: 7}
@@ -42,8 +50,8 @@ def draw(kind, channels):
     sets = {name: split(channels, seed) for seed, name in enumerate(SETS)}
     if kind == "bands":
         arrays = {name: (part.x, part.y) for name, part in sets.items()}
-        return channel_bands(arrays, *names_and_units(channels), CLASSES)
-    return example_series(sets, *names_and_units(channels), CLASSES)
+        return channel_bands(arrays, *names_and_units(channels), CLASSES, TIMES)
+    return example_series(sets, *names_and_units(channels), CLASSES, TIMES)
 
 
 def cells(figure):
@@ -103,10 +111,56 @@ def test_panels_do_not_overlap_and_the_legend_names_each_set_once(kind, tmp_path
         assert [to_hex(line.get_color()).upper() for line in legend.get_lines()] == list(COLOURS[:len(SETS)])
 
 
+def interval_row(protocol, ratio=None, level=0.7, synthetic="guided"):
+    part = {"mean": level, "low": level - 0.02, "high": level + 0.02}
+    return {"protocol": protocol, "synthetic": synthetic, "ratio": ratio, "auroc": part, "auprc": part}
+
+
+@pytest.mark.parametrize(("level", "in_sight"), [(0.52, True), (0.7, False)])
+def test_ratios_are_ticks_and_chance_is_drawn_where_it_is_in_sight(level, in_sight):
+    rows = [interval_row("TRTR", level=level),
+            *(interval_row("TSRTR", ratio, level, name) for name in "ab" for ratio in (1.0, 0.05, 0.1))]
+    (axis,) = ratio_curves(rows, {"auroc": ("AUROC", 0.5)}).axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0.05", "0.1", "1"]
+    heights = [line.get_ydata()[0] for line in axis.lines if len(set(line.get_ydata())) == 1]
+    assert level in heights and (0.5 in heights) == in_sight
+
+
+@pytest.mark.parametrize("sets", [0, 1, 14])
+def test_each_arm_has_its_panel_of_reliability_with_real_data_behind(sets):
+    curve = {"predicted": [0.1, 0.4], "observed": [0.2, 0.3], "low": [0.1, 0.2], "high": [0.3, 0.5]}
+    figure = reliability_curves({"TRTR": curve, **{f"TSTR {number}": curve for number in range(sets)}}, "died")
+    visible = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in visible] == [f"TSTR {number}" for number in range(sets)] or ["TRTR"]
+    assert [len(axis.containers) for axis in visible] == ([2] * sets or [1])
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_dollars_in_names_are_drawn_as_they_are(kind, tmp_path):
+    part, names = split(2, seed=0), ["$HR_$", r"$\oops$"]
+    if kind == "bands":
+        figure = channel_bands({"$a^$": (part.x, part.y)}, names, ["$%$", ""], ["$x_$", "$y$"], TIMES)
+    else:
+        figure = example_series({"$a^$": part}, names, ["$%$", ""], ["$x_$", "$y$"], TIMES)
+    save_figure(tmp_path / "picture.png", figure)
+    assert figure.axes[0].get_title() == r"\$HR_\$ [\$%\$]"
+
+
+@pytest.mark.parametrize(("interval", "last", "unit"), [
+    ("1 hour", 5, "hours"), ("5 min", 25, "minutes"), ("1/100 s", 0.05, "seconds"), ("beats", 5, "step"),
+    ("30 min", 2.5, "hours")])
+def test_series_stand_over_time_in_a_fitting_unit(interval, last, unit):
+    times, found = Metadata("a", ["HR"], ["bpm"], CLASSES, interval).times(6)
+    assert (times[0], times[-1], found) == (0, pytest.approx(last), unit)
+    part = split(1, seed=0)
+    figure = channel_bands({"real": (part.x, part.y)}, ["HR"], ["bpm"], CLASSES, (times, found))
+    assert figure.get_supxlabel().startswith(unit) and figure.axes[0].lines[0].get_xdata()[-1] == times[-1]
+
+
 def test_each_channel_needs_a_unit():
     part = split(3, seed=0)
     with pytest.raises(ValueError):
-        channel_bands({"real": (part.x, part.y)}, ["a", "b", "c"], ["mV", "mV"], CLASSES)
+        channel_bands({"real": (part.x, part.y)}, ["a", "b", "c"], ["mV", "mV"], CLASSES, TIMES)
 
 
 def test_components_are_those_of_the_real_series():

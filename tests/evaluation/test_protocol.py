@@ -4,20 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t, ttest_1samp
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation.frame import (
-    long_frame,
-    main_subject_variance,
-    seeds_needed,
-    smallest_visible,
-    standard_error,
-    summaries,
-    utility_rows,
-)
+from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.intervals import smallest_visible, subject_freedom
 from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.protocol import (
     METRICS,
@@ -261,43 +254,6 @@ def test_seeds_that_disagree_widen_the_interval():
     assert disagreed["high"] - disagreed["low"] > 3 * (agreed["high"] - agreed["low"])
 
 
-@pytest.mark.parametrize(("shared", "own", "seed_deviation", "seeds"), [
-    (0.0, 1.0, 0.3, 3), (0.0, 1.0, 0.0, 10), (1.0, 0.0, 0.3, 3), (1.0, 1.0, 0.3, 5), (1.0, 1.0, 0.0, 10)])
-def test_intervals_hold_the_truth_as_often_as_they_say(shared, own, seed_deviation, seeds):
-    """A mean over 100 subjects, of what all seeds make of a subject alike and of what each makes of it alone."""
-    generator, held, widths = np.random.default_rng(0), 0, []
-    for _ in range(600):
-        of_subjects = shared * generator.normal(size=100) + own * generator.normal(size=(seeds, 100))
-        values = of_subjects.mean(axis=1) + seed_deviation * generator.normal(size=seeds)
-        drawn = generator.multinomial(100, np.full(100, 0.01), size=300) / 100
-        resampled = values[:, None] + (of_subjects - of_subjects.mean(axis=1, keepdims=True)) @ drawn.T
-        frame = long_frame([("set", "TSTR", "", "auroc_minus_trtr", None, seed, value)
-                            for seed, value in enumerate(values)]
-                           + [("set", "TSTR", "", "auroc_minus_trtr_subject_variance", None, None,
-                               main_subject_variance(resampled))])
-        summary = summaries(frame)["set", "TSTR", ""]["auroc_minus_trtr"]
-        held += summary["low"] <= 0 <= summary["high"]
-        widths.append(summary["high"] - summary["low"])
-    assert 0.905 <= held / 600 <= 0.985  # With three seeds Welch and Satterthwaite are a little short.
-    exact = np.sqrt(shared**2 / 100 + (seed_deviation**2 + own**2 / 100) / seeds)
-    if seeds == 10:  # Not wider than it has to be, with a tenth of t in place of the normal distribution.
-        assert np.mean(widths) < 1.3 * 2 * 1.96 * exact
-
-
-def test_levels_stay_in_their_range():
-    rows = [("set", "TSTR", "", "auroc", None, seed, value) for seed, value in enumerate([0.9, 0.99, 0.95])]
-    frame = long_frame([*rows, ("set", "TSTR", "", "auroc_subject_variance", None, None, 0.1)])
-    summary = summaries(frame)["set", "TSTR", ""]["auroc"]
-    assert summary["high"] == 1.0 and 0 <= summary["low"] < 0.9
-
-
-def test_the_standard_error_against_its_limits():
-    error, freedom = standard_error(0.09, 3, 0.0)
-    assert (error, freedom) == pytest.approx((0.3 / 3**0.5, 2)), "seeds alone: the t-interval of three values"
-    assert standard_error(0.0, 3, 0.04) == (pytest.approx(0.2), np.inf), "subjects alone: the normal one"
-    assert standard_error(0.09, 3, 0.03)[1] == pytest.approx(8)
-
-
 def test_the_rarest_class_of_the_real_training_split_is_the_minority():
     y = np.array([0] * 2 + [1] * 8)
     p = np.column_stack([np.r_[0.9, 0.8, np.full(8, 0.1)], np.r_[0.1, 0.2, np.full(8, 0.9)]])
@@ -305,41 +261,6 @@ def test_the_rarest_class_of_the_real_training_split_is_the_minority():
     protocol = Protocol(real, real, real[::-1], {}, None, {}, None)
     (row,) = utility_rows(score_arms({TRTR: [(p, p[::-1])]}, protocol, None, 20))
     assert row["f1"]["mean"] == row["f1_selected"]["mean"] == 1
-
-
-@pytest.mark.parametrize(("standardised", "expected"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
-def test_the_seeds_needed_are_those_of_published_power_tables(standardised, expected):
-    """Two-sided paired t-test at 5 % with power 80 %."""
-    differences = np.array([-1.0, 0.0, 1.0]) * 0.01 / standardised
-    assert seeds_needed(differences) == seeds_needed(10 * differences + 3, effect=0.1) == expected
-
-
-@pytest.mark.parametrize("sd", [0.006, 0.02])
-def test_as_many_seeds_as_said_reach_the_power_in_simulation(sd):
-    seeds = seeds_needed(np.array([-sd, 0.0, sd]), power=0.9)
-    draws = np.random.default_rng(0).normal(0.01, sd, size=(20_000, seeds))
-    found = [np.mean(ttest_1samp(draws[:, :count], 0, axis=1).pvalue < 0.05) for count in (seeds, seeds - 1)]
-    assert found[0] > 0.9 - 0.007 and found[1] < 0.9 + 0.007
-
-
-def test_what_patients_hide_no_number_of_seeds_shows():
-    differences, visible = np.array([-0.01, 0.0, 0.01]), smallest_visible(0.003**2)
-    assert visible == pytest.approx(2.8016 * 0.003, rel=1e-3)
-    assert seeds_needed(differences, 0.004**2) is None
-    assert seeds_needed(differences, 0.003**2) > seeds_needed(differences)
-    seeds, generator = seeds_needed(differences, 0.003**2), np.random.default_rng(0)
-    found = 0
-    for _ in range(4000):
-        values = 0.01 + generator.normal(0, 0.003) + generator.normal(0, 0.01, seeds)
-        error, freedom = standard_error(values.var(ddof=1), seeds, 0.003**2)
-        found += values.mean() > t.ppf(0.975, freedom) * error
-    assert found / 4000 == pytest.approx(0.8, abs=0.025)
-
-
-def test_no_number_of_seeds_follows_from_two_or_from_equal_ones():
-    assert seeds_needed(np.array([0.01, 0.03])) is None
-    assert seeds_needed(np.full(5, 0.02)) is None and seeds_needed(np.array([0.1, 0.1 + 1e-17, 0.1 - 2e-17])) is None
-    assert seeds_needed(np.array([0.02, 0.02, 0.0201])) == 2
 
 
 def test_differences_of_auroc_and_auprc_say_how_many_seeds_they_need(protocol):
@@ -350,8 +271,9 @@ def test_differences_of_auroc_and_auprc_say_how_many_seeds_they_need(protocol):
                 metric, minus, _ = key.partition("_minus_")
                 assert ("seeds_for_0.01" in value) == (bool(minus) and metric in ("auroc", "auprc"))
     poor = rows["TSTR poor"]["auroc_minus_trtr"]
+    freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
     assert poor["seeds_for_0.01"] is None
-    assert poor["smallest_visible"] == smallest_visible(poor["subject_variance"]) > 0.01
+    assert poor["smallest_visible"] == smallest_visible(poor["subject_variance"], freedom) > 0.01
     assert rows["TSTR copy"]["auroc_minus_trtr"]["seeds_for_0.01"] is None
 
 

@@ -1,15 +1,21 @@
 """Numbers as text, and what an interval says."""
 
+import numpy as np
 import pytest
 
-from tardiff.evaluation.summary import GAIN, LOSS, NEITHER, TOO_FEW, number, spread, verdict
+from tardiff.evaluation.summary import GAIN, LOSS, NEITHER, TOO_FEW, number, seen_beforehand, spread, verdict
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0.01, 0.03, GAIN), (-0.03, -0.01, LOSS), (-0.01, 0.02, NEITHER), (0, 0.1, NEITHER), (-0.1, 0, NEITHER)])
-def test_an_interval_is_a_gain_or_a_loss_only_if_it_excludes_0(low, high, expected):
-    assert verdict({"low": low, "high": high, "values": [0.1, 0.2, 0.3]}) == expected
-    assert verdict({"low": low, "high": high, "values": [0.1, 0.2]}) == TOO_FEW
+@pytest.mark.parametrize(("mean", "p", "expected"), [
+    (0.02, 0.049, GAIN), (-0.02, 0.001, LOSS), (0.02, 0.05, NEITHER), (-0.02, 1.0, NEITHER)])
+def test_a_gain_or_a_loss_is_what_the_adjusted_p_shows(mean, p, expected):
+    assert verdict({"mean": mean, "p": 0.0, "p_adjusted": p, "values": [0.1, 0.2, 0.3]}) == expected
+    assert verdict({"mean": mean, "p": 0.0, "p_adjusted": p, "values": [0.1, 0.2]}) == TOO_FEW
+
+
+def test_what_the_scored_rows_can_show_is_said_of_their_subjects_and_rarest_class():
+    said = seen_beforehand(np.repeat([0, 1, 1], 40), np.repeat(np.arange(60), 2), ["died", "survived"])
+    assert said.startswith("On these 60 subjects (20 of class died)") and "AUROC" in said
 
 
 @pytest.mark.parametrize(("value", "expected"), [

@@ -87,3 +87,17 @@ def test_the_network_is_the_same_either_way(length, monkeypatch):
     monkeypatch.setattr(layers, "channels_last", lambda x: False)
     for value, expected in zip(found, values_and_gradients(lambda x: model(x, t, labels), x), strict=True):
         assert torch.allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_network_is_the_same_on_cuda(monkeypatch):
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    model = UNet1d(3, 2, UNetConfig(base_channels=16, channel_multipliers=[1, 2, 2], num_heads=4))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        inputs = torch.randn(4, 24, 3), torch.arange(4), torch.tensor([0, 1, 2, 0])
+        expected = model(*inputs)
+        found = model.to("cuda")(*(tensor.to("cuda") for tensor in inputs)).cpu()
+    assert torch.allclose(found, expected, rtol=1e-2, atol=1e-2)

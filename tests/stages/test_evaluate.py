@@ -247,7 +247,7 @@ def test_the_kind_of_the_guides_of_a_set_is_read_from_how_it_was_made(tmp_path):
     for name, recorded in inputs.items():
         (tmp_path / name).mkdir()
         if recorded is not None:
-            write_json(tmp_path / name / "provenance.json", {"seed": 0, "inputs": recorded})
+            write_json(tmp_path / name / "provenance.json", {"seed": 0, "inputs": recorded, "config": {}})
     folders = {"a": ["a0", "a1"], "b": ["b"], "c": ["c"]}
     assert guide_kinds({name: [str(tmp_path / part) for part in parts] for name, parts in folders.items()}) == {
         "a": ["gru", "timesnet"]}

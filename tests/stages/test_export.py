@@ -131,3 +131,18 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     assert exit_code("--input", tmp_path / "data", "--output", tmp_path / "out") == 2
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3", "\tx"])
+@pytest.mark.parametrize("what", ["channel", "class", "subject"])
+def test_names_that_spreadsheets_would_run_are_refused_as_csv(tmp_path, capsys, what, name):
+    split = drawn("train", 10, True)
+    if what == "subject":
+        split = replace(split, subject=np.where(np.arange(10) < 2, name, split.subject))
+    meta = replace(META, channels=[name, "b", "c"] if what == "channel" else META.channels,
+                   classes=["no", name] if what == "class" else ["-1", "+1.5"])
+    write_dataset(tmp_path / "data", {"train": split}, meta)
+    arguments = ["--input", tmp_path / "data", "--output", tmp_path / "out"]
+    assert exit_code(*arguments) == 2
+    assert f"{what} '{name}' begins as a formula does" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    export.main(list(map(str, [*arguments, "--format", "parquet"])))

@@ -24,7 +24,7 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     assert quick.training.steps == 200 and quick_settings(quick) == quick
     assert quick.controls == ["guidance_rows", "class_weights"]
     assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == []
-    assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "mmd"]
+    assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "extremes", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
     assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]
 

@@ -33,15 +33,21 @@ def test_the_command_writes_prints_and_skips_on_rerun(tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_the_command_restores_a_damaged_or_interrupted_cohort(tmp_path, capsys):
+def test_the_command_restores_a_damaged_cohort(tmp_path, capsys):
     command = ["--output", str(tmp_path), "--stays", "60"]
     simulate.main(command)
     original = read_dataset(tmp_path).train.fingerprint()
-    for harm in (lambda: (tmp_path / "train.npz").write_bytes(b"cut"), lambda: (tmp_path / "meta.json").unlink()):
-        harm()
-        simulate.main(command)
-        assert "already" not in capsys.readouterr().out
-        assert read_dataset(tmp_path).train.fingerprint() == original
+    (tmp_path / "train.npz").write_bytes(b"cut")
+    simulate.main(command)
+    assert "already" not in capsys.readouterr().out
+    assert read_dataset(tmp_path).train.fingerprint() == original
+
+
+@pytest.mark.parametrize("name", ["train.npz", "meta.json", "notes.txt"])
+def test_files_that_the_command_did_not_make_are_never_written_over(tmp_path, capsys, name):
+    (tmp_path / name).write_text('{"name": "mine", "channels": ["a"], "units": [""], "classes": ["0", "1"]}')
+    assert exit_code("--output", str(tmp_path), "--stays", "60") == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_command_refuses_a_folder_that_holds_another_dataset(tmp_path, capsys):

@@ -473,6 +473,10 @@ class EvaluationConfig:
     protocols: list[str] = setting(
         ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training "
                            "on real series alone.", choices=("tstr", "tsrtr"), semantic=False)
+    targets: list[str] = setting(
+        ["own"], "What classifiers are trained toward on synthetic series: own, their labels, or soft, the "
+                 "probabilities of a teacher, where a set has them; each is an arm of its own.",
+        choices=("own", "soft"), semantic=False)
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
@@ -507,6 +511,8 @@ class EvaluationConfig:
             yield "controls", "must name each control once."
         if "ensemble" not in self.controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
+        if not self.targets or _has_repeats(self.targets):
+            yield "targets", "must name own or soft, and each once."
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):

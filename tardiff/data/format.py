@@ -181,8 +181,6 @@ def read_metadata(path: str | Path) -> Metadata:
     content = read_json(path, "name", "channels", "units", "classes")
     known = {item.name for item in fields(Metadata)}
     meta = Metadata(**{key: value for key, value in content.items() if key in known})
-    if meta.imputation is not None:
-        meta = replace(meta, imputation=_read_imputation(path, meta))
     if meta.format_version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {meta.format_version}, this TarDiff reads {FORMAT_VERSION}.")
     for name, fewest in (("channels", 1), ("units", 1), ("classes", 2)):
@@ -198,12 +196,12 @@ def read_metadata(path: str | Path) -> Metadata:
         raise UserError(f"{path}: {len(meta.channels)} channels but {len(meta.units)} units.")
     if meta.positive not in ("", *meta.classes):
         raise UserError(f"{path}: positive '{meta.positive}' is not one of the classes {', '.join(meta.classes)}.")
-    return meta
+    return meta if meta.imputation is None else replace(meta, imputation=_read_imputation(path, meta))
 
 
 def _read_imputation(path: str | Path, meta: Metadata) -> Imputation:
     content = meta.imputation
-    if not isinstance(content, dict) or content.get("rule") not in RULES or not _are_numbers(
+    if not isinstance(content, dict) or content.get("rule") not in tuple(RULES) or not _are_numbers(
             content.get("medians"), len(meta.channels)):
         raise UserError(f"{path}: 'imputation' must hold a rule ({', '.join(RULES)}) and 'medians', a number for each "
                         "channel.")
@@ -212,7 +210,7 @@ def _read_imputation(path: str | Path, meta: Metadata) -> Imputation:
 
 def _are_numbers(values: Any, count: int) -> bool:
     return (isinstance(values, list) and len(values) == count
-            and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values))
+            and all(isinstance(value, (int, float)) and abs(value) < math.inf for value in values))
 
 
 def read_split(path: str | Path, meta: Metadata) -> Split:

@@ -130,7 +130,9 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
     path = dataset / "provenance.json"
     if not path.exists():
         return None
-    record = read_json(path, inputs=dict, config=dict)
+    record = {"inputs": {}, "config": {}, **read_json(path)}
+    if not isinstance(record["inputs"], dict) or not isinstance(record["config"], dict):
+        raise UserError(f"{path}: 'inputs' and 'config' must be objects. Restore the file.")
     words = record["argv"] if isinstance(record.get("argv"), list) else []
     return {"seed": record.get("seed"), "command": " ".join(map(str, words)),
             "settings": record["config"], "inputs": record["inputs"]}

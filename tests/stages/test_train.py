@@ -22,7 +22,7 @@ def data(tmp_path, monkeypatch):
     splits, meta = simulate_cohort(60, seed=0)
     write_dataset("data", splits, dataclasses.replace(
         meta, channels=[f"{name} {UNFINISHED_FORMULA}" for name in meta.channels],
-        classes=[f"{UNFINISHED_FORMULA} {name}" for name in meta.classes]))
+        classes=[f"{UNFINISHED_FORMULA} {name}" for name in meta.classes], positive=""))
 
 
 def test_a_preview_is_drawn_of_few_series_whatever_their_names(data, monkeypatch):

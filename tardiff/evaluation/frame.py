@@ -5,6 +5,7 @@ A number is one row (set, metric, judge, key, dataset, repeat, value) of the fra
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
 | utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
+|           |                             | these two and SOFT,       |                  |         |        |
 |           |                             | a name in CONTROLS        |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
@@ -37,6 +38,9 @@ from tardiff.evaluation.intervals import (
 
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
+
+SOFT = "soft"
+"""The targets of an arm whose synthetic series are trained on with a teacher's probabilities."""
 
 COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
 SUBJECT_VARIANCE, SUBJECT_FREEDOM = "_subject_variance", "subject_freedom"
@@ -105,21 +109,23 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
-    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
-    on, and the summary of each key; that of `<metric>_minus_control` names the `control`.
+    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `targets` on the synthetic rows (own, soft;
+    None without them), `real_rows`, the labelled real rows trained on, and the summary of each key; that of
+    `<metric>_minus_control` names the `control`.
 
     The p values of the same difference of one judge are adjusted together, by Holm, to `p_adjusted`: those of the arms
     with synthetic rows, and apart from them those of the controls.
     """
     rows = []
     for (name, metric, judge), of_arm in summaries(frame).items():
-        protocol, _, ratio = metric.partition(" ")
-        synthetic, number = None if protocol in ("TRTR", *CONTROLS) else name, float(ratio) if ratio else None
-        label = " ".join([*(["control"] if protocol in CONTROLS else []), protocol, *([synthetic] if synthetic else []),
-                          *([f"{number:g}"] if ratio else [])])
+        protocol, *words = metric.split(" ")
+        synthetic = None if protocol in ("TRTR", *CONTROLS) else name
+        targets = None if synthetic is None else SOFT if SOFT in words else "own"
+        ratio = next((float(word) for word in words if word != SOFT), None)
+        label = f"control {protocol}" if protocol in CONTROLS else arm_label(protocol, synthetic, ratio, targets)
         real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
-        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
-                     **real_rows, **of_arm})
+        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": ratio,
+                     "targets": targets, **real_rows, **of_arm})
     families: dict[tuple[str, str, bool], list[Summary]] = {}
     for row in rows:
         controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
@@ -133,6 +139,17 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         for difference, adjusted in zip(family, holm(np.array([one["p"] for one in family])), strict=True):
             difference["p_adjusted"] = float(adjusted)
     return rows
+
+
+def arm_label(protocol: str, synthetic: str | None, ratio: float | None, targets: str | None) -> str:
+    """Return how tables name an arm that is no control: `TSRTR guided 0.5, soft`."""
+    words = [protocol, *([synthetic] if synthetic else []), *([f"{ratio:g}"] if ratio is not None else [])]
+    return " ".join(words) + (f", {SOFT}" if targets == SOFT else "")
+
+
+def shown_set(row: dict[str, Any]) -> str:
+    """Return how pages and figures name the synthetic set of a row of `utility_rows`: `guided, soft`."""
+    return f"{row['synthetic']}, {SOFT}" if row["targets"] == SOFT else row["synthetic"]
 
 
 def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:

@@ -23,7 +23,15 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
-from tardiff.evaluation.frame import REAL, SUBJECT_FREEDOM, SUBJECT_VARIANCE, best_control, long_frame
+from tardiff.evaluation.frame import (
+    REAL,
+    SOFT,
+    SUBJECT_FREEDOM,
+    SUBJECT_VARIANCE,
+    arm_label,
+    best_control,
+    long_frame,
+)
 from tardiff.evaluation.intervals import main_subject_variance, subject_freedom
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.checkpoint import fingerprint
@@ -39,23 +47,25 @@ FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.nda
 @dataclass(frozen=True)
 class Arm:
     """One line of the table: TRTR, TSTR, TSRTR or a control, for the former a synthetic set and the ratio of synthetic
-    to real training rows, and which of the judges is trained on these rows."""
+    to real training rows, which of the judges is trained on these rows, and toward what on the synthetic ones: their
+    `own` labels, or `soft`, a teacher's probabilities."""
 
     protocol: str
     synthetic: str | None = None
     ratio: float | None = None
     judge: str = ""
+    targets: str = "own"
 
     @property
     def label(self) -> str:
-        return " ".join([self.protocol, *([self.synthetic] if self.synthetic else []),
-                         *([f"{self.ratio:g}"] if self.ratio is not None else [])])
+        return arm_label(self.protocol, self.synthetic, self.ratio, self.targets)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """The set, the metric and the judge of the arm in the frame of results."""
-        return (self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}",
-                self.judge)
+        metric = " ".join([self.protocol, *([] if self.ratio is None else [str(self.ratio)]),
+                           *([SOFT] if self.targets == SOFT else [])])
+        return self.synthetic or REAL, metric, self.judge
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,8 @@ class Protocol:
         return None if arm.synthetic is None else seed % len(self.synthetic[arm.synthetic])
 
     def real_rows(self, arm: Arm) -> int:
-        """Return how many labelled real rows the classifiers of an arm are trained on; what a generator has seen is not
-        counted."""
+        """Return how many labelled real rows the classifiers of an arm are trained on; what a generator or a teacher
+        has seen is not counted."""
         if arm.protocol == "TSTR":
             return 0
         return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
@@ -148,8 +158,12 @@ class Protocol:
         x, y = self._real_x, self.real.y
         if arm.synthetic is not None:
             chosen = self._chosen_rows(arm, seed)
-            synthetic = (self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen],
-                         self._synthetic_set(arm, seed).y[chosen])
+            part = self._synthetic_set(arm, seed)
+            if arm.targets == SOFT:
+                y, targets = np.eye(self._num_classes)[y], part.p / part.p.sum(axis=1, keepdims=True)
+            else:
+                targets = part.y
+            synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
@@ -304,7 +318,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
             means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
                      and other.protocol in CONTROLS}
             baselines = {"trtr": Arm("TRTR", judge=arm.judge),
-                         "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge),
+                         "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge, arm.targets),
                          "control": best_control(name, means) if arm.synthetic is not None else None}
             for key, baseline in baselines.items():
                 if baseline in tables and baseline != arm:

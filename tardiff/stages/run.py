@@ -116,19 +116,24 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
     """Return the stages that end with the synthetic sets."""
     output, shared = Path(config.output), _shared(config)
     suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
-    steps = []
+    steps, denoisers = [], []
     for seed, suffix in enumerate(suffixes):
         values = shared | ({"seed": seed} if config.train_each_seed else {})
+        denoisers.append(step("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}))
         steps += [
-            step("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
+            denoisers[-1],
             step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
+        if config.teacher is not None:
+            steps.append(step("teach", "teacher", config.teacher,
+                              values | {"output": str(output / f"teacher{suffix}")}))
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
             steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
+                **({} if config.teacher is None else {"teacher": str(output / f"teacher{suffix}")}),
                 "output": folder, "seed": seed}))
-            _check_sampler(f"guidance.{name}", steps[-1].config, steps[2 * (seed % len(suffixes))].config)
+            _check_sampler(f"guidance.{name}", steps[-1].config, denoisers[seed % len(denoisers)].config)
     return steps
 
 

@@ -37,7 +37,7 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
                    "few_subjects": few, "rotations": 1, "reliability_class": 1,
                    "seen_beforehand": "On these 1,000 subjects",
-                   "guide_kinds": {}, "controls": list(controls),
+                   "guide_kinds": {}, "controls": list(controls), "targets": ["own"],
                    "scored_class": "AUPRC and F1 are of the class 'yes'.",
                    "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 

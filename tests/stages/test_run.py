@@ -32,6 +32,17 @@ def test_faults_of_all_stages_speak_before_the_first(tmp_path, monkeypatch, capf
     assert contents(tmp_path) == before
 
 
+def test_a_teacher_of_a_run_labels_all_its_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("data", *simulate_cohort(150, 0))
+    assert run_command("run", "data=data", "generation_seeds=2", "train_each_seed=true", "--dry-run",
+                       "teacher=['members=[{model: forest, seeds: 1}]']") == 0
+    printed = capsys.readouterr().out
+    for seed in range(2):
+        assert f"tardiff teach 'members=[{{model: forest, seeds: 1}}]' data=data name=data seed={seed}" in printed
+        assert printed.count(f"teacher=runs/data/teacher-seed{seed} output=runs/data/synthetic") == 2
+
+
 def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_dataset("data", *simulate_cohort(150, 0))

@@ -480,9 +480,10 @@ class EvaluationConfig:
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
-    controls: list[str] = setting(
-        [*CONTROLS], "Rivals of the synthetic sets, which make more of real rows alone (see "
-                  "tardiff/evaluation/controls.py). The two that need a teacher cost five fits more per seed.",
+    controls: list[str] | None = setting(
+        None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
+              "null: all that differ from TRTR, as class_weights does not with training.class_weighting=balanced. The "
+              "two that need a teacher cost five fits more per seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -499,6 +500,13 @@ class EvaluationConfig:
         names = [self.model.name] if self.judges is None else self.judges
         return {name: replace(self.model, name=name) for name in names}
 
+    @property
+    def chosen_controls(self) -> list[str]:
+        """The names of the controls; where none are named, of all that have an effect."""
+        if self.controls is not None:
+            return self.controls
+        return [name for name in CONTROLS if name != "class_weights" or self.training.class_weighting != "balanced"]
+
     def faults(self) -> Iterator[tuple[str, str]]:
         for path in (self.real, *_texts(self.synthetic)):
             if (self.rotations > 1) != (ROTATION in path):
@@ -507,9 +515,12 @@ class EvaluationConfig:
         if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
             yield "judges", "must name at least one architecture, and each once."
         yield from _unused_custom_model(self.model, self.judge_models)
-        if _has_repeats(self.controls):
+        if _has_repeats(self.chosen_controls):
             yield "controls", "must name each control once."
-        if "ensemble" not in self.controls and self.ensemble_size != EvaluationConfig.ensemble_size:
+        if "class_weights" in self.chosen_controls and self.training.class_weighting == "balanced":
+            yield "controls", ("names class_weights, which with training.class_weighting=balanced is TRTR itself; "
+                               "leave it out.")
+        if "ensemble" not in self.chosen_controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
         if not self.targets or _has_repeats(self.targets):
             yield "targets", "must name own or soft, and each once."

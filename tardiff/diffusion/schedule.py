@@ -12,7 +12,6 @@ from torch import Tensor
 from tardiff.config import DiffusionConfig
 from tardiff.utils.errors import UserError
 
-
 LOWEST_HALF_LOG_SNR = -5.0
 """Where steps even in log-SNR begin, after the first one: there a series has 0.7 % of the amplitude of its noise."""
 

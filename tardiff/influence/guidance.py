@@ -111,8 +111,8 @@ def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | No
     """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
 
     It is that of `objective_function` at x0_pred or x_t, of whose signals the classifier reads the first `num_channels`
-    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`, to RMS
-    1 of these channels. Each row depends on its own sample.
+    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`, to
+    RMS 1 of these channels. Each row depends on its own sample.
     """
     objective = objective_function(task, direction, config)
 

@@ -36,10 +36,10 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     parts = [part for datasets in sets.values() for part in datasets]
     rows = fits = 0.0
     if "utility" in config.sections:
-        arms = 1 + len(config.controls)
+        arms = 1 + len(config.chosen_controls)
         arms += len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
-        trained = arms + ("ensemble" in config.controls) * (config.ensemble_size - 2)
-        trained += FOLDS * any(name in config.controls for name in TAUGHT)
+        trained = arms + ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
+        trained += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
         for model in config.judge_models.values():
             fits += config.rotations * config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
             rows += config.rotations * config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW

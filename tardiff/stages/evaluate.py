@@ -159,7 +159,7 @@ def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
 
     Raises UserError where soft targets are asked for and no set has probabilities, or one has no other arms.
     """
-    arms, sets = [Arm("TRTR"), *map(Arm, config.controls)], protocol.synthetic
+    arms, sets = [Arm("TRTR"), *map(Arm, config.chosen_controls)], protocol.synthetic
     with_p = [name for name, parts in sets.items() if all(part.p is not None for part in parts)]
     targets_of = {name: [targets for targets in config.targets if targets != SOFT or name in with_p] for name in sets}
     if sets and SOFT in config.targets and (not with_p or not all(targets_of.values())):
@@ -199,7 +199,7 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
-        "controls": config.controls, "targets": config.targets, "protocols": config.protocols,
+        "controls": config.chosen_controls, "targets": config.targets, "protocols": config.protocols,
         "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),

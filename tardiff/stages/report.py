@@ -132,7 +132,7 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
-    controls = [name for name in config.controls if name in QUICK_CONTROLS]
+    controls = [name for name in config.chosen_controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
                                controls=controls, ensemble_size=2, training=training,
                                bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0, fidelity_metrics=cheap)

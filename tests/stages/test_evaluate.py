@@ -249,6 +249,12 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
     assert not capsys.readouterr().out
 
 
+def test_class_weights_are_a_control_only_where_they_change_something():
+    assert EvaluationConfig().chosen_controls == [*CONTROLS]
+    config = load_config(EvaluationConfig, overrides=["training.class_weighting=balanced"])
+    assert config.chosen_controls == [name for name in CONTROLS if name != "class_weights"]
+
+
 def test_what_decides_the_fits_of_a_judge_is_in_its_recipe(real, monkeypatch):
     """Or those of an earlier version would be read."""
     model, cpu = ClassifierModelConfig(name="boosting"), torch.device("cpu")
@@ -259,6 +265,7 @@ def test_what_decides_the_fits_of_a_judge_is_in_its_recipe(real, monkeypatch):
 
 @pytest.mark.parametrize(("settings", "fault"), [
     (["controls=[mixup,mixup]"], "'controls' must name each"), (["controls=[smote]"], "'controls' must be one of"),
+    (["controls=[mixup,class_weights]", "training.class_weighting=balanced"], "'controls' names class_weights, which"),
     (["controls=[mixup]", "ensemble_size=3"], "'ensemble_size' has no effect"),
     (["judges=[gru,gru]"], "'judges' must name at least one"), (["judges=[]"], "'judges' must name at least one"),
     (["judges=[forest]"], "'judges' must be one of"),

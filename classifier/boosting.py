@@ -82,7 +82,12 @@ def _looks(model: HistGradientBoostingClassifier, x: np.ndarray, num_classes: in
 def features(x: np.ndarray) -> np.ndarray:
     """Return (N, (L + 7) C) of series x (N, L, C): all values, and of each channel mean, standard deviation, least,
     greatest, first and last value, and the slope of a least-squares line over time in [-1, 1]."""
+    return np.concatenate([x.reshape(len(x), -1), summaries(x)], axis=1)
+
+
+def summaries(x: np.ndarray) -> np.ndarray:
+    """Return (N, 7 C), what `features` adds to the values."""
     time = np.linspace(-1, 1, x.shape[1], dtype=x.dtype)
     slope = np.einsum("nlc,l->nc", x, time) / max(float(time @ time), 1e-12)
-    summaries = [x.mean(axis=1), x.std(axis=1), x.min(axis=1), x.max(axis=1), x[:, 0], x[:, -1], slope]
-    return np.concatenate([x.reshape(len(x), -1), *summaries], axis=1)
+    return np.concatenate([x.mean(axis=1), x.std(axis=1), x.min(axis=1), x.max(axis=1), x[:, 0], x[:, -1], slope],
+                          axis=1)

@@ -3,8 +3,10 @@
     python -m data_preprocess.arrays --input DIR_OR_FILE --output data/mine
 
 Forms of a part of the data:
-- `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,) and mask (N, L, C) (True = observed)
-- `x.npy`, `y.npy` and where known `subject.npy`, `mask.npy`; a part's name stands before or after (`x_train.npy`)
+- `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,), mask (N, L, C) (True = observed) and
+  p (N, K), a teacher's probability of each class, in the order of the classes
+- `x.npy`, `y.npy` and where known `subject.npy`, `mask.npy`, `p.npy`; a part's name stands before or after
+  (`x_train.npy`)
 - `.ts` or `.tsv` of https://www.timeseriesclassification.com (equal lengths)
 - `.pkl` with a tuple (x, y) of numpy arrays. The original release's `train_tuple.pkl` is one, in the order (N, C, L):
   give --channels-first. A pickle is read without running what it asks for; anything but plain arrays is refused.
@@ -39,13 +41,12 @@ import numpy as np
 from data_preprocess import command, grid, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
-from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
+from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, open_arrays
 from tardiff.utils.errors import UserError
 
-ARRAYS = ("x", "y", "subject", "mask")
 SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
 WHOLE = "whole"
 
@@ -79,7 +80,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     y = np.full(len(labels), -1)
     y[kept], classes = own_data.encode_labels(labels[kept], options.classes, what)
     starts = np.cumsum([len(part) for part in parts.values()])[:-1]
-    parts = {name: Split(part.x, labels, part.subject, part.mask)[labels >= 0]
+    parts = {name: replace(part, y=labels)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
     imputation = None
@@ -167,19 +168,20 @@ def read_part(files: Sequence[Path], channels_first: bool | None) -> Split:
 
 
 def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Read the `.npy` files of one part, each array under the name x, y, subject or mask that its file has."""
+    """Read the `.npy` files of one part, each array under the name x, y, subject, mask or p that its file
+    has."""
     arrays = {}
     for path in files:
         named = [word for word in words(path) if word in ARRAYS]
         if len(named) != 1 or named[0] in arrays:
-            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy and mask.npy, once "
-                            "each; the name of a split may stand before or after, as in x_train.npy.")
+            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy, mask.npy and p.npy, "
+                            "once each; the name of a split may stand before or after, as in x_train.npy.")
         arrays[named[0]] = load(path)
     return arrays
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` archive: x, y, subject and mask, in any case. Raises UserError on any other."""
+    """Read the arrays of an `.npz` archive: x, y, subject, mask and p, in any case. Raises UserError on any other."""
     archive = load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
@@ -188,7 +190,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         for name, lowered in zip(archive.files, names, strict=True):
             if lowered not in ARRAYS or names.count(lowered) > 1:
                 raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known "
-                                "subject (whom a row is of) and mask, once each. Rename or remove it.")
+                                "subject (whom a row is of), mask and p, once each. Rename or remove it.")
         return {lowered: archive[name] for name, lowered in zip(archive.files, names, strict=True)}
 
 
@@ -243,7 +245,11 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
             raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) "
                             "and False.")
         mask = in_order(mask.astype(bool), channels_first)
-    return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask)
+    p = arrays.get("p")
+    if p is not None and (p.ndim != 2 or len(p) != len(x) or p.dtype.kind != "f"):
+        raise UserError(f"{path}: array p is {p.shape} {p.dtype}; expected a probability of each class, ({len(x)}, K).")
+    return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask,
+                 None if p is None else p.astype(np.float32))
 
 
 def in_order(array: np.ndarray, channels_first: bool | None) -> np.ndarray:

@@ -5,9 +5,9 @@
 The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time,
 one column a variable). A folder of such tables with the same columns is read as one; where they have no column of the
 id, the name of the file is it. The table of labels has one row an id (a stay, a recording): id, label, and where known
-the patient (--subject), a given split (--split, with train, val, test) and the time that the series start (--origin).
-Names of columns may be in any case. The measurements are read out of core, so that they need not fit into memory
-(--memory-limit).
+the patient (--subject), a given split (--split, with train, val, test), the time that the series start (--origin) and a
+teacher's probability of each class (--probabilities, in the order of the classes). Names of columns may be in any case.
+The measurements are read out of core, so that they need not fit into memory (--memory-limit).
 
 Decisions:
 - Step h averages the valid values in [origin + h, origin + h + 1) steps. A time is known to one unit of the last
@@ -34,6 +34,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -119,7 +120,11 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
                      attrition: dict[str, int], options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
     """Split and fill the stays: x (N, L, C) float32 with NaN, `stays` with columns label, subject and split."""
     y, classes = own_data.encode_labels(stays["label"].to_numpy(dtype=str), options.classes, str(options.labels))
-    whole = Split(x, y, stays["subject"].to_numpy(dtype=str))
+    if options.probabilities and len(options.probabilities) != len(classes):
+        raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
+                        f"{own_data.listed(classes)}, in this order.")
+    p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
+    whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32))
     if not options.subject:
         print("each id is its own subject; where a patient can have several ids, give --subject")
     if options.split:
@@ -132,6 +137,8 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
     else:
         splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
         rule = {"ratios": list(options.ratios)}
+    splits = {name: replace(part, p=None) if part.p is not None and np.isnan(part.p).all() else part
+              for name, part in splits.items()}
     splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     own_data.warn_of_extremes(splits, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
@@ -152,17 +159,20 @@ def microseconds_of(duration: str) -> float:
 
 
 def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: argparse.Namespace) -> pd.DataFrame:
-    """Read the table of labels: id, label (None where missing), subject, split and origin (microseconds, NaN) by row.
+    """Read the table of labels: id, label (None where missing), subject, split, origin (microseconds, NaN) and the
+    columns of --probabilities (NaN where missing) by row.
 
     Raises UserError on an id that is missing or there twice, and on a subject, split or origin that cannot be used.
     """
     path = options.labels
     roles = {"id": options.id, "label": options.label, "subject": options.subject or options.id,
              "split": options.split or options.id, "origin": options.origin or options.id}
-    table = source(path, dict.fromkeys(roles.values(), "VARCHAR"))
+    of_classes = options.probabilities or []
+    table = source(path, {**dict.fromkeys(roles.values(), "VARCHAR"), **dict.fromkeys(of_classes, "DOUBLE")})
     trimmed = {role: f"trim({identifier(column)})" for role, column in roles.items()}
     texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}"
                       for role, text in trimmed.items())
+    texts = ", ".join([texts, *map(identifier, of_classes)])
     stays = pd.DataFrame(fetch(connection, f"SELECT *, {clock.microseconds('origin')} AS start FROM "
                                            f"(SELECT {texts} FROM {table})", "labels", path))
     if not options.origin:
@@ -240,6 +250,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
                          ("origin", "time that the series start (default: the id's first row in the measurements)")):
         parser.add_argument(f"--{column}", type=column_name, metavar="COLUMN",
                             help=f"column of the labels with the {what}")
+    parser.add_argument("--probabilities", nargs="+", type=column_name, metavar="COLUMN",
+                        help="columns of the labels with a teacher's probability of each class, in their order")
     parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
     parser.add_argument("--step", default="1h", help="length of a step, such as 30min or '1/256 s' (default: 1h)")
     parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")

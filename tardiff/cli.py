@@ -89,6 +89,8 @@ COMMANDS = {
     "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", "BaseConfig",
                      in_processes=True),
     "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
+    "teach": Command("stage 2: fit the ensemble whose probabilities label synthetic series", "tardiff.stages.teach",
+                     "TeacherConfig"),
     "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generate",
                         "GenerationConfig", in_processes=True),
     "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.evaluate",

@@ -270,6 +270,48 @@ class ClassifierConfig:
         yield from _unused_custom_model(self.model, [self.model.name])
 
 
+SUMMARY_MODELS = ("forest", "logistic")
+"""A random forest and a logistic regression on summaries of each channel: members of teachers alone."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Stage 2: the teacher, an ensemble of classifiers whose probabilities label synthetic series."""
+
+    data: str = setting("data/simulated", "Dataset folder.", semantic=False)
+    name: str = setting(STUDY, NAME_TEXT, semantic=False)
+    output: str = setting("runs/${name}/teacher", "Run folder.", semantic=False)
+    seed: int = setting(0, "Seed of the members and of the folds.", low=0, high=2**63 - 1)
+    device: str = setting("auto", DEVICE_TEXT, semantic=False)
+    workers: int | None = setting(
+        None, "Worker processes, each fitting one classifier at a time on one thread; null: one per CPU core, a single "
+              "one on a GPU.", low=1, semantic=False)
+    normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
+    members: list[dict[str, Any]] = setting(
+        [{"model": "gru", "seeds": 5}, {"model": "boosting", "seeds": 2}],
+        f"The ensemble, [{{model: NAME, seeds: NUMBER}}, ...]. NAME is one of {', '.join(ARCHITECTURES)}, "
+        f"{', '.join(SUMMARY_MODELS)}; each counts alike, whatever the number of its seeds.")
+    model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
+    training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        known = (*ARCHITECTURES, *SUMMARY_MODELS)
+        for member in self.members:
+            if member.keys() != {"model", "seeds"} or member["model"] not in known or not _is_count(member["seeds"]):
+                yield "members", (f"holds {member}; expected {{model: NAME, seeds: NUMBER}}, NAME one of "
+                                  f"{', '.join(known)}, and a whole number from 1 on.")
+                return
+        if not self.members or _has_repeats([member["model"] for member in self.members]):
+            yield "members", "must hold at least one model, and each once."
+        if any(member["model"] == "logistic" and member["seeds"] > 1 for member in self.members):
+            yield "members", "must give logistic one seed: its fit does not depend on it."
+        if self.model.name != ClassifierModelConfig.name:
+            yield "model.name", "has no effect: members names the models."
+        if self.model.inputs != "values":
+            yield "model.inputs", "is for judges: a teacher reads values alone, which every synthetic set has."
+        yield from _unused_custom_model(self.model, [member["model"] for member in self.members])
+
+
 @dataclass(frozen=True)
 class SamplerConfig:
     """The reverse process."""
@@ -358,6 +400,9 @@ class GenerationConfig:
     name: str = setting(STUDY, NAME_TEXT, semantic=False)
     base: str = setting("runs/${name}/base", "Run folder of the denoiser.", semantic=False)
     classifier: str = setting("runs/${name}/classifier", "Run folder of the classifier.", semantic=False)
+    teacher: str | None = setting(
+        None, "Run folder of a teacher, whose probability of each class is written beside the label of each series, as "
+              "p; null: none is.", semantic=False)
     output: str = setting("runs/${name}/synthetic/guided", "Folder of the synthetic dataset.", semantic=False)
     seed: int = setting(0, "Seed of the samples; series i depends on the seed and i alone.", low=0,
                         high=2**63 - 1)
@@ -428,6 +473,10 @@ class EvaluationConfig:
     protocols: list[str] = setting(
         ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training "
                            "on real series alone.", choices=("tstr", "tsrtr"), semantic=False)
+    targets: list[str] = setting(
+        ["own"], "What classifiers are trained toward on synthetic series: own, their labels, or soft, the "
+                 "probabilities of a teacher, where a set has them; each is an arm of its own.",
+        choices=("own", "soft"), semantic=False)
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
@@ -473,6 +522,8 @@ class EvaluationConfig:
                                "leave it out.")
         if "ensemble" not in self.chosen_controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
+        if not self.targets or _has_repeats(self.targets):
+            yield "targets", "must name own or soft, and each once."
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
@@ -488,6 +539,9 @@ class ExperimentConfig:
     output: str = setting("runs/${name}", "Folder of all runs of the experiment.")
     base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].")
     classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.")
+    teacher: str | list[str] | None = setting(
+        None, "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; [] for "
+              "its defaults, null for none. Evaluate them with evaluation=[..., 'targets=[own, soft]'].")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
                              "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
@@ -556,7 +610,8 @@ class CompareConfig(ReportConfig):
     generation_seeds: int = setting(3, "Runs of each baseline, with seeds 0, 1, ...", low=1, semantic=False)
     experiment: str | None = setting(
         None, "Configuration of an experiment (see `tardiff run`) whose synthetic sets are compared too: TarDiff "
-              "itself, trained for each seed. Of its settings base, classifier and guidance count.", semantic=False)
+              "itself, trained for each seed. Of its settings base, classifier, teacher and guidance count.",
+        semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()
@@ -605,6 +660,10 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, (dict, list)):
         return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
     return [value] if isinstance(value, str) else []
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _has_repeats(values: list) -> bool:

@@ -1,7 +1,8 @@
 """The dataset on disk: a folder of `train.npz`, `val.npz`, `test.npz` and `meta.json`, read, written and validated.
 
-Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)` and
-`mask (N, L, C) bool` (True = observed). NaN is allowed only where the mask is False.
+Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`,
+`mask (N, L, C) bool` (True = observed) and `p (N, K) float32`, a teacher's probability of each class. NaN is allowed
+only where the mask is False.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
 
 SPLIT_NAMES = ("train", "val", "test")
+ARRAYS = ("x", "y", "subject", "mask", "p")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
+PROBABILITY_TOLERANCE = 1e-3
+"""Of the sum of the probabilities of a row."""
 UNIT_SECONDS = {
     "ms": Fraction(1, 1000), "s": Fraction(1), "min": Fraction(60), "minute": Fraction(60), "minutes": Fraction(60),
     "h": Fraction(3600), "hour": Fraction(3600), "hours": Fraction(3600), "d": Fraction(86400),
@@ -90,19 +94,23 @@ class Metadata:
 @dataclass(frozen=True)
 class Split:
     """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
-    and `mask (N, L, C) bool`, True where observed."""
+    `mask (N, L, C) bool`, True where observed, and `p (N, K) float32`, a teacher's probability of each class."""
 
     x: np.ndarray
     y: np.ndarray
     subject: np.ndarray | None = None
     mask: np.ndarray | None = None
+    p: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def __getitem__(self, rows: np.ndarray | slice) -> Split:
-        return Split(self.x[rows], self.y[rows], None if self.subject is None else self.subject[rows],
-                     None if self.mask is None else self.mask[rows])
+        return Split(**{name: array[rows] for name, array in self.arrays().items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are there, by name."""
+        return {name: array for name in ARRAYS if (array := getattr(self, name)) is not None}
 
     def subjects(self) -> np.ndarray:
         """Return the subject of each row; where none is recorded, each row is its own subject."""
@@ -110,7 +118,7 @@ class Split:
 
     def fingerprint(self) -> str:
         """Return a hash of the content."""
-        return fingerprint(*[array for array in (self.x, self.y, self.subject, self.mask) if array is not None])
+        return fingerprint(*self.arrays().values())
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
         if not isinstance(content, np.lib.npyio.NpzFile):
             raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
         with content as archive:
-            arrays = {name: archive[name] for name in ("x", "y", "subject", "mask") if name in archive.files}
+            arrays = {name: archive[name] for name in ARRAYS if name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
     except DAMAGED_ARRAYS as error:
@@ -224,7 +232,7 @@ def read_split(path: str | Path, meta: Metadata) -> Split:
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
         raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) and y (N,).")
-    split = Split(arrays["x"], arrays["y"], arrays.get("subject"), arrays.get("mask"))
+    split = Split(**arrays)
     faults = split_faults(split, meta)
     if faults:
         raise UserError("\n".join(f"{path}: {fault}" for fault in faults))
@@ -247,7 +255,7 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
         faults.append("array x has length 0; expected at least one time step.")
     if x.shape[2] != len(meta.channels):
         faults.append(f"array x has {x.shape[2]} channels, meta.json names {len(meta.channels)}.")
-    for name in ("y", "subject", "mask"):
+    for name in ARRAYS[1:]:
         array = getattr(split, name)
         if array is not None and array.ndim and len(array) != len(x):
             faults.append(f"array {name} has {len(array)} rows, array x has {len(x)}.")
@@ -258,6 +266,8 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
     if split.subject is not None and (split.subject.ndim != 1 or split.subject.dtype.kind not in "iuU"):
         found = f"{split.subject.shape} {split.subject.dtype}"
         faults.append(f"array subject must be (N,) integers or text, got {found}.")
+    if split.p is not None:
+        faults += _probability_faults(split.p, len(meta.classes))
     if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
         faults.append(f"array mask must be {x.shape} bool, got {split.mask.shape} {split.mask.dtype}.")
     elif not faults:
@@ -313,20 +323,23 @@ def require_replaceable(folder: Path, key: str, record: Any) -> None:
 
 def write_split(path: str | Path, split: Split) -> None:
     """Write one split to an .npz archive, atomically."""
-    arrays = {"x": split.x, "y": split.y, "subject": split.subject, "mask": split.mask}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{name: array for name, array in arrays.items() if array is not None})
+        np.savez_compressed(file, **split.arrays())
 
 
 def write_split_in_parts(path: str | Path, parts: Callable[[], Iterable[np.ndarray]], shape: tuple[int, int, int],
-                         y: np.ndarray, imputation: Imputation | None = None) -> None:
+                         y: np.ndarray, imputation: Imputation | None = None,
+                         probabilities: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
     """Write a split whose x arrives in consecutive parts (n, L, C) float32, so that memory holds one part at a time.
 
     parts: called for each pass over them. shape: (N, L, C) of the whole; y (N,) int64. imputation: fills gaps, which
-    are NaN, and asks for a mask. The file is written atomically.
+    are NaN, and asks for a mask. probabilities: makes p (n, K) float32 of a part without gaps, and asks for p. The file
+    is written atomically.
     """
-    arrays: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-        "x": ("<f4", lambda part: part if imputation is None else imputation.fill(part))}
+    def filled(part: np.ndarray) -> np.ndarray:
+        return part if imputation is None else imputation.fill(part)
+
+    arrays: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {"x": ("<f4", filled)}
     if imputation is not None:
         arrays["mask"] = ("|b1", lambda part: ~np.isnan(part))
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -336,8 +349,12 @@ def write_split_in_parts(path: str | Path, parts: Callable[[], Iterable[np.ndarr
                 np.lib.format.write_array_header_2_0(file, header)
                 for part in parts():
                     file.write(np.ascontiguousarray(content(part), dtype=kind).tobytes())
-        with archive.open("y.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, y)
+        small = {"y": y}
+        if probabilities is not None:
+            small["p"] = np.concatenate([probabilities(filled(part)) for part in parts()])
+        for name, array in small.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array)
 
 
 def interval_seconds(text: str) -> Fraction | None:
@@ -384,6 +401,18 @@ def _class_number(given: str | int, classes: Sequence[str]) -> int:
     nearest = difflib.get_close_matches(str(given).lower(), by_lower_case, n=1, cutoff=0.5)
     hint = f" Did you mean {by_lower_case[nearest[0]]}?" if nearest else ""
     raise UserError(f"'{str(given)[:200]}' is not a class; the classes are {listed}.{hint}")
+
+
+def _probability_faults(p: np.ndarray, num_classes: int) -> list[str]:
+    if p.ndim != 2 or p.shape[1] != num_classes or p.dtype != np.float32:
+        return [f"array p must be (N, {num_classes}) float32, the probability of each class, got {p.shape} {p.dtype}."]
+    # A comparison with NaN is false.
+    sound = ((p >= 0) & (p <= 1)).all(axis=1) & (np.abs(p.sum(axis=1) - 1) <= PROBABILITY_TOLERANCE)
+    if sound.all():
+        return []
+    row = int(np.argmin(sound))
+    return [f"array p, row {row}: {p[row].tolist()} are no probabilities; expected values from 0 to 1 that sum to 1 "
+            f"({int((~sound).sum())} such rows)."]
 
 
 def _value_faults(x: np.ndarray, mask: np.ndarray | None) -> list[str]:

@@ -84,7 +84,7 @@ def joined(parts: Sequence[Split]) -> Split:
     """Return the rows of splits of one dataset, one after the other; no two splits share a subject.
 
     Subjects keep their names where all splits know them, else they are numbered. A split without a mask is all
-    observed if another one has a mask.
+    observed if another one has a mask. Probabilities are kept where all splits have them.
     """
     subjects = [part.subject for part in parts]
     masks = [part.mask for part in parts]
@@ -92,7 +92,8 @@ def joined(parts: Sequence[Split]) -> Split:
         masks = [np.ones(part.x.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
     return Split(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
                  joined_subjects(parts) if any(subject is None for subject in subjects) else np.concatenate(subjects),
-                 None if masks[0] is None else np.concatenate(masks))
+                 None if masks[0] is None else np.concatenate(masks),
+                 None if any(part.p is None for part in parts) else np.concatenate([part.p for part in parts]))
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:

@@ -5,6 +5,7 @@ A number is one row (set, metric, judge, key, dataset, repeat, value) of the fra
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
 | utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
+|           |                             | these two and SOFT,       |                  |         |        |
 |           |                             | a name in CONTROLS        |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
@@ -38,6 +39,9 @@ from tardiff.evaluation.intervals import (
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
 
+SOFT = "soft"
+"""The targets of an arm whose synthetic series are trained on with a teacher's probabilities."""
+
 COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
 SUBJECT_VARIANCE, SUBJECT_FREEDOM = "_subject_variance", "subject_freedom"
 """The ending of the key of a variance over subjects, and the key of the degrees of freedom of all those of an arm
@@ -59,16 +63,33 @@ def long_frame(rows: Iterable[tuple]) -> pd.DataFrame:
 def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summary]]:
     """Return the summary of each key by (set, metric, judge), in the order of the frame.
 
-    Intervals have both sources of chance in their error: the variance over subjects and that between seeds (see
-    `standard_error`; percentiles of three resampled seeds would miss the truth in a quarter of cases). Those of
-    differences are mean +- t x standard error, those of levels that of `level_interval`.
+    Intervals have both sources of chance in their error: the variance over subjects and that between seeds, or between
+    datasets where several seeds share each (see `standard_error`; percentiles of three resampled seeds would miss the
+    truth in a quarter of cases). Those of differences are mean +- t x standard error, those of levels that of
+    `level_interval`.
     """
     found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-    for (*place, key), values in frame.groupby(["set", "metric", "judge", "key"], sort=False)["value"]:
-        found.setdefault(tuple(place), {})[key] = values.to_numpy()
-    return {place: {key: _summary(key, of_place) for key in of_place
+    repeats: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    for (*place, key), rows in frame.groupby(["set", "metric", "judge", "key"], sort=False):
+        values = rows["value"].to_numpy()
+        found.setdefault(tuple(place), {})[key] = values
+        datasets = rows["dataset"].to_numpy("float64", na_value=np.nan)
+        repeats.setdefault(tuple(place), {})[key] = independent_values(values, datasets)
+    return {place: {key: _summary(key, of_place, repeats[place][key]) for key in of_place
                     if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM}
             for place, of_place in found.items()}
+
+
+def independent_values(values: np.ndarray, datasets: np.ndarray) -> np.ndarray:
+    """Return the values that chance made apart from each other: values (S,) by seed, or their means by dataset, where
+    several seeds share each of several.
+
+    datasets (S,): their numbers, NaN where there is none. One dataset alone tells nothing of the chance of generation.
+    """
+    numbers = np.unique(datasets)
+    if np.isnan(datasets).any() or not 1 < len(numbers) < len(values):
+        return values
+    return np.array([values[datasets == number].mean() for number in numbers])
 
 
 def by_set(frame: pd.DataFrame) -> dict[str, dict[str, dict[str, Summary]]]:
@@ -88,21 +109,23 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
-    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `real_rows`, the labelled real rows trained
-    on, and the summary of each key; that of `<metric>_minus_control` names the `control`.
+    `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `targets` on the synthetic rows (own, soft;
+    None without them), `real_rows`, the labelled real rows trained on, and the summary of each key; that of
+    `<metric>_minus_control` names the `control`.
 
     The p values of the same difference of one judge are adjusted together, by Holm, to `p_adjusted`: those of the arms
     with synthetic rows, and apart from them those of the controls.
     """
     rows = []
     for (name, metric, judge), of_arm in summaries(frame).items():
-        protocol, _, ratio = metric.partition(" ")
-        synthetic, number = None if protocol in ("TRTR", *CONTROLS) else name, float(ratio) if ratio else None
-        label = " ".join([*(["control"] if protocol in CONTROLS else []), protocol, *([synthetic] if synthetic else []),
-                          *([f"{number:g}"] if ratio else [])])
+        protocol, *words = metric.split(" ")
+        synthetic = None if protocol in ("TRTR", *CONTROLS) else name
+        targets = None if synthetic is None else SOFT if SOFT in words else "own"
+        ratio = next((float(word) for word in words if word != SOFT), None)
+        label = f"control {protocol}" if protocol in CONTROLS else arm_label(protocol, synthetic, ratio, targets)
         real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
-        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": number,
-                     **real_rows, **of_arm})
+        rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": ratio,
+                     "targets": targets, **real_rows, **of_arm})
     families: dict[tuple[str, str, bool], list[Summary]] = {}
     for row in rows:
         controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
@@ -118,6 +141,17 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def arm_label(protocol: str, synthetic: str | None, ratio: float | None, targets: str | None) -> str:
+    """Return how tables name an arm that is no control: `TSRTR guided 0.5, soft`."""
+    words = [protocol, *([synthetic] if synthetic else []), *([f"{ratio:g}"] if ratio is not None else [])]
+    return " ".join(words) + (f", {SOFT}" if targets == SOFT else "")
+
+
+def shown_set(row: dict[str, Any]) -> str:
+    """Return how pages and figures name the synthetic set of a row of `utility_rows`: `guided, soft`."""
+    return f"{row['synthetic']}, {SOFT}" if row["targets"] == SOFT else row["synthetic"]
+
+
 def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     """Return the control with the best mean of a metric, the first of equals; None without controls, and of a metric
     that has no better and worse."""
@@ -126,15 +160,16 @@ def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     return (min if metric == "brier" else max)(means, key=means.get)
 
 
-def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:
+def _summary(key: str, of_pair: dict[str, np.ndarray], repeats: np.ndarray) -> Summary:
+    """Return the summary of a key among those of an arm; repeats: its `independent_values`."""
     values = of_pair[key]
     mean, several = float(values.mean()), len(values) > 1
     summary = {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if several else None}
     if key + SUBJECT_VARIANCE not in of_pair:
         return summary
     (variance,), (freedom_over_subjects,) = of_pair[key + SUBJECT_VARIANCE], of_pair.get(SUBJECT_FREEDOM, [np.inf])
-    seed_variance = float(values.var(ddof=1)) if several else 0.0
-    error, freedom = standard_error(seed_variance, len(values), float(variance), float(freedom_over_subjects))
+    between = float(repeats.var(ddof=1)) if several else 0.0
+    error, freedom = standard_error(between, len(repeats), float(variance), float(freedom_over_subjects))
     half = float(scipy.stats.t.ppf(0.975, freedom)) * error
     summary |= {"subject_variance": float(variance), "low": mean - half, "high": mean + half}
     metric, minus, _ = key.partition("_minus_")
@@ -145,7 +180,7 @@ def _summary(key: str, of_pair: dict[str, np.ndarray]) -> Summary:
             summary |= {"low": mean - (high - low), "high": mean + (high - low)}
         summary["p"] = p_value(mean, error, freedom)
         if metric in ("auroc", "auprc"):
-            summary |= {"seeds_for_0.01": seeds_needed(values, float(variance), float(freedom_over_subjects)),
+            summary |= {"seeds_for_0.01": seeds_needed(repeats, float(variance), float(freedom_over_subjects)),
                         "smallest_visible": smallest_visible(float(variance), float(freedom_over_subjects))}
     elif metric == "brier":  # Of several classes it may be above 1.
         summary["low"] = max(mean - half, 0.0)

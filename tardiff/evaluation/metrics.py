@@ -107,6 +107,13 @@ def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int =
             "low": low, "high": high}
 
 
+def calibration_error(y: np.ndarray, p: np.ndarray, label: int = 1) -> float:
+    """Return the mean distance between predicted and observed share of `label`, over the rows of `reliability_curve`
+    (the expected calibration error of Naeini et al. 2015, with bins of equal count)."""
+    curve = reliability_curve(y, p, label=label)
+    return float(np.average(np.abs(curve["predicted"] - curve["observed"]), weights=curve["count"]))
+
+
 def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95 % interval of a share (Wilson 1927)."""
     z = ndtri(0.975)

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from tardiff.config import CONTROLS
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import NOISE, REAL, Summary, best_control, by_set, utility_rows
+from tardiff.evaluation.frame import NOISE, REAL, Summary, best_control, by_set, shown_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.summary import (
@@ -108,9 +108,9 @@ def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[
 def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) -> dict[str, Any]:
     trtr = next(row for row in rows if row["protocol"] == "TRTR")
     ratio = max((row["ratio"] for row in rows if row["protocol"] == "TSRTR"), default=None)
-    alone = {row["synthetic"]: row for row in rows if row["protocol"] == "TSTR"}
-    added = {row["synthetic"]: row for row in rows if row["protocol"] == "TSRTR" and row["ratio"] == ratio}
-    names = list(dict.fromkeys(row["synthetic"] for row in rows if row["synthetic"]))
+    alone = {shown_set(row): row for row in rows if row["protocol"] == "TSTR"}
+    added = {shown_set(row): row for row in rows if row["protocol"] == "TSRTR" and row["ratio"] == ratio}
+    names = list(dict.fromkeys(shown_set(row) for row in rows if row["synthetic"]))
     verdicts, rivals = ({name: verdict(row[f"auprc_minus_{key}"]) for name, row in added.items()
                          if f"auprc_minus_{key}" in row} for key in ("trtr", "control"))
     gained = [name for name, found in verdicts.items() if found == GAIN]

@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator
 from sklearn.decomposition import PCA
 
 from tardiff.data.format import Split
+from tardiff.evaluation.frame import shown_set
 from tardiff.influence.analysis import fall_name
 from tardiff.utils.checkpoint import atomic_path
 from tardiff.utils.figures import COLOURS, channel_panels, plain
@@ -181,7 +182,7 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
     which is drawn where it is in sight; one panel each. Ratios stand at equal distances.
     """
     real = next(row for row in rows if row["protocol"] == "TRTR")
-    names = list(dict.fromkeys(row["synthetic"] for row in rows if row["protocol"] == "TSRTR"))
+    names = list(dict.fromkeys(shown_set(row) for row in rows if row["protocol"] == "TSRTR"))
     style_of = styles(names)
     ratios = sorted({row["ratio"] for row in rows if row["protocol"] == "TSRTR"})
     # Many intervals need the whole width.
@@ -193,7 +194,7 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
         axis.axhline(real[key]["mean"], linewidth=1.2, **real_line)
         axis.axhspan(real[key]["low"], real[key]["high"], color="0.3", alpha=0.1, linewidth=0)
         for number, name in enumerate(names):
-            of_set = sorted((row for row in rows if row["protocol"] == "TSRTR" and row["synthetic"] == name),
+            of_set = sorted((row for row in rows if row["protocol"] == "TSRTR" and shown_set(row) == name),
                             key=lambda row: row["ratio"])
             offset = 0.7 * ((number + 0.5) / len(names) - 0.5)
             position = np.array([ratios.index(row["ratio"]) for row in of_set]) + offset

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
-from tardiff.evaluation.frame import REAL, SUBJECT_FREEDOM, SUBJECT_VARIANCE, best_control, long_frame
+from tardiff.evaluation.frame import (
+    REAL,
+    SOFT,
+    SUBJECT_FREEDOM,
+    SUBJECT_VARIANCE,
+    arm_label,
+    best_control,
+    long_frame,
+)
 from tardiff.evaluation.intervals import main_subject_variance, subject_freedom
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.checkpoint import fingerprint
@@ -38,23 +47,25 @@ FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.nda
 @dataclass(frozen=True)
 class Arm:
     """One line of the table: TRTR, TSTR, TSRTR or a control, for the former a synthetic set and the ratio of synthetic
-    to real training rows, and which of the judges is trained on these rows."""
+    to real training rows, which of the judges is trained on these rows, and toward what on the synthetic ones: their
+    `own` labels, or `soft`, a teacher's probabilities."""
 
     protocol: str
     synthetic: str | None = None
     ratio: float | None = None
     judge: str = ""
+    targets: str = "own"
 
     @property
     def label(self) -> str:
-        return " ".join([self.protocol, *([self.synthetic] if self.synthetic else []),
-                         *([f"{self.ratio:g}"] if self.ratio is not None else [])])
+        return arm_label(self.protocol, self.synthetic, self.ratio, self.targets)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """The set, the metric and the judge of the arm in the frame of results."""
-        return (self.synthetic or REAL, self.protocol if self.ratio is None else f"{self.protocol} {self.ratio}",
-                self.judge)
+        metric = " ".join([self.protocol, *([] if self.ratio is None else [str(self.ratio)]),
+                           *([SOFT] if self.targets == SOFT else [])])
+        return self.synthetic or REAL, metric, self.judge
 
 
 @dataclass(frozen=True)
@@ -135,8 +146,8 @@ class Protocol:
         return None if arm.synthetic is None else seed % len(self.synthetic[arm.synthetic])
 
     def real_rows(self, arm: Arm) -> int:
-        """Return how many labelled real rows the classifiers of an arm are trained on; what a generator has seen is not
-        counted."""
+        """Return how many labelled real rows the classifiers of an arm are trained on; what a generator or a teacher
+        has seen is not counted."""
         if arm.protocol == "TSTR":
             return 0
         return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
@@ -147,8 +158,12 @@ class Protocol:
         x, y = self._real_x, self.real.y
         if arm.synthetic is not None:
             chosen = self._chosen_rows(arm, seed)
-            synthetic = (self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen],
-                         self._synthetic_set(arm, seed).y[chosen])
+            part = self._synthetic_set(arm, seed)
+            if arm.targets == SOFT:
+                y, targets = np.eye(self._num_classes)[y], part.p / part.p.sum(axis=1, keepdims=True)
+            else:
+                targets = part.y
+            synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
@@ -200,6 +215,11 @@ class Protocol:
         return slice(None)
 
     @property
+    def pieces(self) -> list[tuple[slice, slice]]:
+        """The rows of the selection half and of the scored split that are scored together: all of them."""
+        return [(slice(None), slice(None))]
+
+    @property
     def _num_classes(self) -> int:
         return int(self.real.y.max()) + 1
 
@@ -227,10 +247,12 @@ class Protocol:
 
 
 class Rotations:
-    """The protocols of several rotations of a split, which are scored as one: each row by the classifiers of the
-    rotation that tests it, so that all rows are scored and no classifier has seen what it is scored on.
+    """The protocols of several rotations of a split, so that all rows are scored, each by the classifiers of the
+    rotation that tests it, which have not seen it.
 
-    It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
+    Scores are the means of those of the rotations: classifiers that were trained apart are not calibrated alike, so
+    that a ranking of all rows by all of them would lose some of every classifier's own, and a threshold belongs to its
+    own selection half. It stands in the place of a `Protocol`; `real` and `synthetic` are those of the first rotation.
     """
 
     def __init__(self, protocols: list[Protocol]) -> None:
@@ -240,6 +262,8 @@ class Rotations:
         self.real_rows, self.dataset_number = first.real_rows, first.dataset_number
         self.selection, self.scored = (joined([getattr(protocol, part) for protocol in protocols])
                                        for part in ("selection", "scored"))
+        ends = np.cumsum([[0, 0], *([len(protocol.selection), len(protocol.scored)] for protocol in protocols)], axis=0)
+        self.pieces = [tuple(map(slice, start, end)) for start, end in pairwise(ends)]
 
     def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
         """Return those of all protocols, one after the other; see `Protocol.predictions`."""
@@ -294,7 +318,7 @@ def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol
             means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
                      and other.protocol in CONTROLS}
             baselines = {"trtr": Arm("TRTR", judge=arm.judge),
-                         "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge),
+                         "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge, arm.targets),
                          "control": best_control(name, means) if arm.synthetic is not None else None}
             for key, baseline in baselines.items():
                 if baseline in tables and baseline != arm:
@@ -317,22 +341,33 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
 
 def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol | Rotations, weights: np.ndarray
                   ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample."""
+    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample: means over the protocol's
+    pieces."""
     y, positive = protocol.scored.y, protocol.positive
-    blocks = np.array_split(weights, max(len(weights) // 50, 1))  # Metrics copy their weights several times.
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
     for selection, scored in fits:
-        threshold = metrics.best_f1_threshold(protocol.selection.y, selection, positive)
-        for values, parts in ((points, [None]), (resampled, blocks)):
-            values["auroc"].append(_over(parts, metrics.auroc, y, scored))
-            values["auprc"].append(_over(parts, partial(metrics.average_precision, positive=positive), y, scored))
-            values["f1"].append(_over(parts, metrics.minority_f1, y, scored, positive, None))
-            values["f1_selected"].append(_over(parts, metrics.minority_f1, y, scored, positive, threshold))
-            values["brier"].append(_over(parts, metrics.brier, y, scored))
-            values["auprc_macro"].append(_over(parts, metrics.macro_average_precision, y, scored))
-            values["positive_rate"].append(_over(parts, metrics.predicted_share, scored, positive))
+        of_pieces: tuple[list, list] = ([], [])
+        for chosen, tested in protocol.pieces:
+            threshold = metrics.best_f1_threshold(protocol.selection.y[chosen], selection[chosen], positive)
+            blocks = np.array_split(weights[:, tested], max(len(weights) // 50, 1))  # Metrics copy their weights.
+            for found, parts in zip(of_pieces, ([None], blocks), strict=True):
+                found.append(_scores(parts, y[tested], scored[tested], positive, threshold))
+        for values, found in zip((points, resampled), of_pieces, strict=True):
+            for name in METRICS:
+                values[name].append(np.mean([of_piece[name] for of_piece in found], axis=0))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
+
+
+def _scores(parts: list, y: np.ndarray, p: np.ndarray, positive: int, threshold: float) -> dict[str, np.ndarray]:
+    """Return each metric of labels y (N,) and probabilities p (N, K) under parts of row weights (R, N), or None."""
+    return {"auroc": _over(parts, metrics.auroc, y, p),
+            "auprc": _over(parts, partial(metrics.average_precision, positive=positive), y, p),
+            "f1": _over(parts, metrics.minority_f1, y, p, positive, None),
+            "f1_selected": _over(parts, metrics.minority_f1, y, p, positive, threshold),
+            "brier": _over(parts, metrics.brier, y, p),
+            "auprc_macro": _over(parts, metrics.macro_average_precision, y, p),
+            "positive_rate": _over(parts, metrics.predicted_share, p, positive)}
 
 
 def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:

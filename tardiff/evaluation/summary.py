@@ -87,12 +87,17 @@ def interval(difference: Summary) -> str:
 
 
 def verdict(difference: Summary) -> str:
-    """Return what the adjusted p of a difference of `utility_rows` says; of fewer than three seeds, nothing."""
+    """Return what the adjusted p of a difference of `utility_rows` says; of fewer than three seeds, nothing.
+
+    There is no loss against the best control: it is the best on the scored rows, so that by chance alone nearly every
+    set is below it.
+    """
     if len(difference["values"]) < FEWEST_SEEDS:
         return TOO_FEW
-    if not difference["p_adjusted"] < SIGNIFICANT:
+    is_gain = difference["mean"] > 0
+    if not difference["p_adjusted"] < SIGNIFICANT or (not is_gain and "control" in difference):
         return NEITHER
-    return GAIN if difference["mean"] > 0 else LOSS
+    return GAIN if is_gain else LOSS
 
 
 def at_chance(trtr: dict[str, Any]) -> bool:

@@ -31,6 +31,9 @@ SampleChunk = Callable[[Tensor, Tensor], np.ndarray]
 """sample(labels (B,) int64, numbers of the samples (B,) int64) -> series (B, L, C) float32 in raw units, NaN
 where a gap was drawn."""
 
+Probabilities = Callable[[np.ndarray], np.ndarray]
+"""probabilities(series (B, L, C) float32 in raw units, without gaps) -> of each class, (B, K) float32."""
+
 STEPS_PER_PASS = 512 * 24
 """Time steps of all series that a CPU denoises together: enough to outweigh the cost of calling the layers, few enough
 that what they pass on stays in the last cache (512 series of 24 steps took 5 to 15 % less each than 256)."""
@@ -128,12 +131,14 @@ def at_one_size(sample: SampleChunk, size: int) -> SampleChunk:
 
 
 def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, output: str | Path,
-                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup, setting: str = "batch_size") -> None:
+                     shape: tuple[int, int], meta: Metadata, group: ProcessGroup, setting: str = "batch_size",
+                     probabilities: Probabilities | None = None) -> None:
     """Sample one series of shape (L, C) per label and write the dataset folder `output`.
 
     At most `batch_size` series are sampled at a time and kept as a chunk; what is on disk is not made again, whatever
-    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `runtime.json`
-    tells what sampling took, in all calls. `meta.json` appears last, so a dataset with it is complete.
+    batch size or number of processes made it. `meta` describes the dataset; its imputation fills gaps. `probabilities`
+    makes p of the finished series. `runtime.json` tells what sampling took, in all calls. `meta.json` appears last, so
+    a dataset with it is complete.
     Raises UserError that names `setting`, the one of the batch size, where memory runs out.
     """
     output = Path(output)
@@ -155,14 +160,14 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
                     bar.update(min(len(numbers) * group.world_size, len(labels) - bar.n))
         group.barrier()
         if group.is_main:
-            _join_chunks(output, chunks, labels, shape, meta, group)
+            _join_chunks(output, chunks, labels, shape, meta, group, probabilities)
     if group.is_main:
         shutil.rmtree(chunks, ignore_errors=True)
     group.barrier()
 
 
 def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[int, int], meta: Metadata,
-                 group: ProcessGroup) -> None:
+                 group: ProcessGroup, probabilities: Probabilities | None) -> None:
     paths = _chunk_paths(chunks)
     bounds = [0, *(bound for path in paths for bound in _numbers_of(path)), len(labels)]
     if bounds[::2] != bounds[1::2]:
@@ -170,7 +175,7 @@ def _join_chunks(output: Path, chunks: Path, labels: np.ndarray, shape: tuple[in
                         "again.")
     seconds = sum(float(load_arrays(path)["seconds"]) for path in paths)
     write_split_in_parts(output / "train.npz", lambda: (load_arrays(path)["x"] for path in paths),
-                         (len(labels), *shape), labels, meta.imputation)
+                         (len(labels), *shape), labels, meta.imputation, probabilities)
     write_json(output / "runtime.json", {
         "series": len(labels), "seconds": seconds, "seconds_per_series": seconds / len(labels),
         "processes": group.world_size, "device": str(group.device)})

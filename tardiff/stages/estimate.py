@@ -41,8 +41,8 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
         trained = arms + ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
         trained += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
         for model in config.judge_models.values():
-            fits += config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
-            rows += config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW
+            fits += config.rotations * config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
+            rows += config.rotations * config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW
     if "fidelity" in config.sections:
         rows += sum(metric.trains for metric in metrics) * (len(sets) + 2) * config.repeats * _TRAINED_METRIC
     if "privacy" in config.sections:

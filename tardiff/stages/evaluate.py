@@ -18,7 +18,7 @@ from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingCo
 from tardiff.data.format import Dataset, Split, absent_classes, read_dataset, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
-from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.frame import SOFT, utility_rows
 from tardiff.evaluation.intervals import subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, score_arms
@@ -123,14 +123,14 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
     was; None keeps none.
 
-    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR or a control), `ratio` of
-    synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1,
-    f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval
-    over test subjects and seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`,
-    `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms
-    (gain: it lies above 0, loss: below; of the Brier score, less is better); of sets, `control`, the best one by that
-    metric, and the same of the difference to it in `control_difference` and so on. Raises UserError if a set has too
-    few rows for a ratio.
+    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR or a control), `targets` on
+    synthetic rows (own, soft), `ratio` of synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained
+    on, `metric` (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low`
+    and `high`, the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject
+    and seed, in `difference`, `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference,
+    its p adjusted over all arms (gain: it lies above 0, loss: below; of the Brier score, less is better); of sets,
+    `control`, the best one by that metric, and the same of the difference to it in `control_difference` and so on.
+    Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, protocol), config.seeds)
@@ -138,6 +138,7 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
         for metric in METRICS:
             line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
+                    "targets": row["targets"],
                     "ratio": row["ratio"], "real_rows": row["real_rows"], "metric": metric,
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
             for prefix, key in (("", "trtr"), ("control_", "control")):
@@ -148,20 +149,31 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
             lines.append(line)
     differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
     return pd.DataFrame(lines, columns=[
-        "judge", "set", "protocol", "ratio", "real_rows", "metric", "mean", "sd", "low", "high", *differences,
-        "control", *(f"control_{name}" for name in differences)])
+        "judge", "set", "protocol", "targets", "ratio", "real_rows", "metric", "mean", "sd", "low", "high",
+        *differences, "control", *(f"control_{name}" for name in differences)])
 
 
 def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
     """Return the lines of the table, judge by judge: TRTR, the controls and the sets. A set that lacks a class can only
-    be added to real rows: beside TSRTR it has no TSTR."""
+    be added to real rows: beside TSRTR it has no TSTR.
+
+    Raises UserError where soft targets are asked for and no set has probabilities, or one has no other arms.
+    """
     arms, sets = [Arm("TRTR"), *map(Arm, config.chosen_controls)], protocol.synthetic
+    with_p = [name for name, parts in sets.items() if all(part.p is not None for part in parts)]
+    targets_of = {name: [targets for targets in config.targets if targets != SOFT or name in with_p] for name in sets}
+    if sets and SOFT in config.targets and (not with_p or not all(targets_of.values())):
+        missing = next(name for name in sets if name not in with_p)
+        raise UserError(f"targets=[{', '.join(config.targets)}]: synthetic set '{missing}' has no probabilities p. "
+                        "Generate it with teacher=RUN, of tardiff teach, or give targets=[own].")
     if "tstr" in config.protocols:
         classes = set(protocol.real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
-        arms += [Arm("TSTR", name) for name in (complete if "tsrtr" in config.protocols else sets)]
+        arms += [Arm("TSTR", name, targets=targets) for name in (complete if "tsrtr" in config.protocols else sets)
+                 for targets in targets_of[name]]
     if "tsrtr" in config.protocols:
-        arms += [Arm("TSRTR", name, ratio) for name in sets for ratio in config.ratios]
+        arms += [Arm("TSRTR", name, ratio, targets=targets) for name in sets for targets in targets_of[name]
+                 for ratio in config.ratios]
     return [replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
 
 
@@ -187,9 +199,9 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
-        "controls": config.chosen_controls, "protocols": config.protocols, "reference": reference,
-        "scored_rows": len(scored), "scored_subjects": len(np.unique(scored.subjects())),
-        "few_subjects": few_subjects(scored),
+        "controls": config.chosen_controls, "targets": config.targets, "protocols": config.protocols,
+        "reference": reference, "scored_rows": len(scored),
+        "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "seen_beforehand": seen,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),

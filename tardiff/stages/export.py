@@ -3,9 +3,9 @@
     tardiff export --input data/simulated --output tables/simulated --form wide --format csv
 
 The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
-the channels or variable and value, label), `labels` (id, label, subject, split) and `export.json` (units, classes, and,
-where train is among the splits, the command that makes a dataset of the tables again). What was not observed is empty.
-An id is the split and the row in it.
+the channels or variable and value, label), `labels` (id, label, subject, p_CLASS where probabilities are known, split)
+and `export.json` (units, classes, and, where train is among the splits, the command that makes a dataset of the tables
+again). What was not observed, or is not known of a split, is empty. An id is the split and the row in it.
 
 The same command again finds the tables and skips; a folder that holds anything else is never written over.
 """
@@ -76,7 +76,9 @@ def export(source: Path, output: Path, form: str = "wide", file_format: str = "c
         return
     with atomic_folder(output) as folder:
         write_table(folder / series.name, parts_of(splits, meta, form))
-        write_table(folder / labels.name, (label_table(name, split, meta) for name, split in splits.items()))
+        with_p = any(split.p is not None for split in splits.values())
+        write_table(folder / labels.name, (label_table(name, split, meta, with_p)
+                                           for name, split in splits.items()))
         write_json(folder / "export.json", description)
     num_series = sum(map(len, splits.values()))
     print(f"{output}: {num_series:,} series written ({', '.join(splits)}).")
@@ -130,12 +132,21 @@ def parts_of(splits: dict[str, Split], meta: Metadata, form: str) -> Iterator[pd
                 bar.update(len(part))
 
 
-def label_table(name: str, split: Split, meta: Metadata) -> pd.DataFrame:
-    """Return one row a series: id, label, subject where known, split."""
+def label_table(name: str, split: Split, meta: Metadata, with_p: bool = False) -> pd.DataFrame:
+    """Return one row a series: id, label, subject where known, with_p the probability of each class, NaN where it is
+    not known, and split."""
     columns = {"id": series_ids(name, 0, len(split)), "label": np.array(meta.classes)[split.y]}
     if split.subject is not None:
         columns["subject"] = split.subject
+    if with_p:
+        p = np.full((len(split), len(meta.classes)), np.nan, np.float32) if split.p is None else split.p
+        columns |= dict(zip(probability_columns(meta), p.T, strict=True))
     return pd.DataFrame({**columns, "split": name})
+
+
+def probability_columns(meta: Metadata) -> list[str]:
+    """Return the names of the columns that hold the probability of each class."""
+    return [f"p_{name}" for name in meta.classes]
 
 
 def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> None:
@@ -178,6 +189,8 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
         arguments += ["--positive", meta.positive]
     if any(split.subject is not None for split in splits.values()):
         arguments += ["--subject", "subject"]
+    if any(split.p is not None for split in splits.values()):
+        arguments += ["--probabilities", *probability_columns(meta)]
     return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output",
                        f"data/{meta.name}-from-tables"])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from classifier.teacher import Teacher
 from tardiff.config import GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
@@ -21,7 +22,8 @@ _ROUNDING = 1e-5  # Of the training range; what float32 may take from an end of 
 
 def run(config: GenerationConfig, dry_run: bool) -> None:
     """Write a synthetic dataset folder, resuming. Raises UserError if runs, dataset and settings do not fit."""
-    needed = [config.data, config.base, *([config.classifier] if config.guidance.is_on else [])]
+    needed = [config.data, config.base, *([config.classifier] if config.guidance.is_on else []),
+              *([config.teacher] if config.teacher is not None else [])]
     missing = [path for path in needed if not Path(path).is_dir()]
     if dry_run and missing:
         resolve_device(config.device)
@@ -39,6 +41,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             settings = {name: value for name, value in vars(config.guidance).items() if name not in unused}
             guidance = Guidance(guide, dataset, group, **settings)
             guidance.check(denoiser)
+        teacher = None if config.teacher is None else Teacher.load(config.teacher, dataset, group.device)
         labels = label_plan(config.labels, config.num_samples, dataset.train.y, dataset.meta.classes)
         if group.is_main:
             for name in config.guidance.without_effect():
@@ -58,6 +61,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             inputs |= {"classifier": guidance.guide.task.fingerprint(), "guide": guide.architecture, **guide.code}
             if config.guidance.uses_guidance_gradient:
                 inputs["guidance data"] = dataset.val.fingerprint()
+        if teacher is not None:
+            inputs["teacher"] = teacher.fingerprint()
         open_run(config.output, config, inputs, group.is_main, record="provenance.json")
         if guidance is not None and config.guidance.uses_guidance_gradient:
             norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))
@@ -70,7 +75,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             denoiser.denoiser.compile()
             sample = at_one_size(sample, min(config.batch_size, len(labels)))
         generate_dataset(sample, labels, config.batch_size, config.output, denoiser.shape,
-                         denoiser.meta.of_synthetic(denoiser.mask), group)
+                         denoiser.meta.of_synthetic(denoiser.mask), group,
+                         probabilities=None if teacher is None else teacher.predict)
         if group.is_main:
             _tell_of_bounds(read_dataset(config.output, ("train",), every_class=False), dataset.train, config)
             print(f"written to {config.output}")

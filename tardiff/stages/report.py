@@ -86,7 +86,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         print(f"scored on {SCORED_ON[config.score_on]}")
     train, guidance, selection, scored = (dataclasses.replace(split, x=scaler.transform(split.x))
                                           for split in (real.train, guidance, selection, held_out))
-    description, frames = describe(config, real, sets, folders), {}
+    description, frames = describe(config, real, sets, folders) | {"settings": to_yaml(whole)}, {}
     if "utility" in config.sections:
         frames["utility"], description["utility"] = report_utility(whole, real)
     if "fidelity" in config.sections:
@@ -106,9 +106,9 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     for part in frames.keys() & {"fidelity", "privacy"}:
         write_csv(output / f"{part}.csv", summary_table(frames[part]))
     if "utility" in frames:
-        context = {"config": dataclasses.asdict(config), **provenance()}
+        context = {"config": dataclasses.asdict(whole), **provenance()}
         write_tables(output, "utility", utility_rows(frames["utility"]), context)
-    write_text(output / "settings.yaml", to_yaml(config))
+    write_text(output / "settings.yaml", to_yaml(whole))
     write_json(output / "results.json", description)
     page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
                         pictures)
@@ -182,4 +182,4 @@ def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], 
                       | {path: part.fingerprint() for name, parts in sets.items()
                          for path, part in zip(folders[name], parts, strict=True)},
             "cost": read_costs(folders), "scored_on": config.score_on, "quick": config.quick,
-            "provenance": provenance(), "settings": to_yaml(config)}
+            "provenance": provenance()}

@@ -10,8 +10,8 @@ from typing import Any
 
 from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, load_config
-from tardiff.data.format import read_dataset, write_dataset
-from tardiff.data.splits import rotated
+from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
+from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
@@ -78,17 +78,31 @@ def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:
 def write_rotations(config: ExperimentConfig) -> None:
     """Write the dataset of each rotation, unless it is there.
 
-    Raises UserError if another dataset is, or if a rotation lacks a class where one is needed.
+    Raises UserError, before the first is written, if another dataset is there, or if a class has no row where weights
+    are chosen or results computed in one of them.
     """
     whole = read_dataset(config.data)
-    for number, rotation in enumerate(rotations(config)):
-        part, folder = rotated(whole, number, config.rotations), Path(rotation.data)
-        if not (folder / "meta.json").exists():
-            write_dataset(folder, part.splits, part.meta)
-        elif any(split.fingerprint() != part.splits[name].fingerprint()
-                 for name, split in read_dataset(folder).splits.items()):
-            raise UserError(f"{folder}: is no rotation of {config.data} as it is now. Choose another output, or delete "
-                            f"{folder.parent.parent}.")
+    folders = [Path(rotation.data) for rotation in rotations(config)]
+    parts = [rotated(whole, number, config.rotations) for number in range(config.rotations)]
+    faults = [fault for part in parts for rows, what in ((halve_validation(part.val)[1], "the selection half"),
+                                                         (part.test, "test"))
+              for fault in absent_classes(rows, part.meta, f"{what} of {part.meta.name}")]
+    if faults:
+        raise UserError("\n".join([*faults, "Give fewer rotations, or rotations=1."]))
+    missing = [(folder, part) for folder, part in zip(folders, parts, strict=True)
+               if not (folder / "meta.json").exists() or not _is_same(folder, part, config)]
+    for folder, part in missing:
+        write_dataset(folder, part.splits, part.meta)
+
+
+def _is_same(folder: Path, part: Dataset, config: ExperimentConfig) -> bool:
+    """Tell that a folder holds a rotation. Raises UserError if it holds something else."""
+    there = read_dataset(folder)
+    if there.meta != part.meta or any(there.splits[name].fingerprint() != split.fingerprint()
+                                      for name, split in part.splits.items()):
+        raise UserError(f"{folder}: is no rotation of {config.data} as it is now, of {config.rotations}. Choose "
+                        f"another output, or delete {folder.parent.parent}.")
+    return True
 
 
 def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
@@ -102,19 +116,24 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
     """Return the stages that end with the synthetic sets."""
     output, shared = Path(config.output), _shared(config)
     suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
-    steps = []
+    steps, denoisers = [], []
     for seed, suffix in enumerate(suffixes):
         values = shared | ({"seed": seed} if config.train_each_seed else {})
+        denoisers.append(step("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}))
         steps += [
-            step("train", "base", config.base, values | {"output": str(output / f"base{suffix}")}),
+            denoisers[-1],
             step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
+        if config.teacher is not None:
+            steps.append(step("teach", "teacher", config.teacher,
+                              values | {"output": str(output / f"teacher{suffix}")}))
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
             steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
+                **({} if config.teacher is None else {"teacher": str(output / f"teacher{suffix}")}),
                 "output": folder, "seed": seed}))
-            _check_sampler(f"guidance.{name}", steps[-1].config, steps[2 * (seed % len(suffixes))].config)
+            _check_sampler(f"guidance.{name}", steps[-1].config, denoisers[seed % len(denoisers)].config)
     return steps
 
 

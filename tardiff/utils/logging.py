@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 SETTING_OF_INPUT = {"train": "data", "val": "data", "guidance data": "data",
-                    "denoiser": "base", "classifier": "classifier"}
+                    "denoiser": "base", "classifier": "classifier", "teacher": "teacher"}
 """The setting that names the folder an input of a run comes from."""
 
 
@@ -138,8 +138,8 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
     """Return the settings of a run folder. Raises UserError if it holds none."""
     path = Path(folder) / "config.yaml"
     if not path.exists():
-        raise UserError(f"{folder}: not a run folder (no config.yaml). Train this stage first, tardiff train or "
-                        "tardiff guide, or give its run folder.")
+        raise UserError(f"{folder}: not a run folder (no config.yaml). Train this stage first, tardiff train, "
+                        "tardiff guide or tardiff teach, or give its run folder.")
     try:
         return load_settings(schema, path)
     except UserError as error:

@@ -32,7 +32,8 @@ def toy_split(rows=6, first_subject=0, seed=0):
     generator = np.random.default_rng(seed)
     mask = generator.random((rows, 4, 2)) < 0.8
     x = np.where(mask, generator.normal(size=mask.shape), np.nan).astype(np.float32)
-    return Split(x, np.arange(rows) % 2, first_subject + np.arange(rows), mask)
+    p = generator.dirichlet([1, 1], rows).astype(np.float32)
+    return Split(x, np.arange(rows) % 2, first_subject + np.arange(rows), mask, p)
 
 
 def toy_dataset():
@@ -40,7 +41,7 @@ def toy_dataset():
 
 
 def assert_same(first, second):
-    for name in ("x", "y", "subject", "mask"):
+    for name in ("x", "y", "subject", "mask", "p"):
         one, other = getattr(first, name), getattr(second, name)
         assert (one is None) == (other is None)
         if one is not None:
@@ -77,8 +78,8 @@ def test_a_split_of_an_earlier_dataset_does_not_survive(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.json", "train.npz", "val.npz"]
 
 
-@pytest.mark.parametrize("missing", [("subject",), ("mask",), ("subject", "mask")])
-def test_subject_and_mask_may_be_unknown(tmp_path, missing):
+@pytest.mark.parametrize("missing", [("subject",), ("mask",), ("p",), ("subject", "mask", "p")])
+def test_subject_mask_and_probabilities_may_be_unknown(tmp_path, missing):
     split = replace(toy_split(), **dict.fromkeys(missing))
     split = replace(split, x=np.nan_to_num(split.x))
     write_dataset(tmp_path, {"train": split}, META)
@@ -102,7 +103,7 @@ def test_the_fingerprint_depends_on_content_only():
     text = replace(split, subject=np.array(["a", "b", "c", "d", "e", "f"]))
     copies = [
         (split, replace(split, x=np.asfortranarray(split.x))),
-        (split, Split(*[np.repeat(array, 2, axis=0)[::2] for array in (split.x, split.y, split.subject, split.mask)])),
+        (split, Split(*[np.repeat(array, 2, axis=0)[::2] for array in split.arrays().values()])),
         (text, replace(text, subject=text.subject.astype("U40")))]
     assert all(first.fingerprint() == second.fingerprint() for first, second in copies)
 
@@ -111,6 +112,7 @@ def test_the_fingerprint_changes_with_any_value_and_with_the_order_of_rows():
     split = toy_split()
     others = [
         split, split[::-1], split[:5], replace(split, mask=None), replace(split, subject=None),
+        replace(split, p=None), with_value(split, "p", 5, 0.5),
         replace(split, subject=split.subject.astype(str)), with_value(split, "x", (5, 3, 1), 0.5),
         with_value(split, "y", 5, 0), with_value(split, "subject", 5, 6),
         with_value(split, "mask", (5, 3, 1), not split.mask[5, 3, 1])]
@@ -143,6 +145,19 @@ def test_gaps_are_written_as_a_mask_and_filled(tmp_path):
     assert_same(read_split(tmp_path / "train.npz", META), Split(imputation.fill(x), y, mask=~np.isnan(x)))
 
 
+def test_probabilities_are_of_the_filled_series_in_their_order(tmp_path):
+    def probabilities(part):
+        share = 1 / (1 + np.exp(-part.mean(axis=(1, 2), dtype=np.float32)))
+        return np.stack([1 - share, share], axis=1)
+
+    x = np.random.default_rng(0).normal(size=(7, 4, 2)).astype(np.float32)
+    x[2, 1:] = np.nan
+    imputation = Imputation("forward", [5.0, 6.0])
+    write_split_in_parts(tmp_path / "train.npz", lambda: iter([x[:3], x[3:]]), x.shape, np.arange(7) % 2, imputation,
+                         probabilities)
+    np.testing.assert_array_equal(read_split(tmp_path / "train.npz", META).p, probabilities(imputation.fill(x)))
+
+
 def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
     def parts():
         yield np.zeros((2, 4, 2), dtype=np.float32)
@@ -164,6 +179,12 @@ def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
     (lambda s: replace(s, subject=s.subject[:5]), ["array subject has 5 rows, array x has 6"]),
     (lambda s: replace(s, subject=s.subject.astype(float)), ["array subject must be (N,) integers or text"]),
     (lambda s: replace(s, mask=s.mask.astype(int)), ["array mask must be (6, 4, 2) bool"]),
+    (lambda s: replace(s, p=s.p[:, :1]), ["array p must be (N, 2) float32, the probability of each class, got (6, 1)"]),
+    (lambda s: replace(s, p=s.p.astype(float)), ["array p must be (N, 2) float32"]),
+    (lambda s: replace(s, p=s.p[:4]), ["array p has 4 rows, array x has 6"]),
+    (lambda s: with_value(s, "p", (3, 1), np.nan), ["array p, row 3: "]),
+    (lambda s: with_value(s, "p", slice(1, 3), [-0.5, 1.5]), ["row 1: [-0.5, 1.5] are no probabilities; expected"]),
+    (lambda s: with_value(s, "p", 5, [0.5, 0.502]), ["that sum to 1 (1 such rows)"]),
     (lambda s: replace(s, mask=None), ["nan is not a finite number and there is no mask"]),
     (lambda s: with_value(with_value(s, "mask", (2, 1, 0), True), "x", (2, 1, 0), np.nan),
      ["array x, row 2, step 1, channel 0: nan is not a finite number (1 such rows)"]),
@@ -183,6 +204,7 @@ def test_every_fault_of_a_split_is_named_with_its_array_and_row(tmp_path, change
 
 def test_a_sound_split_has_no_fault():
     assert split_faults(toy_split(), META) == []
+    assert split_faults(with_value(toy_split(), "p", 0, [0.5, 0.5009]), META) == []
 
 
 def test_faults_between_splits_are_named_together(tmp_path):

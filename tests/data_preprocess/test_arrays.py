@@ -89,6 +89,19 @@ def test_given_splits_are_kept(tmp_path, form):
             np.testing.assert_array_equal(dataset.splits[name].subject, SUBJECT[rows])
 
 
+def test_probabilities_stay_with_their_rows(tmp_path, capsys):
+    p = np.random.default_rng(1).dirichlet([1, 1], N)
+    np.savez(tmp_path / "stays.npz", x=X, y=Y, p=p)
+    dataset = convert(tmp_path / "stays.npz", tmp_path / "out")
+    rows = {x.tobytes(): row for row, x in enumerate(X)}
+    for split in dataset.splits.values():
+        np.testing.assert_array_equal(split.p, p[[rows[x.tobytes()] for x in split.x]].astype(np.float32))
+    np.savez(tmp_path / "stays.npz", x=X, y=Y, p=p[:, 0])
+    with pytest.raises(SystemExit):
+        convert(tmp_path / "stays.npz", tmp_path / "other")
+    assert "array p is (40,) float64; expected a probability of each class, (40, K)" in capsys.readouterr().err
+
+
 def test_validation_is_cut_from_train_by_subject(tmp_path):
     dataset = convert(write_given(tmp_path / "in", "npz", ("train", "test")), tmp_path / "out", "--val-ratio", "0.3")
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 14, "val": 6, "test": 10}

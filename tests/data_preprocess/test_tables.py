@@ -525,6 +525,14 @@ FAULTS = {
                       "(tables: --channels HR SBP)"),
     "one class": (replace_in("labels.csv", ",1,", ",0,", -1), [], "every row has the label '0'"),
     "class names": (nothing, ["--classes", "a", "b"], "labels.csv: --classes: 'a' is no label; the labels are 0, 1"),
+    "probabilities of too few classes": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "p_0"], [
+            (f"s{n}", n % 2, 0.5) for n in range(12)]),
+        ["--probabilities", "p_0"], "--probabilities p_0: expected a column for each of the classes 0, 1"),
+    "no probabilities": (
+        lambda folder: write_table(folder / "labels.csv", ["id", "label", "p_0", "p_1"], [
+            (f"s{n}", n % 2, 0.5, "" if n == 3 else 0.5) for n in range(12)]),
+        ["--probabilities", "p_0", "p_1"], "are no probabilities; expected values from 0 to 1 that sum to 1 (1 such"),
     "unknown split": (replace_in("labels.csv", "s2,0,p1", "s2,0,dev"), ["--split", "patient"],
                       "expected train, val or test"),
     "no train": (lambda folder: write_table(folder / "labels.csv", ["id", "label", "part"],

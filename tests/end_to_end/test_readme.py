@@ -30,8 +30,8 @@ TINY_RUN = [
 # What is added to a command so that it ends soon.
 FEWER = {
     "run configs/experiment/cinc2012_mortality.yaml": ["--dry-run"], "run data=data/mine rotations": ["--dry-run"],
-    "run": TINY_RUN, "simulate": ["--stays", "200"],
-    "train": TINY_MODEL, "guide": ["training.steps=2"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
+    "run": TINY_RUN, "simulate": ["--stays", "200"], "train": TINY_MODEL, "guide": ["training.steps=2"],
+    "teach": ["training.steps=2", "workers=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
     "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]", "sections=[utility, fidelity]"],
     "influence": ["fine_tuned=6", "bootstrap=20"], "baseline timevae": ["epochs=1"],
     "compare": ["--dry-run", "baselines=[timevae]"],

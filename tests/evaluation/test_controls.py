@@ -12,7 +12,7 @@ from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
 from tardiff.evaluation import controls
 from tardiff.evaluation.controls import FOLDS, cutmix, jitter, mixup, subject_folds
-from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.frame import shown_set, utility_rows
 from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, score_arms
 from tardiff.evaluation.summary import format_table, write_tables
 from tardiff.utils.seeding import derive_seed
@@ -200,6 +200,40 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_soft_targets_are_the_probabilities_and_real_rows_keep_their_labels(protocol):
+    made = protocol.synthetic["made"][0]
+    p = np.random.default_rng(0).dirichlet([1, 1], len(made)).astype(np.float32)
+    soft = replace(protocol, synthetic={"made": [replace(made, p=p * np.float32(0.9995))]})
+    x, targets = soft.training_rows(Arm("TSTR", "made", targets="soft"), 0)
+    np.testing.assert_allclose(targets, p, atol=1e-6)
+    own_x, own_y = soft.training_rows(Arm("TSRTR", "made", 0.5), 0)
+    x, targets = soft.training_rows(Arm("TSRTR", "made", 0.5, targets="soft"), 0)
+    np.testing.assert_array_equal(x, own_x)
+    np.testing.assert_array_equal(targets[:200], np.eye(2)[protocol.real.y])
+    rows = {series.tobytes(): number for number, series in enumerate(soft.inputs(made))}
+    np.testing.assert_allclose(targets[200:], p[[rows[series.tobytes()] for series in x[200:]]], atol=1e-6)
+    assert np.array_equal(own_y[:200], protocol.real.y) and own_y.shape == (300,)
+
+
+def test_soft_and_own_stand_side_by_side_and_certain_probabilities_change_nothing(protocol):
+    made = protocol.synthetic["made"][0]
+    certain = replace(protocol, synthetic={"made": [replace(made, p=np.eye(2, dtype=np.float32)[made.y])]})
+    arms = [Arm("TRTR"), *(Arm("TSTR", "made", targets=targets) for targets in ("own", "soft")),
+            *(Arm("TSRTR", "made", 0.5, targets=targets) for targets in ("own", "soft"))]
+    frame = score_arms(certain.predictions(arms, 2), certain, "made", 20)
+    assert list(dict.fromkeys(frame["metric"])) == ["TRTR", "TSTR", "TSTR soft", "TSRTR 0.5", "TSRTR 0.5 soft"]
+    rows = utility_rows(frame)
+    assert [row["arm"] for row in rows] == [
+        "TRTR", "TSTR made", "TSTR made, soft", "TSRTR made 0.5", "TSRTR made 0.5, soft"]
+    assert [row["targets"] for row in rows] == [None, "own", "soft", "own", "soft"]
+    assert [row["ratio"] for row in rows] == [None, None, None, 0.5, 0.5]
+    assert [shown_set(row) for row in rows[1:]] == ["made", "made, soft"] * 2
+    for own, soft in (rows[1:3], rows[3:5]):
+        assert all(own[metric]["values"] == soft[metric]["values"] for metric in METRICS)
+        assert own["auroc_minus_trtr"]["values"] == soft["auroc_minus_trtr"]["values"]
+    assert not any(key.endswith("_minus_reference") for row in rows for key in row)
 
 
 def test_a_set_is_compared_with_the_best_control_of_its_judge_metric_by_metric(protocol, tmp_path):

@@ -35,8 +35,9 @@ def utility(*arms, seeds=3, chance=False, reference="guided", fewest=3, few=None
             controls=(), protocols=("tstr", "tsrtr")):
     frame = long_frame([row for rows in (arm(REAL, "TRTR", None, seeds, chance), *arms) for row in rows])
     return frame, {"seeds": seeds, "reference": reference, "scored_rows": 1200, "scored_subjects": 1000,
-                   "few_subjects": few, "reliability_class": 1, "seen_beforehand": "On these 1,000 subjects",
-                   "guide_kinds": {}, "controls": list(controls),
+                   "few_subjects": few, "rotations": 1, "reliability_class": 1,
+                   "seen_beforehand": "On these 1,000 subjects",
+                   "guide_kinds": {}, "controls": list(controls), "targets": ["own"],
                    "scored_class": "AUPRC and F1 are of the class 'yes'.",
                    "chance_auprc": 0.1, "fewest_datasets": fewest, "protocols": list(protocols)}
 
@@ -164,8 +165,8 @@ def test_a_set_says_what_it_does_and_what_more_seeds_or_patients_would_show():
                          arm("other", "TSRTR 0.5", 0.0, subject_variance=1e-3))
     assert ("guided is not shown to help: trained on it alone, AUROC 0.700 (0.000) and AUPRC 0.700 (0.000); added at "
             "ratio 0.5") in text
-    assert re.search(r"AUPRC changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01, "
-                     r"some \d seeds", text)
+    assert re.search(r"AUPRC changes by \+0.001 \[-0.00\d, \+0.00\d\]: no difference shown \(to see a change of 0.01 "
+                     r"apart from all others, some \d seeds would be needed", text)
     assert ("other is not shown to help: it lacks a class, so that nothing can be trained on it alone; added at ratio "
             "0.5, AUPRC") in text
     assert "(however many the seeds, a true change below 0.089 would be missed in more than one of five studies" in text

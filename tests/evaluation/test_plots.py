@@ -113,7 +113,8 @@ def test_panels_do_not_overlap_and_the_legend_names_each_set_once(kind, tmp_path
 
 def interval_row(protocol, ratio=None, level=0.7, synthetic="guided"):
     part = {"mean": level, "low": level - 0.02, "high": level + 0.02}
-    return {"protocol": protocol, "synthetic": synthetic, "ratio": ratio, "auroc": part, "auprc": part}
+    return {"protocol": protocol, "synthetic": synthetic, "ratio": ratio, "targets": "own", "auroc": part,
+            "auprc": part}
 
 
 @pytest.mark.parametrize(("level", "in_sight"), [(0.52, True), (0.7, False)])

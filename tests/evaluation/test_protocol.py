@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation.frame import utility_rows
+from tardiff.evaluation.frame import long_frame, summaries, utility_rows
 from tardiff.evaluation.intervals import smallest_visible, subject_freedom
 from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.protocol import (
@@ -22,7 +22,7 @@ from tardiff.evaluation.protocol import (
     stratified_rows,
     subject_weights,
 )
-from tardiff.evaluation.summary import format_table, write_tables
+from tardiff.evaluation.summary import GAIN, LOSS, NEITHER, format_table, verdict, write_tables
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.errors import UserError
 
@@ -56,7 +56,7 @@ class Fits:
 def protocol(tmp_path):
     real = cohort(200, 0)
     return Protocol(real, cohort(60, 1, 1000), cohort(160, 2, 2000),
-                    {"poor": [cohort(220, 3, shift=0.2), cohort(220, 4, shift=0.2)], "copy": [Split(real.x, real.y)]},
+                    {"poor": [cohort(220, seed, shift=0.2) for seed in (3, 4, 5)], "copy": [Split(real.x, real.y)]},
                     Normalizer.fit("zscore", real.x), {"": Judge(Fits(), {"penalty": "l2"})}, tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_training_rows_are_real_rows_and_a_share_of_synthetic_ones(protocol, rat
 def test_training_rows_of_the_other_protocols(protocol):
     assert_rows(protocol, protocol.training_rows(TRTR, 0), protocol.real)
     for seed in range(4):
-        assert_rows(protocol, protocol.training_rows(Arm("TSTR", "poor"), seed), protocol.synthetic["poor"][seed % 2])
+        assert_rows(protocol, protocol.training_rows(Arm("TSTR", "poor"), seed), protocol.synthetic["poor"][seed % 3])
     assert [protocol.real_rows(arm) for arm in (TRTR, Arm("TSTR", "poor"), Arm("TSRTR", "poor", 0.5))] == [200, 0, 200]
 
 
@@ -311,7 +311,39 @@ def test_rotations_score_each_row_by_the_classifiers_that_did_not_train_on_its_f
                 assert len(y) == len(expected)
     assert both.scored.subjects().tolist() == [*protocol.scored.subjects(), *other.scored.subjects()]
     found = scores(both, arms)["TRTR"]["auroc"]
-    values = [auroc(both.scored.y, p)[0] for _, p in both.predictions(arms, 3)[TRTR]]
-    assert found["mean"] == pytest.approx(np.mean(values))
+    values = [auroc(one.scored.y, p)[0] for one in (protocol, other) for _, p in one.predictions(arms, 3)[TRTR]]
+    assert found["mean"] == pytest.approx(np.mean(values)), "of each rotation, for they are not calibrated alike"
     assert found["high"] - found["low"] < min(
         row["high"] - row["low"] for row in (scores(each, arms)["TRTR"]["auroc"] for each in (protocol, other)))
+
+
+def test_each_rotation_has_a_threshold_of_its_own(protocol):
+    """With probabilities of one rotation a tenth of the other's, one threshold for both could fit but one."""
+    class Smaller(Fits):
+        def __call__(self, *arguments):
+            return tuple(np.column_stack([1 - p[:, 1] / 10, p[:, 1] / 10]) for p in super().__call__(*arguments))
+
+    smaller = replace(protocol, judges={"": Judge(Smaller(), {"penalty": "smaller"})})
+    alone, both = scores(protocol, [TRTR])["TRTR"], scores(Rotations([protocol, smaller]), [TRTR])["TRTR"]
+    for name in ("auroc", "f1_selected"):
+        assert both[name]["mean"] == pytest.approx(alone[name]["mean"])
+
+
+@pytest.mark.parametrize("datasets", [2, 3])
+def test_intervals_hold_the_truth_where_seeds_share_datasets(datasets):
+    """What a dataset does to all its seeds alike is as large as what a seed does."""
+    generator, held, places = np.random.default_rng(0), 0, ("set", "TSTR", "")
+    for _ in range(500):
+        values = generator.normal(size=datasets)[np.arange(10) % datasets] + generator.normal(size=10)
+        rows = [(*places, "auroc_minus_trtr", seed % datasets, seed, value) for seed, value in enumerate(values)]
+        frame = long_frame([*rows, (*places, "auroc_minus_trtr_subject_variance", None, None, 0.0),
+                            (*places, "auroc", None, None, 0.5)])
+        summary = summaries(frame)[places]["auroc_minus_trtr"]
+        held += summary["low"] <= 0 <= summary["high"]
+    assert 0.92 <= held / 500 <= 0.98
+
+
+def test_a_set_below_the_best_control_is_not_called_a_loss():
+    below = {"values": [-0.1, -0.1, -0.1], "mean": -0.1, "p_adjusted": 0.001}
+    assert verdict(below) == LOSS and verdict(below | {"control": "mixup"}) == NEITHER
+    assert verdict(below | {"mean": 0.1, "control": "mixup"}) == GAIN

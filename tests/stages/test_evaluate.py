@@ -62,6 +62,26 @@ def test_sets_in_memory_give_a_tidy_frame_and_fits_are_kept_where_a_folder_is_gi
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept" / "fits").iterdir()} == fits
 
 
+@pytest.mark.parametrize("judge", ["gru", "boosting"])
+def test_certain_probabilities_give_the_scores_of_labels_and_others_do_not(real, judge):
+    train = real.train
+    certain = replace(train, p=np.eye(2, dtype=np.float32)[train.y])
+    unsure = replace(train, p=(0.5 + certain.p) / 2)
+    config = replace(CONFIG, judges=[judge], protocols=["tstr"], seeds=1, targets=["own", "soft"])
+    frame = evaluate_sets(real, {"certain": [certain], "unsure": [unsure], "without": [replace(train, p=None)]}, config)
+    means = {place: of_arm["mean"].tolist() for place, of_arm in frame.groupby(["set", "targets"])}
+    assert means.keys() == {("certain", "own"), ("certain", "soft"), ("unsure", "own"), ("unsure", "soft"),
+                            ("without", "own")}
+    assert means["certain", "soft"] == means["certain", "own"] == means["unsure", "own"] == means["without", "own"]
+    assert means["unsure", "soft"] != means["unsure", "own"]
+
+
+@pytest.mark.parametrize("targets", [["soft"], ["own", "soft"]])
+def test_soft_targets_of_sets_without_probabilities_are_refused(real, targets):
+    with pytest.raises(UserError, match="synthetic set 'made' has no probabilities p"):
+        evaluate_sets(real, {"made": [real.train]}, replace(CONFIG, targets=targets))
+
+
 def test_a_set_of_too_few_rows_for_a_ratio_is_refused(real):
     with pytest.raises(UserError, match="'made' has 10 rows, the ratio needs 60"):
         evaluate_sets(real, {"made": [real.train[:10]]}, CONFIG)
@@ -69,6 +89,7 @@ def test_a_set_of_too_few_rows_for_a_ratio_is_refused(real):
 
 @pytest.mark.parametrize(("settings", "fault"), [
     (["ratios=[0.2,0.2]"], "'ratios' must hold at least one"), (["ratios=[]"], "'ratios' must hold at least one"),
+    (["targets=[]"], "'targets' must name own or soft"), (["targets=[soft,soft]"], "'targets' must name own or soft"),
     (["protocols=[]"], "'protocols' must name at least one"), (["protocols=[tstr,tstr]"], "'protocols' must name"),
     (["protocols=[tstr]", "ratios=[]"], None)])
 def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):

@@ -23,7 +23,9 @@ def drawn(part: str, num_series: int, subject: bool) -> Split:
     mask[:, :, 0] |= ~mask.any(axis=2)
     mask[0, 0] = False
     owner = np.array([f"0{part}{row // 2}" for row in range(num_series)]) if subject else None
-    return Split(x, np.arange(num_series) % 2, owner, mask)
+    # Of test rows no teacher has spoken.
+    p = None if part == "test" else generator.dirichlet([1, 1], num_series).astype(np.float32)
+    return Split(x, np.arange(num_series) % 2, owner, mask, p)
 
 
 def written(folder: Path, interval: str = "1 h", subject: bool = True, parts: tuple[str, ...] = ("train", "val", "test")
@@ -59,6 +61,9 @@ def test_tables_reads_the_same_arrays_back(tmp_path, monkeypatch, form, file_for
         np.testing.assert_array_equal(found.x[expected.mask], expected.x[expected.mask])
         np.testing.assert_array_equal(found.mask, expected.mask)
         np.testing.assert_array_equal(found.y, expected.y)
+        assert (found.p is None) == (expected.p is None) == (part == "test")
+        if expected.p is not None:
+            np.testing.assert_array_equal(found.p, expected.p)
         if subject:
             np.testing.assert_array_equal(found.subject, expected.subject)
 
@@ -81,7 +86,7 @@ def test_without_train_no_command_reads_the_tables_back(tmp_path, capsys):
 
 def test_a_synthetic_set_without_some_class_is_written(tmp_path):
     split = drawn("train", 4, subject=False)
-    write_dataset(tmp_path / "data", {"train": replace(split, y=np.ones(4, dtype=np.int64), mask=None)}, META,
+    write_dataset(tmp_path / "data", {"train": replace(split, y=np.ones(4, dtype=np.int64), mask=None, p=None)}, META,
                   every_class=False)
     export.export(tmp_path / "data", tmp_path / "out")
     assert (tmp_path / "out" / "labels.csv").read_text().splitlines()[:2] == ["id,label,split",

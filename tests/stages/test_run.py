@@ -1,10 +1,14 @@
 """All stages by one command: what a later stage would refuse is refused before the first one starts."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from user_errors import assert_refused, contents, run_command
 
+from tardiff.config import ReportConfig, load_config
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 
@@ -28,6 +32,17 @@ def test_faults_of_all_stages_speak_before_the_first(tmp_path, monkeypatch, capf
     assert contents(tmp_path) == before
 
 
+def test_a_teacher_of_a_run_labels_all_its_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("data", *simulate_cohort(150, 0))
+    assert run_command("run", "data=data", "generation_seeds=2", "train_each_seed=true", "--dry-run",
+                       "teacher=['members=[{model: forest, seeds: 1}]']") == 0
+    printed = capsys.readouterr().out
+    for seed in range(2):
+        assert f"tardiff teach 'members=[{{model: forest, seeds: 1}}]' data=data name=data seed={seed}" in printed
+        assert printed.count(f"teacher=runs/data/teacher-seed{seed} output=runs/data/synthetic") == 2
+
+
 def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_dataset("data", *simulate_cohort(150, 0))
@@ -45,10 +60,25 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
     assert len({(folder / f"rotations/{number}/base/model.safetensors").read_bytes() for number in range(3)}) == 3
     table = pd.read_csv(folder / "report" / "utility.csv")
     assert table["protocol"].tolist() == ["TRTR", "TSTR", "TSRTR"]
+    settings = load_config(ReportConfig, folder / "report" / "settings.yaml")
+    assert settings.rotations == 3 and settings.real.endswith("rotations/{rotation}/data")
+    assert "mean over 3 rotations" in re.sub(r"\s+", " ", (folder / "report" / "report.html").read_text())
     written = contents(tmp_path / "runs" / "data" / "rotations")
     capsys.readouterr()
     assert run_command(*arguments) == 0, "what is done is kept"
     assert contents(tmp_path / "runs" / "data" / "rotations") == written
-    write_dataset("data", *simulate_cohort(150, 1))
-    code = run_command(*arguments)
-    assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))
+    splits, meta = simulate_cohort(150, 0)
+    for other in ((splits, replace(meta, positive="survived")), simulate_cohort(150, 1)):
+        write_dataset("data", *other)
+        code = run_command(*arguments)
+        assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))
+
+
+def test_a_class_that_a_rotation_lacks_is_told_of_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(200, 0)
+    few = {name: split[np.flatnonzero((split.y == 0) | (np.cumsum(split.y) <= 2))] for name, split in splits.items()}
+    write_dataset("data", few, meta)
+    code = run_command("run", "data=data", "rotations=8")
+    assert_refused(code, capsys.readouterr().err, ("rotation", "no row of class", "Give fewer rotations"))
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("meta.json"))

@@ -1,0 +1,53 @@
+"""Random forest and logistic regression on summaries of each channel: members of teachers, which are no networks.
+
+Breiman 2001, 'Random Forests'; both as scikit-learn has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from classifier.boosting import summaries
+from tardiff.config import ClassifierTrainingConfig
+
+TREES, MIN_ROWS = 300, 5
+"""Of the forest: its trees, and the least rows in a leaf."""
+INVERSE_PENALTY = 0.1
+"""Of the logistic regression, whose inputs have unit variance."""
+
+
+@dataclass(frozen=True)
+class FittedSummaryModel:
+    """A model of scikit-learn that reads the summaries of a series."""
+
+    model: ClassifierMixin
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
+        with threadpool_limits(1):
+            return self.model.predict_proba(summaries(x))
+
+
+def fit_summary_model(name: str, train: tuple[np.ndarray, np.ndarray], training: ClassifierTrainingConfig, seed: int
+                      ) -> FittedSummaryModel:
+    """Fit `forest` or `logistic` on (x (N, L, C) float32 normalised, labels y (N,) int64), which has every class.
+
+    Of the settings of training they read class_weighting alone.
+    """
+    weights = "balanced" if training.class_weighting == "balanced" else None
+    if name == "forest":
+        model = RandomForestClassifier(TREES, min_samples_leaf=MIN_ROWS, class_weight=weights,
+                                       random_state=seed % 2**32)
+    else:
+        model = make_pipeline(StandardScaler(),
+                              LogisticRegression(C=INVERSE_PENALTY, class_weight=weights, max_iter=2000))
+    with threadpool_limits(1):
+        return FittedSummaryModel(model.fit(summaries(train[0]), train[1]))

@@ -58,15 +58,20 @@ exit_on_user_error(work)
     assert "error: refused" in done.stderr or "2>&-" in closed
 
 
+def heed_interrupts():
+    """What a background job of a shell script is told to ignore, its children would ignore, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("delay", [0.3, 1.0])
 def test_an_interrupt_of_the_imports_ends_in_one_line(delay, tmp_path):
     program = "from tardiff.__main__ import main; print(flush=True); main(['report'])"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, preexec_fn=heed_interrupts) as process:
         process.stdout.readline()
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[1]
+        said = process.communicate(timeout=120)[1]
     assert process.returncode in (130, 2) and "Traceback" not in said and said.count("\n") < 5
 
 
@@ -82,11 +87,11 @@ def work():
 exit_on_user_error(work)
 """)
     with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          start_new_session=True) as process:
+                          start_new_session=True, preexec_fn=heed_interrupts) as process:
         process.stdout.readline()
         time.sleep(0.4)
         os.killpg(process.pid, signal.SIGINT)
-        said = process.communicate()[1]
+        said = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and "Traceback" not in said and "interrupted" in said
 
 

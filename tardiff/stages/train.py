@@ -43,10 +43,10 @@ def run(config: BaseConfig, dry_run: bool) -> None:
                   f"shape {dataset.shape}{' and their masks' * mask}, {dataset.num_classes} classes; on "
                   f"{group.world_size} x {group.device}")
         if not dry_run:
-            _train(config, dataset, denoiser, mask, group)
+            _train(config, dataset, denoiser, group)
 
 
-def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, group: ProcessGroup) -> None:
+def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: ProcessGroup) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
@@ -62,7 +62,8 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, mask: bool, g
     process = DiffusionProcess(config.diffusion)
 
     def fitted(network: nn.Module) -> FittedDenoiser:
-        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=mask)
+        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta,
+                               mask=models_mask(config, dataset))
 
     def preview(network: nn.Module) -> Figure:
         """Real beside sampled series, PREVIEWED at most."""

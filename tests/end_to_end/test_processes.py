@@ -12,10 +12,11 @@ import torch
 from tardiff.config import BaseConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
+from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.unet1d import UNet1d
 from tardiff.stages import train
-from tardiff.utils.checkpoint import load_state, load_tensors, save_tensors
+from tardiff.utils.checkpoint import load_arrays, load_state, load_tensors, save_tensors
 from tardiff.utils.distributed import ProcessGroup, process_group
 from tardiff.utils.logging import read_metrics
 from tardiff.utils.seeding import seed_torch
@@ -25,7 +26,7 @@ STEPS = "training.steps=12"
 
 def new_denoiser(config: BaseConfig, dataset) -> UNet1d:
     seed_torch(config.seed, "denoiser", "initialisation")
-    return UNet1d(dataset.shape[1], dataset.num_classes, config.model)
+    return UNet1d(dataset.shape[1] * (1 + models_mask(config, dataset)), dataset.num_classes, config.model)
 
 
 def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
@@ -93,7 +94,7 @@ def test_guided_generation_by_two_processes_equals_that_by_one(workplace, tmp_pa
     kept.unlink()
     workplace.run_two("scripts/generate.py", *workplace.arguments("synthetic", tmp_path / "synthetic",
                                                                   f"classifier={classifier}"))
-    two, one = (dict(np.load(folder / kept.name)) for folder in (classifier, workplace.folder / "classifier"))
+    two, one = (load_arrays(folder / kept.name) for folder in (classifier, workplace.folder / "classifier"))
     assert two.keys() == one.keys() and any(np.abs(value).max() > 1e-3 for value in one.values())
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5)

@@ -72,6 +72,7 @@ def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplac
     config = load_config(BaseConfig, trained / "first" / "config.yaml")
     dataset = read_dataset(workplace.folder / "data", ("train",))
     x = torch.from_numpy(Normalizer.fit(config.normalizer, dataset.train.x).transform(dataset.train.x))
+    x = torch.cat([x, 2 * torch.from_numpy(dataset.train.mask).float() - 1], dim=2)
     denoiser = new_denoiser(config, dataset).train()
     halves = []
     for rank in (0, 1):

@@ -40,7 +40,9 @@ def naming_memory(setting: str) -> Iterator[None]:
 
 def is_want_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out, in numpy, in torch or on a GPU."""
-    return isinstance(error, MemoryError) or bool(WANT_OF_MEMORY.search(str(error)))
+    # A user error has said already what to do.
+    return not isinstance(error, UserError) and (
+        isinstance(error, MemoryError) or bool(WANT_OF_MEMORY.search(str(error))))
 
 
 def first_line(error: BaseException) -> str:

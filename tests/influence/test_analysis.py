@@ -355,7 +355,8 @@ def test_a_set_of_the_minority_alone(folder):
     (("synthetic={a: short}",), None, ("short: shape (L, C) (20, 7), but data has (24, 7)",)),
     (("real=short_data",), None, ("short_data: its train and val rows are not those", "which were of data")),
     ((), arrays(lambda a: {"y": a["y"] + 5}), ("data/train.npz: array y",)),
-    ((), meta({"classes": ["no", "yes"], "positive": "yes"}, "faithful/meta.json"), ("faithful: classes ['no', 'yes'], but data has",)),
+    ((), meta({"classes": ["no", "yes"], "positive": "yes"}, "faithful/meta.json"),
+     ("faithful: classes ['no', 'yes'], but data has",)),
     (("output=data/train.npz/out",), None, ("is a file; give a folder",)),
 ])
 def test_bad_input_is_one_message(folder, capfd, arguments, spoil, expected):

@@ -63,7 +63,7 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
 
     def fitted(network: nn.Module) -> FittedDenoiser:
         return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta,
-                               mask=models_mask(config, dataset))
+                              mask=models_mask(config, dataset))
 
     def preview(network: nn.Module) -> Figure:
         """Real beside sampled series, PREVIEWED at most."""

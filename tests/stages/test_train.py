@@ -49,6 +49,6 @@ def test_an_error_of_the_preview_is_a_warning(data, monkeypatch, capsys, error):
 def test_names_are_drawn_as_they_are():
     x, y = np.random.default_rng(0).normal(size=(8, 4, 1)), np.arange(8) % 2
     figure = channel_bands({UNFINISHED_FORMULA: (x, y)}, [UNFINISHED_FORMULA], [UNFINISHED_FORMULA],
-                           ["$a", UNFINISHED_FORMULA])
+                           ["$a", UNFINISHED_FORMULA], (np.arange(4), UNFINISHED_FORMULA))
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()

@@ -126,7 +126,7 @@ def test_every_command_of_the_readme_runs_in_order(inside):
                 run_command(command)
     for produced in ("mine/report/report.html", "simulated/evaluation/utility.csv",
                      "simulated/influence/influence.json", "simulated/synthetic/convnet/provenance.json",
-                     "simulated/synthetic/anchored-1/meta.json", "simulated/report-full/report.html",
+                     "simulated/synthetic/anchored-2/meta.json", "simulated/report-full/report.html",
                      "simulated/tables/guided/series.parquet", "simulated/baselines/smote/synthetic/meta.json",
                      "simulated/base-torchrun/model.safetensors"):
         assert Path("runs", produced).exists(), produced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -89,20 +90,21 @@ def write_rotations(config: ExperimentConfig) -> None:
               for fault in absent_classes(rows, part.meta, f"{what} of {part.meta.name}")]
     if faults:
         raise UserError("\n".join([*faults, "Give fewer rotations, or rotations=1."]))
-    missing = [(folder, part) for folder, part in zip(folders, parts, strict=True)
-               if not (folder / "meta.json").exists() or not _is_same(folder, part, config)]
-    for folder, part in missing:
-        write_dataset(folder, part.splits, part.meta)
+    is_there = [(folder / "meta.json").exists() for folder in folders]
+    for folder, part in itertools.compress(zip(folders, parts, strict=True), is_there):
+        _require_same(folder, part, config)
+    for folder, part, done in zip(folders, parts, is_there, strict=True):
+        if not done:
+            write_dataset(folder, part.splits, part.meta)
 
 
-def _is_same(folder: Path, part: Dataset, config: ExperimentConfig) -> bool:
-    """Tell that a folder holds a rotation. Raises UserError if it holds something else."""
+def _require_same(folder: Path, part: Dataset, config: ExperimentConfig) -> None:
+    """Raise UserError if a folder holds something else than a rotation."""
     there = read_dataset(folder)
     if there.meta != part.meta or any(there.splits[name].fingerprint() != split.fingerprint()
                                       for name, split in part.splits.items()):
         raise UserError(f"{folder}: is no rotation of {config.data} as it is now, of {config.rotations}. Choose "
                         f"another output, or delete {folder.parent.parent}.")
-    return True
 
 
 def run_steps(steps: Sequence[Step], dry_run: bool) -> None:

@@ -13,6 +13,7 @@ from tardiff.config import BaseConfig
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.trained import WEIGHTS, TrainedWeights
+from tardiff.diffusion.gaussian import GaussianDenoiser
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.models.unet1d import UNet1d
 from tardiff.utils.checkpoint import fingerprint, load_weights
@@ -83,10 +84,14 @@ class FittedDenoiser:
         config = read_run_config(folder, BaseConfig)
         trained = TrainedWeights.load(folder, config, "denoiser", "tardiff train")
         mask = trained.record["mask"] == "True"
-        denoiser = UNet1d(trained.shape[1] * (1 + mask), len(trained.meta.classes), config.model)
+        length, channels = trained.shape
+        signals = length, channels * (1 + mask)
+        network = UNet1d(signals[1], len(trained.meta.classes), config.model)
+        process, components = DiffusionProcess(config.diffusion), trained.weights.get("components", torch.empty(0))
+        denoiser = GaussianDenoiser(network, process, signals, components.shape[-1])
         load_weights(denoiser, trained.weights, Path(folder) / WEIGHTS)
-        return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), DiffusionProcess(config.diffusion),
-                              trained.normalizer, trained.shape, trained.meta, config.training.label_dropout > 0, mask)
+        return FittedDenoiser(denoiser.to(device).eval().requires_grad_(False), process, trained.normalizer,
+                              trained.shape, trained.meta, config.training.label_dropout > 0, mask)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""

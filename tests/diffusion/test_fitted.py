@@ -11,7 +11,7 @@ from tardiff.config import BaseConfig, DiffusionConfig
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.imputation import Imputation
 from tardiff.data.normalize import Normalizer
-from tardiff.diffusion.fitted import FittedDenoiser, models_mask
+from tardiff.diffusion.fitted import NEVER, FittedDenoiser, models_mask
 from tardiff.diffusion.process import DiffusionProcess
 
 META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], imputation=Imputation("forward", [80.0, 37.0]))
@@ -20,6 +20,7 @@ META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], imputati
 def gappy_split(rows=20):
     generator = np.random.default_rng(0)
     mask = generator.random((rows, 6, 2)) < 0.5
+    mask[0, :, 1] = mask[1, :, 0] = False
     x = np.where(mask, generator.normal((80, 37), (10, 1), mask.shape), np.nan).astype(np.float32)
     return Split(META.imputation.fill(x), np.arange(rows) % 2, mask=mask)
 
@@ -61,6 +62,20 @@ def test_bounds_are_those_of_the_encoded_training_rows():
 def test_rows_without_a_mask_are_all_observed():
     split = gappy_split()
     assert (fitted(split, True).encode(replace(split, mask=None))[..., 2:] == 1).all()
+
+
+def test_gaps_are_straight_lines_and_channels_without_observation_stand_apart():
+    x, mask = np.zeros((2, 6, 2), dtype=np.float32), np.zeros((2, 6, 2), dtype=bool)
+    x[0, [1, 4], 0], mask[0, [1, 4], 0] = [60, 90], True
+    x = META.imputation.fill(np.where(mask, x, np.float32(np.nan)))
+    split = Split(x, np.arange(2), mask=mask)
+    denoiser = replace(fitted(gappy_split(), True), meta=META)
+    signals = denoiser.encode(split)
+    values = denoiser.normalizer.inverse(signals[..., :2].numpy())
+    np.testing.assert_allclose(values[0, :, 0], [60, 60, 70, 80, 90, 90], rtol=1e-5)
+    np.testing.assert_allclose(values[1], np.tile([80, 37], (6, 1)), rtol=1e-5)
+    assert signals[0, :, 2].tolist() == [-1, 1, -1, -1, 1, -1]
+    assert (signals[0, :, 3] == NEVER).all() and (signals[1, :, 2:] == NEVER).all()
 
 
 def test_the_mask_is_learned_where_there_are_gaps_and_the_rule_is_known():

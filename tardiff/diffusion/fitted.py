@@ -19,9 +19,6 @@ from tardiff.models.unet1d import UNet1d
 from tardiff.utils.checkpoint import fingerprint, load_weights
 from tardiff.utils.logging import read_run_config
 
-NEVER = -2.0
-"""The analog bit of a channel that a series does not observe at all."""
-
 
 @dataclass(frozen=True)
 class FittedDenoiser:
@@ -29,8 +26,7 @@ class FittedDenoiser:
 
     `has_unconditional` tells whether it was trained with hidden labels as well, as classifier-free guidance needs.
     With `mask` a series has 2C signals: its values, and its mask as analog bits, 1 where observed and -1 where not
-    (Chen et al. 2023, 'Analog Bits'), or NEVER in a channel that it does not observe at all: so that one with few
-    observations is not mistaken for one without.
+    (Chen et al. 2023, 'Analog Bits').
     """
 
     denoiser: nn.Module
@@ -59,22 +55,22 @@ class FittedDenoiser:
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest value of each signal among the training rows, on the device of the denoiser."""
         bits = np.ones(self.shape[1] * self.mask)
-        return tuple(torch.tensor(np.concatenate([edge, bit * bits]), dtype=torch.float32, device=self.device)
-                     for edge, bit in ((self.normalizer.low, NEVER), (self.normalizer.high, 1)))
+        return tuple(torch.tensor(np.concatenate([edge, sign * bits]), dtype=torch.float32, device=self.device)
+                     for edge, sign in ((self.normalizer.low, -1), (self.normalizer.high, 1)))
 
     def encode(self, split: Split) -> Tensor:
         """Return the signals (N, L, C or 2C) float32 of the rows of a split in raw units; without a mask all of their
         values were observed.
 
-        Gaps hold straight lines between observations, whatever rule filled them: `decode` leaves gaps out, and lines
-        are easier to learn than steps.
+        `decode` leaves gaps out, so they hold what is easiest to learn, whatever rule filled them: straight lines
+        between observations, and see `_lend`.
         """
         if not self.mask or split.mask is None:
             values = torch.from_numpy(self.normalizer.transform(split.x))
             return torch.cat([values, torch.ones_like(values)], dim=2) if self.mask else values
         lines = replace(self.meta.imputation, rule="linear").fill(np.where(split.mask, split.x, np.float32(np.nan)))
-        observed = torch.from_numpy(split.mask)
-        bits = torch.where(observed, 1.0, torch.where(observed.any(dim=1, keepdim=True), -1.0, NEVER))
+        _lend(lines, split.mask)
+        bits = 2 * torch.from_numpy(split.mask).float() - 1
         return torch.cat([torch.from_numpy(self.normalizer.transform(lines)), bits], dim=2)
 
     def decode(self, signals: Tensor) -> np.ndarray:
@@ -106,6 +102,21 @@ class FittedDenoiser:
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""
         return fingerprint(self.denoiser.state_dict(), self.normalizer.fingerprint())
+
+
+def _lend(x: np.ndarray, observed: np.ndarray) -> None:
+    """Give series x (N, L, C) without any observation of a channel the values of random ones that have some, in place,
+    where those observe less than half of it.
+
+    Most series would be constant there, and few bits would tell which: a denoiser takes long to learn such a mixture,
+    and draws too narrow values until then. Where bits are many they tell, and the constant helps them.
+    """
+    generator = np.random.default_rng(0)
+    for channel in range(x.shape[2]):
+        has = observed[:, :, channel].any(axis=1)
+        if has.any() and observed[has, :, channel].mean() < 0.5:
+            lenders = generator.choice(np.flatnonzero(has), (~has).sum())
+            x[~has, :, channel] = x[lenders, :, channel]
 
 
 def models_mask(config: BaseConfig, dataset: Dataset) -> bool:

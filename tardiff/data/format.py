@@ -1,13 +1,14 @@
 """The dataset on disk: a folder of `train.npz`, `val.npz`, `test.npz` and `meta.json`, read, written and validated.
 
 Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`,
-`mask (N, L, C) bool` (True = observed) and `p (N, K) float32`, a teacher's probability of each class. NaN is allowed
-only where the mask is False.
+`mask (N, L, C) bool` (True = observed), `p (N, K) float32`, a teacher's probability of each class, and `id (N,)`, what
+the source calls each row. NaN is allowed only where the mask is False.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 import zipfile
@@ -33,7 +34,7 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
 
 SPLIT_NAMES = ("train", "val", "test")
-ARRAYS = ("x", "y", "subject", "mask", "p")
+ARRAYS = ("x", "y", "subject", "mask", "p", "id")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
 PROBABILITY_TOLERANCE = 1e-3
@@ -94,13 +95,15 @@ class Metadata:
 @dataclass(frozen=True)
 class Split:
     """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
-    `mask (N, L, C) bool`, True where observed, and `p (N, K) float32`, a teacher's probability of each class."""
+    `mask (N, L, C) bool`, True where observed, `p (N, K) float32`, a teacher's probability of each class, and
+    `id (N,)`, integers or text, what the source calls each row, such as a stay."""
 
     x: np.ndarray
     y: np.ndarray
     subject: np.ndarray | None = None
     mask: np.ndarray | None = None
     p: np.ndarray | None = None
+    id: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -117,8 +120,8 @@ class Split:
         return np.arange(len(self)) if self.subject is None else self.subject
 
     def fingerprint(self) -> str:
-        """Return a hash of the content."""
-        return fingerprint(*self.arrays().values())
+        """Return a hash of what results depend on: all content but the ids."""
+        return fingerprint(*(array for name, array in self.arrays().items() if name != "id"))
 
 
 @dataclass(frozen=True)
@@ -263,9 +266,12 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
     if len(wrong):
         faults.append(f"array y, row {wrong[0]}: label {y[wrong[0]]} is outside 0..{len(meta.classes) - 1} "
                       f"({len(wrong)} such rows).")
-    if split.subject is not None and (split.subject.ndim != 1 or split.subject.dtype.kind not in "iuU"):
-        found = f"{split.subject.shape} {split.subject.dtype}"
-        faults.append(f"array subject must be (N,) integers or text, got {found}.")
+    for name in ("subject", "id"):
+        names = getattr(split, name)
+        if names is not None and (names.ndim != 1 or names.dtype.kind not in "iuU"):
+            faults.append(f"array {name} must be (N,) integers or text, got {names.shape} {names.dtype}.")
+        elif name == "id" and names is not None:
+            faults += repeated_ids(names)
     if split.p is not None:
         faults += _probability_faults(split.p, len(meta.classes))
     if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
@@ -273,6 +279,14 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
     elif not faults:
         faults += _value_faults(x, split.mask)
     return faults
+
+
+def repeated_ids(ids: np.ndarray) -> list[str]:
+    """Return the fault that rows share an id, if some do: ids (N,) integers or text."""
+    _, first, row_of = np.unique(ids, return_index=True, return_inverse=True)
+    wrong = np.flatnonzero(first[row_of] != np.arange(len(ids)))
+    return [f"array id, row {wrong[0]}: '{ids[wrong[0]]}' stands in row {first[row_of[wrong[0]]]} as well "
+            f"({len(wrong)} such rows). An id is of one row."] if len(wrong) else []
 
 
 def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
@@ -440,11 +454,11 @@ def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
         faults.append(f"{folder}: splits differ in (length, channels): {shapes}.")
-    known = [name for name in SPLIT_NAMES if name in splits and splits[name].subject is not None]
-    for position, first in enumerate(known):
-        for second in known[position + 1:]:
-            shared = np.intersect1d(splits[first].subject, splits[second].subject)
+    for first, second in itertools.combinations([name for name in SPLIT_NAMES if name in splits], 2):
+        for name, advice in (("subject", "Split by subject."), ("id", "An id is of one row.")):
+            one, other = getattr(splits[first], name), getattr(splits[second], name)
+            shared = [] if one is None or other is None else np.intersect1d(one, other)
             if len(shared):
-                faults.append(f"{folder}: subject {shared[0]} stands in {first} and in {second} ({len(shared)} such "
-                              "subjects). Split by subject.")
+                faults.append(f"{folder}: {name} {shared[0]} stands in {first} and in {second} ({len(shared)} such "
+                              f"{name}s). {advice}")
     return faults

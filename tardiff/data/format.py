@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
 import re
 import zipfile
@@ -23,6 +24,7 @@ import numpy as np
 from tardiff.data.imputation import RULES, Imputation
 from tardiff.utils.checkpoint import (
     DAMAGED_ARRAYS,
+    atomic_folder,
     atomic_path,
     fingerprint,
     open_arrays,
@@ -31,12 +33,13 @@ from tardiff.utils.checkpoint import (
     write_json,
 )
 from tardiff.utils.errors import UserError
-from tardiff.utils.lock import LOCK
+from tardiff.utils.lock import LOCK, sole_writer
 
 SPLIT_NAMES = ("train", "val", "test")
 ARRAYS = ("x", "y", "subject", "mask", "p", "id")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
+OTHER_FOLDER = "Choose another output folder, or delete this one."
 PROBABILITY_TOLERANCE = 1e-3
 """Of the sum of the probabilities of a row."""
 UNIT_SECONDS = {
@@ -119,9 +122,9 @@ class Split:
         """Return the subject of each row; where none is recorded, each row is its own subject."""
         return np.arange(len(self)) if self.subject is None else self.subject
 
-    def fingerprint(self) -> str:
-        """Return a hash of what results depend on: all content but the ids."""
-        return fingerprint(*(array for name, array in self.arrays().items() if name != "id"))
+    def fingerprint(self, with_ids: bool = False) -> str:
+        """Return a hash of the content; without the ids it is of what results depend on."""
+        return fingerprint(*(array for name, array in self.arrays().items() if with_ids or name != "id"))
 
 
 @dataclass(frozen=True)
@@ -290,22 +293,38 @@ def repeated_ids(ids: np.ndarray) -> list[str]:
 
 
 def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
-    """Validate and write a dataset folder: each split, then `meta.json` last, each file atomically.
+    """Validate and write a dataset folder, whole or not at all, while nobody else writes it; one that holds this very
+    dataset stays.
 
-    What an earlier dataset left in the folder is removed. `every_class=False` accepts a training split that lacks
-    classes. Raises UserError if anything is invalid, before the first file is written.
+    `every_class=False` accepts a training split that lacks classes. Raises UserError, before the first file is written,
+    if anything is invalid, and if the folder holds anything else.
     """
     folder = Path(folder)
     check_splits(folder, splits, meta, every_class)
-    require_folder(folder)
+    with sole_writer(folder):
+        if not holds_dataset(folder):
+            replace_dataset(folder, splits, meta)
+        elif not _is_there(folder, splits, meta):
+            raise UserError(f"{folder}: holds another dataset. {OTHER_FOLDER}")
+
+
+def replace_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) -> None:
+    """Write valid splits as a dataset folder, in the place of all that it holds."""
+    with atomic_folder(folder) as new:
+        for name, split in splits.items():
+            write_split(new / f"{name}.npz", split)
+        write_json(new / "meta.json", asdict(meta))
+
+
+def _is_there(folder: Path, splits: dict[str, Split], meta: Metadata) -> bool:
+    """Tell whether a folder holds these very splits and nothing else."""
     try:
-        for name in ("meta.json", *(f"{split}.npz" for split in SPLIT_NAMES if split not in splits)):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Choose another output folder.") from error
-    for name, split in splits.items():
-        write_split(folder / f"{name}.npz", split)
-    write_json(folder / "meta.json", asdict(meta))
+        found = read_dataset(folder, tuple(name for name in SPLIT_NAMES if (folder / f"{name}.npz").exists()), False)
+        same_meta = read_json(folder / "meta.json") == json.loads(json.dumps(asdict(meta)))
+    except UserError:  # It is damaged.
+        return False
+    return same_meta and ({name: split.fingerprint(with_ids=True) for name, split in found.splits.items()}
+                          == {name: split.fingerprint(with_ids=True) for name, split in splits.items()})
 
 
 def check_splits(folder: Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
@@ -323,16 +342,21 @@ def require_replaceable(folder: Path, key: str, record: Any) -> None:
 
     record: the arguments, which the cohort of such a dataset has under `key`.
     """
-    require_folder(folder)
-    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
-    if not files:
+    if not holds_dataset(folder):
         return
-    advice = "Choose another --output, or delete the folder."
-    if "meta.json" not in files or not files <= DATASET_FILES:
-        raise UserError(f"{folder}: holds files that this command did not make. {advice}")
     found = read_metadata(folder / "meta.json").cohort.get(key)
     if found != record:
-        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {advice}")
+        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {OTHER_FOLDER}")
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Tell whether a folder holds a dataset; it does not where it is empty or not there. Raises UserError if it holds
+    anything else, or is a file."""
+    require_folder(folder)
+    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
+    if files and ("meta.json" not in files or not files <= DATASET_FILES):
+        raise UserError(f"{folder}: holds files that this command did not make. {OTHER_FOLDER}")
+    return bool(files)
 
 
 def write_split(path: str | Path, split: Split) -> None:

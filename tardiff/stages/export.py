@@ -26,7 +26,7 @@ import pandas as pd
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
 from tardiff.data.frames import FORMS, time_axis, to_frame
-from tardiff.utils.checkpoint import atomic_folder, fingerprint, read_json, require_folder, write_json
+from tardiff.utils.checkpoint import atomic_folder, read_json, require_folder, write_json
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.progress import progress
 
@@ -65,9 +65,8 @@ def export(source: Path, output: Path, form: str = "wide", file_format: str = "c
     splits, meta = with_ids(with_subjects(dataset.splits)), dataset.meta
     series, labels = (output / f"{table}.{file_format}" for table in ("series", "labels"))
     description = {
-        "input": {name: fingerprint(split.fingerprint(), split.id) for name, split in splits.items()},
-        "form": form, "name": meta.name,
-        "units": dict(zip(meta.channels, meta.units, strict=True)), "classes": meta.classes,
+        "input": {name: split.fingerprint(with_ids=True) for name, split in splits.items()}, "form": form,
+        "name": meta.name, "units": dict(zip(meta.channels, meta.units, strict=True)), "classes": meta.classes,
         "sampling_interval": meta.sampling_interval, "source": meta.source, "licence": meta.licence,
         "read_back": reading_command(splits, meta, form, series, labels),
     }

@@ -8,6 +8,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from user_errors import contents
 
 from tardiff.data.format import (
     ARRAYS,
@@ -17,6 +18,7 @@ from tardiff.data.format import (
     interval_seconds,
     read_dataset,
     read_split,
+    replace_dataset,
     split_faults,
     write_dataset,
     write_split,
@@ -24,6 +26,7 @@ from tardiff.data.format import (
 )
 from tardiff.data.imputation import Imputation
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
 META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], "1 h", "made up", "CC0", {"dropped": 3})
 
@@ -73,11 +76,33 @@ def test_the_positive_class_is_the_one_stated_else_the_rarest_of_train(tmp_path)
         read_dataset(tmp_path / "named")
 
 
-def test_a_split_of_an_earlier_dataset_does_not_survive(tmp_path):
+def test_another_dataset_in_the_folder_is_replaced_where_that_is_asked_for_alone(tmp_path):
     splits = toy_dataset()
-    write_dataset(tmp_path, splits, META)
-    write_dataset(tmp_path, {"train": splits["test"], "val": splits["val"]}, META)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.json", "train.npz", "val.npz"]
+    write_dataset(tmp_path / "toy", splits, META)
+    written = contents(tmp_path)
+    write_dataset(tmp_path / "toy", splits, META)
+    assert contents(tmp_path) == written
+    ids = {**splits, "test": replace(splits["test"], id=splits["test"].id[::-1])}
+    for other, meta in (({"train": splits["train"]}, META), (ids, META), (splits, replace(META, source="elsewhere"))):
+        with pytest.raises(UserError, match="holds another dataset"):
+            write_dataset(tmp_path / "toy", other, meta)
+    assert contents(tmp_path) == written
+    replace_dataset(tmp_path / "toy", {"train": splits["train"]}, META)
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["meta.json", "train.npz"]
+
+
+@pytest.mark.parametrize("found", ["notes.txt", "train.npz", "provenance.json"])
+def test_what_is_no_dataset_stays(tmp_path, found):
+    (tmp_path / found).write_text("mine")
+    with pytest.raises(UserError, match="did not make"):
+        write_dataset(tmp_path, toy_dataset(), META)
+    assert contents(tmp_path) == {tmp_path / found: b"mine"}
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path, holder):
+    with pytest.raises(UserError, match="is being written by process"):
+        write_dataset(tmp_path / "run", toy_dataset(), META)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("missing", [("subject",), ("mask",), ("p",), ("id",), ("subject", "mask", "p", "id")])

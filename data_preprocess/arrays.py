@@ -297,7 +297,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the "
                         "training median; the median also where a series has none (default: missing values are "
                         "refused)")
-    parser.add_argument("--channels", nargs="+", metavar="NAME", help="channel names, in order (default: numbered)")
+    parser.add_argument("--channels", nargs="+", type=str.strip, metavar="NAME",
+                        help="channel names, in order (default: numbered)")
     parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)
     command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)

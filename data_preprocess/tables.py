@@ -256,7 +256,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
     parser.add_argument("--step", default="1h", help="length of a step, such as 30min or '1/256 s' (default: 1h)")
     parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")
-    parser.add_argument("--channels", nargs="+", metavar="VARIABLE", help="variables to keep, in order (default: all)")
+    parser.add_argument("--channels", nargs="+", type=str.strip, metavar="VARIABLE",
+                        help="variables to keep, in order (default: all)")
     parser.add_argument("--impute", choices=RULES, default="forward",
                         help="forward fill, straight lines, or the training "
                         "median; the median also where a series has none (default: forward)")

@@ -192,15 +192,17 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
     time, _ = time_axis(meta, length)
     # Where the interval is not known, a second stands for a step.
     unit, step = ("h", meta.sampling_interval) if time == "hours" else ("s", "1s")
-    arguments = ["--input", series, "--labels", labels, "--layout", form, "--time", time, "--time-unit", unit,
-                 "--step", step, "--length", length, "--channels", *meta.channels, "--units", *meta.units,
-                 "--classes", *meta.classes, "--split", "split"]
+    options = {"input": [series], "labels": [labels], "layout": [form], "time": [time], "time-unit": [unit],
+               "step": [step], "length": [length], "channels": meta.channels, "units": meta.units,
+               "classes": meta.classes, "split": ["split"]}
     if meta.positive:
-        arguments += ["--positive", meta.positive]
+        options["positive"] = [meta.positive]
     if any(split.subject is not None for split in splits.values()):
-        arguments += ["--subject", "subject"]
+        options["subject"] = ["subject"]
     if any(split.p is not None for split in splits.values()):
-        arguments += ["--probabilities", *probability_columns(meta)]
-    return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output",
-                       f"data/{meta.name}-from-tables"])
-
+        options["probabilities"] = probability_columns(meta)
+    options["output"] = [f"data/{meta.name}-from-tables"]
+    # A space before the minus of a name, or the command line would take it for an option.
+    arguments = [text for option, entries in options.items()
+                 for text in (f"--{option}", *(" " * str(entry).startswith("-") + str(entry) for entry in entries))]
+    return shlex.join(["tardiff", "convert", "tables", *arguments])

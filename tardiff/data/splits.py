@@ -100,16 +100,18 @@ def joined(parts: Sequence[Split]) -> Split:
     """Return the rows of splits of one dataset, one after the other; no two splits share a subject.
 
     Subjects keep their names where all splits know them, else they are numbered. A split without a mask is all
-    observed if another one has a mask. Probabilities are kept where all splits have them.
+    observed if another one has a mask. Probabilities and ids are kept where all splits have them.
     """
-    subjects = [part.subject for part in parts]
+    def of_all(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)
+
     masks = [part.mask for part in parts]
     if any(mask is not None for mask in masks):
         masks = [np.ones(part.x.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
-    return Split(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
-                 joined_subjects(parts) if any(subject is None for subject in subjects) else np.concatenate(subjects),
-                 None if masks[0] is None else np.concatenate(masks),
-                 None if any(part.p is None for part in parts) else np.concatenate([part.p for part in parts]))
+    subject = of_all("subject")
+    return Split(of_all("x"), of_all("y"), joined_subjects(parts) if subject is None else subject,
+                 None if masks[0] is None else np.concatenate(masks), of_all("p"), of_all("id"))
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:

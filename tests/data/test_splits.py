@@ -112,7 +112,7 @@ def dataset_of(subject, y, with_subjects=True):
     """Three splits, a subject on one side alone, whose x tells the row."""
     x = np.arange(len(y), dtype=np.float32)[:, None, None] * np.ones((1, 2, 1), dtype=np.float32)
     p = np.float32(1 / (2 + x[:, 0])) * np.ones((1, 3), dtype=np.float32)
-    splits = {name: Split(x[rows], y[rows], subject[rows] if with_subjects else None, x[rows] % 2 == 0, p[rows])
+    splits = {name: Split(x[rows], y[rows], subject[rows] if with_subjects else None, x[rows] % 2 == 0, p[rows], rows)
               for name, rows in split_subjects(subject, y, RATIOS, 0).items()}
     return Dataset(None, Metadata("a", ["c"], [""], ["0", "1", "2"]), splits)
 
@@ -131,6 +131,7 @@ def test_rotations_test_every_row_once_and_keep_each_subject_on_one_side(cohort,
         for part in turn.splits.values():
             rows = part.x[:, 0, 0].astype(int)
             assert np.array_equal(part.y, y[rows]) and np.array_equal(part.subject, subject[rows])
+            assert np.array_equal(part.id, rows)
             assert np.array_equal(part.mask, part.x % 2 == 0)
             assert np.array_equal(part.p[:, 0], np.float32(1 / (2 + part.x[:, 0, 0])))
 

@@ -247,6 +247,9 @@ RUNS = [
     Case("name_too_long", "train", (f"error: {'a' * 300}: File name too long",), (f"data={'a' * 300}",)),
     Case("output_is_dataset", "generate", ("data: holds a dataset", "another output folder"), ("output=data",)),
     Case("output_is_run", "generate", ("base: holds another run", "another output folder"), ("output=base",)),
+    *(Case(f"output_holds_{name}", command, (f"mine: holds {name}, which no run in this folder has written",),
+           ("output=mine",), spoil=lambda name=name: (os.mkdir("mine"), text(f"mine/{name}", "mine: 1")()))
+      for command, name in (("train", "config.yaml"), ("guide", "model.safetensors"), ("generate", "train.npz"))),
     Case("chunk_truncated", "generate", ("out/chunks/000000000-000000032.npz: damaged", "Delete it"), began=True,
          spoil=lambda: (run_tiny("generate"), os.remove("out/meta.json"), os.mkdir("out/chunks"),
                         text("out/chunks/000000000-000000032.npz", "x")())),

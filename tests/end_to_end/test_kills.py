@@ -1,4 +1,7 @@
-"""`tardiff run` and `compare` killed again and again at random moments end where uninterrupted ones do."""
+"""`tardiff run` and `compare` killed again and again at random moments end where uninterrupted ones do.
+
+The environment variable KILLS says how often each is killed.
+"""
 
 import multiprocessing
 import os
@@ -48,7 +51,7 @@ def run_silently(command, arguments, output, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "compare"])
 def test_killed_often_it_ends_as_if_it_had_not_been(workplace, tmp_path, command):
-    kills, output = int(os.environ.get("KILLS", "100")), tmp_path / "output"
+    kills, output = int(os.environ.get("KILLS", "30")), tmp_path / "output"
     arguments = arguments_of(command, workplace, tmp_path)
     begun = time.monotonic()
     assert run_command(command, *arguments, f"output={tmp_path / 'whole'}") == 0

@@ -107,3 +107,16 @@ def test_the_order_of_rows_does_not_matter(tmp_path, wide):
                       for name, split in dataset.splits.items() for row, stay in enumerate(split.id.tolist())})
         found[-1]["imputation"] = dataset.meta.imputation
     assert found[0] == found[1] == found[2]
+
+
+def test_labels_that_differ_in_any_character_are_classes_of_their_own(tmp_path):
+    texts = ["0389", "389", "1e2", "100", "100.0", "12345678901234567", "12345678901234568", "früh", "a b", "a  b",
+             "A b", "$x", "=1", "none", "a,b", 'a"b']
+    labels = {f"{text} {number}": text for text in texts for number in range(5)}
+    pd.DataFrame({"id": list(labels), "time": 0, "variable": "HR", "value": 70}).to_csv(tmp_path / "vitals.csv")
+    pd.DataFrame({"id": list(labels), "label": list(labels.values())}).to_csv(tmp_path / "labels.csv")
+    assert convert(tmp_path, tmp_path / "out") == 0
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.meta.classes == sorted(texts)
+    for split in dataset.splits.values():
+        assert [dataset.meta.classes[label] for label in split.y] == [labels[stay] for stay in split.id]

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from classifier.targets import class_shares, class_weights
 from tardiff.config import BoostingConfig, ClassifierTrainingConfig
+from tardiff.evaluation.controls import Rows
 from tardiff.evaluation.metrics import auprc, log_loss
 
 BINS = 64
@@ -39,15 +40,15 @@ class FittedBoosting:
             return next(islice(_looks(self.model, x, self.num_classes), self.step - 1, None))
 
 
-def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+def fit_boosting(train: Rows, selection: Rows, num_classes: int,
                  config: BoostingConfig, training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
     """Fit on `train` and keep the trees up to the lowest log-loss on `selection`, or all, as `training.keep` says.
 
     Both sets are (x (N, L, C) float32 normalised, targets), see `fit_classifier`. Equal series are one row, whose
-    weight for each class is its share of all targets of that series: copies of all rows change nothing. The draw of
-    features depends on the seed alone.
+    weight for each class is its share of all targets of that series: copies of all rows change nothing. The share of a
+    row in a batch is its weight here. The draw of features depends on the seed alone.
     """
-    shares = class_shares(train[1], num_classes)
+    shares = class_shares(train[1], num_classes, *train[2:])
     shares = shares * class_weights(shares, training.class_weighting)
     # Sorted by content, so that the order of rows changes nothing either.
     table, row_of = np.unique(features(train[0]), axis=0, return_inverse=True)

@@ -26,7 +26,7 @@ from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
 from tardiff.stages.evaluate import build_protocol, splits_read
-from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets
+from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets, teachers
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -52,6 +52,8 @@ def run(config: CompareConfig, dry_run: bool) -> None:
                         "under variants, and baselines, must differ.")
     folders = synthetic_folders(config) | own_sets | {name: list(steps) for name, steps in steps_of.items()}
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReportConfig)}
+    if experiment is not None and config.teacher is None:
+        settings["teacher"] = teachers(experiment) or None
     report_config = ReportConfig(**settings | {"synthetic": folders})
     steps = [*(generation_steps(experiment) if experiment is not None else []),
               *(step for of_set in steps_of.values() for step in of_set.values())]

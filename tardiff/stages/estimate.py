@@ -17,7 +17,7 @@ from tardiff.data.splits import halve_validation
 from tardiff.evaluation.controls import FOLDS, TAUGHT
 from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
-from tardiff.stages.evaluate import scored_split
+from tardiff.stages.evaluate import arms_of, scored_split
 from tardiff.utils.parallel import one_thread, worker_count
 
 _TRIED_ROWS, _TRIED_TREES = 500, 20
@@ -36,8 +36,7 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     parts = [part for datasets in sets.values() for part in datasets]
     rows = fits = 0.0
     if "utility" in config.sections:
-        arms = 1 + len(config.chosen_controls)
-        arms += len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
+        arms = len(arms_of(config, real.train, sets)) // len(config.judge_models)
         trained = arms + ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
         trained += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
         for model in config.judge_models.values():

@@ -126,14 +126,14 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
             denoisers[-1],
             step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
         if config.teacher is not None:
-            steps.append(step("teach", "teacher", config.teacher,
-                              values | {"output": str(output / f"teacher{suffix}")}))
+            steps.append(step("teach", "teacher", config.teacher, values | {"output": teachers(config)[seed]}))
+    labelled_by = teachers(config)
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
             steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
-                **({} if config.teacher is None else {"teacher": str(output / f"teacher{suffix}")}),
+                **({"teacher": labelled_by[seed % len(labelled_by)]} if labelled_by else {}),
                 "output": folder, "seed": seed}))
             _check_sampler(f"guidance.{name}", steps[-1].config, denoisers[seed % len(denoisers)].config)
     return steps
@@ -161,7 +161,16 @@ def report_step(config: ExperimentConfig) -> Step:
         values |= {"real": str(output / "data"), "rotations": config.rotations}
     return step("report", "evaluation", config.evaluation, values | {
         "synthetic": synthetic_sets(replace(config, output=str(output))),
+        **({} if config.teacher is None else {"teacher": teachers(replace(config, output=str(output)))}),
         "classifier": str(output / f"classifier{first}")})
+
+
+def teachers(config: ExperimentConfig) -> list[str]:
+    """Return the run folders of the teachers of an experiment, in the order of their seeds."""
+    if config.teacher is None:
+        return []
+    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
+    return [str(Path(config.output) / f"teacher{suffix}") for suffix in suffixes]
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:

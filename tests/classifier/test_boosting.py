@@ -84,6 +84,14 @@ def test_a_share_of_a_class_counts_as_that_part_of_a_row():
     assert np.array_equal(fit((x, one_hot)).predict(TEST[0]), fit().predict(TEST[0]))
 
 
+def test_the_share_of_a_row_in_a_batch_is_its_weight():
+    x, y = TRAIN
+    times = np.random.default_rng(0).integers(1, 4, size=len(y))
+    copied, weighted = fit((np.repeat(x, times, axis=0), np.repeat(y, times))), fit((x, y, times / times.sum()))
+    np.testing.assert_allclose(weighted.predict(TEST[0]), copied.predict(TEST[0]), atol=1e-9)
+    assert not np.allclose(weighted.predict(TEST[0]), fit().predict(TEST[0]), atol=1e-3)
+
+
 def test_the_seed_decides_and_balanced_classes_are_wanted():
     assert np.array_equal(fit(seed=1).predict(TEST[0]), fit(seed=1).predict(TEST[0]))
     assert not np.array_equal(fit(seed=1).predict(TEST[0]), fit(seed=2).predict(TEST[0]))

@@ -171,6 +171,29 @@ def test_a_look_weighs_classes_as_the_training_does():
         assert fitted.selection_loss == pytest.approx(losses.mean() if weighting == "none" else np.mean(of_classes))
 
 
+class Recorder(nn.Module):
+    """Tells `seen` the first value of each series that it is trained on."""
+
+    def __init__(self, length, num_channels, num_classes):
+        super().__init__()
+        self.head = nn.Linear(num_channels, num_classes)
+
+    def forward(self, x):
+        if self.training:
+            sys.modules["models_of_a_user"].seen.append(x[:, 0, 0])
+        return self.head(x[:, 0])
+
+
+def test_a_row_is_drawn_as_often_as_its_share_says(monkeypatch):
+    monkeypatch.setitem(sys.modules, "models_of_a_user", SimpleNamespace(WithBatchStatistics=Recorder, seen=[]))
+    x = np.repeat(np.repeat([0, 1, 2], 20)[:, None, None].astype(np.float32), 2, axis=1)
+    shares = np.repeat([0.75, 0.25, 0.0], 20) / 20
+    fit_network((x, Y, shares), (x, Y), 3, TINY["custom"], dataclasses.replace(CONFIG, batch_size=500), 0, CPU)
+    seen = torch.cat(sys.modules["models_of_a_user"].seen).int().numpy()
+    drawn = np.bincount(seen, minlength=3) / len(seen)
+    assert len(seen) == CONFIG.steps * 500 and drawn == pytest.approx([0.75, 0.25, 0], abs=0.02) and drawn[2] == 0
+
+
 def test_the_loss_of_soft_targets_is_the_expected_one_over_the_classes():
     """Against torch's cross-entropy with probabilities, by hand with weights of the classes, and with a user's loss."""
     logits, p = torch.randn(7, 3, dtype=torch.float64), torch.rand(7, 3, dtype=torch.float64).softmax(dim=1)

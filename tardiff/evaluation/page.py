@@ -86,7 +86,8 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
         settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
         soft=SOFT, outcomes=utility_outcomes(frames["utility"], description["utility"]) if "utility" in frames else [],
-        fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
+        fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity],
+        privacy_metrics=[metric for metric in PRIVACY if metric.name in next(iter(privacy.values()), {})],
         attacks=ATTACKS, adjusted=ADJUSTED, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 

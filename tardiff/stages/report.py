@@ -103,7 +103,9 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     if "privacy" in config.sections:
         # Rows that are scored cannot be the control of the attacks as well.
         control = selection[:0] if config.score_on == "selection" else selection
-        frames["privacy"] = evaluate_privacy(train, guidance, control, scored, scaled, kept, workers, device)
+        frames["privacy"] = evaluate_privacy(train, guidance, control, scored, scaled,
+                                             {name: [part.p for part in parts] for name, parts in sets.items()},
+                                             kept, workers, device)
     remove_report(output)
     if "influence" in config.sections and config.classifier is not None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(

@@ -145,7 +145,7 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
     controls = [name for name in config.chosen_controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               weights=sorted(config.weights)[len(config.weights) // 2:][:1], controls=controls,
+                               weights=[] if config.ratios else config.weights, controls=controls,
                                ensemble_size=2, training=training,
                                bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0, fidelity_metrics=cheap)
 

@@ -185,6 +185,20 @@ class _Network:
         return predict(self.model, x)
 
 
+def folds_of(dataset: Dataset, seed: int) -> list[np.ndarray]:
+    """Return the row numbers of each fold of the training rows.
+
+    Raises UserError if there are fewer subjects than folds, or a class is in a single fold.
+    """
+    folds = subject_folds(dataset.train.subjects(), dataset.train.y, seed)
+    for number, held_out in enumerate(folds):
+        others = dataset.train[np.delete(np.arange(len(dataset.train)), held_out)]
+        what = f"{dataset.path}/train.npz without fold {number} of its subjects"
+        if faults := absent_classes(others, dataset.meta, what):
+            raise UserError(faults[0])
+    return folds
+
+
 def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers: int) -> dict[str, np.ndarray]:
     """Fit the members on the training rows, write what `Teacher.load` reads to the run folder, and return what they
     say, each (N, K) float64: of the `selection` half, and `out_of_fold` of the training rows.
@@ -195,13 +209,7 @@ def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers
     """
     normalizer, parts = normalized_splits(dataset, config.normalizer)
     (x, y), selection = parts["train"], parts["selection"]
-    members = members_of(config)
-    folds = subject_folds(dataset.train.subjects(), y, config.seed)
-    for number, held_out in enumerate(folds):
-        others = dataset.train[np.delete(np.arange(len(y)), held_out)]
-        what = f"{dataset.path}/train.npz without fold {number} of its subjects"
-        if faults := absent_classes(others, dataset.meta, what):
-            raise UserError(faults[0])
+    members, folds = members_of(config), folds_of(dataset, config.seed)
     decides = fingerprint(x, y, *selection)
 
     def fit(member: Member, held_out: np.ndarray) -> Fitted:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
-from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, load_config
+from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.process import DiffusionProcess
@@ -63,9 +64,23 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
     report_config = report_step(config).config
     report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
+    check_folds(config, steps)
     if config.rotations > 1 and not dry_run:
         write_rotations(config)
     run_steps([*steps, report_step(config)], dry_run)
+
+
+def check_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
+    """Raise UserError, before hours of training, if the dataset is too small for the folds of a teacher."""
+    seeds = [each.config.seed for each in steps if isinstance(each.config, TeacherConfig)]
+    if not seeds or config.rotations > 1 or not Path(config.data).is_dir():
+        return
+    dataset = read_dataset(config.data, ("train",))
+    try:
+        for seed in seeds:
+            folds_of(dataset, seed)
+    except UserError as error:
+        raise UserError(f"{error} teacher=null runs without a teacher.") from None
 
 
 def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:

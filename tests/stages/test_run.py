@@ -44,6 +44,19 @@ def test_a_teacher_of_a_run_labels_all_its_sets(tmp_path, monkeypatch, capsys):
         assert printed.count(f"teacher=runs/data/teacher-seed{seed} output=runs/data/synthetic") == 2
 
 
+def test_a_dataset_too_small_for_a_teacher_is_told_of_before_the_first_stage(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(200, 0)
+    train = splits["train"]
+    write_dataset("data", splits | {"train": train[np.flatnonzero((train.y == 0) | (np.cumsum(train.y) <= 1))]}, meta)
+    before = contents(tmp_path)
+    capfd.readouterr()
+    code = run_command("run", "data=data")
+    assert_refused(code, capfd.readouterr().err, ("without fold", "teacher=null runs without a teacher"))
+    assert contents(tmp_path) == before
+    assert run_command("run", "data=data", "teacher=null", "--dry-run") == 0
+
+
 def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_dataset("data", *simulate_cohort(150, 0))

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from classifier.targets import class_shares, class_weights
 from tardiff.config import BoostingConfig, ClassifierTrainingConfig
 from tardiff.evaluation.controls import Rows
-from tardiff.evaluation.metrics import auprc, log_loss
+from tardiff.evaluation.metrics import auprc, shifted_log_loss
 
 BINS = 64
 """Of each feature. On CinC 2012, 255 are no better (AUROC 0.739 against 0.736, sd 0.005 over seeds), and with weights
@@ -25,8 +25,8 @@ scikit-learn takes seconds to find them."""
 
 @dataclass(frozen=True)
 class FittedBoosting:
-    """Boosted trees, of which the first `step` of each class count, and their log-loss and AUPRC on the selection
-    rows."""
+    """Boosted trees, of which the first `step` of each class count, and their shifted log-loss and AUPRC on the
+    selection rows."""
 
     model: HistGradientBoostingClassifier
     num_classes: int
@@ -40,9 +40,10 @@ class FittedBoosting:
             return next(islice(_looks(self.model, x, self.num_classes), self.step - 1, None))
 
 
-def fit_boosting(train: Rows, selection: Rows, num_classes: int,
-                 config: BoostingConfig, training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
-    """Fit on `train` and keep the trees up to the lowest log-loss on `selection`, or all, as `training.keep` says.
+def fit_boosting(train: Rows, selection: Rows, num_classes: int, config: BoostingConfig,
+                 training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
+    """Fit on `train` and keep the trees up to the lowest `shifted_log_loss` on `selection`, or all, as `training.keep`
+    says.
 
     Both sets are (x (N, L, C) float32 normalised, targets), see `fit_classifier`. Equal series are one row, whose
     weight for each class is its share of all targets of that series: copies of all rows change nothing. The share of a
@@ -66,7 +67,7 @@ def fit_boosting(train: Rows, selection: Rows, num_classes: int,
     with threadpool_limits(1):
         model.fit(table[row], label, sample_weight=weight)
         looks = list(_looks(model, selection[0], num_classes))
-    losses = [log_loss(selection[1], p, selection_weights) for p in looks]
+    losses = [shifted_log_loss(selection[1], p, selection_weights) for p in looks]
     kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1
     return FittedBoosting(model, num_classes, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
 

@@ -22,7 +22,7 @@ from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
 from tardiff.evaluation.controls import Rows
 from tardiff.evaluation.intervals import level_interval, main_subject_variance, subject_freedom
-from tardiff.evaluation.metrics import auprc, auroc, log_loss
+from tardiff.evaluation.metrics import auprc, auroc, shifted_log_loss
 from tardiff.evaluation.protocol import subject_weights
 from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
@@ -39,7 +39,7 @@ BOOTSTRAP = 1000
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A model with the averaged weights of step `step`, and their log-loss and AUPRC on the selection rows."""
+    """A model with the averaged weights of step `step`, and their shifted log-loss and AUPRC on the selection rows."""
 
     model: nn.Module
     step: int
@@ -102,9 +102,9 @@ def fit_network(train: Rows, selection: Rows, num_classes: int,
     """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
     names.
 
-    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
-    classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of a step
-    depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
+    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by `shifted_log_loss`
+    with its classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of
+    a step depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, targets = torch.from_numpy(train[0]).to(device), torch.from_numpy(train[1]).to(device)
@@ -146,7 +146,7 @@ def fit_network(train: Rows, selection: Rows, num_classes: int,
 
     def look(done: int) -> dict[str, float]:
         p = predict(average.module, selection[0])
-        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
+        loss, score = shifted_log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
         is_last = done == config.steps
         is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
         if is_best or (is_last and (config.keep == "last" or best.step == 0)):

@@ -235,8 +235,8 @@ class ClassifierTrainingConfig:
     ema_decay: float = setting(0.95, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
     evaluate_every: int = setting(20, "Steps between two looks at the selection half.", low=1)
     keep: str = setting(
-        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, or "
-                "last, for training rows that differ from the selection half in class shares or certainty.",
+        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, the "
+                "class shares fitted there, for they may be others than those of the training rows; or last.",
         choices=("best", "last"))
     min_steps: int = setting(
         100, "No look before this step is kept, unless the training is shorter: then the last is.", low=0)

@@ -307,8 +307,8 @@ def with_chosen_weights(results: Predictions, protocol: Protocol | Rotations
                         ) -> tuple[Predictions, dict[Arm, list[float]]]:
     """Return the results with one arm of MIXED in place of its candidates, and the weights that it chose.
 
-    It predicts as the candidate of lowest log-loss on the selection half, the mean over the seeds; each piece of the
-    protocol chooses on selection rows of its own, for these are test rows of other rotations.
+    It predicts as the candidate of lowest `shifted_log_loss` on the selection half, the mean over the seeds; each piece
+    of the protocol chooses on selection rows of its own, for these are test rows of other rotations.
     """
     candidates: dict[Arm, list[Arm]] = {}
     for arm in results:
@@ -326,7 +326,7 @@ def with_chosen_weights(results: Predictions, protocol: Protocol | Rotations
 
 
 def _selection_loss(results: Predictions, y: np.ndarray, rows: slice, arm: Arm) -> float:
-    return float(np.mean([metrics.log_loss(y[rows], selection[rows]) for selection, _ in results[arm]]))
+    return float(np.mean([metrics.shifted_log_loss(y[rows], selection[rows]) for selection, _ in results[arm]]))
 
 
 def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:

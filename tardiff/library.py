@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import sole_writer
 from tardiff.utils.logging import read_run_config
 from tardiff.utils.progress import progress
 
@@ -228,8 +230,10 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
     each name labelled series, a frame as their `to_frame` gives it, arrays (x, y) or a `Split` with x (N, L, C) in raw
     units and y (N,) class numbers, the folder of a dataset, or a list of these, one for each generation seed. settings:
     fields of `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits
-    are kept; None keeps none. The columns stand at `tardiff.stages.evaluate.evaluate_sets`.
-    Raises UserError on unknown settings, those of the command alone, and sets that do not fit the real dataset.
+    are kept, which nobody else writes meanwhile; None keeps none. The columns stand at
+    `tardiff.stages.evaluate.evaluate_sets`.
+    Raises UserError on unknown settings, those of the command alone, sets that do not fit the real dataset, and a
+    folder that another process writes.
     """
     if refused := [name for name in ("name", "output", "reference") if name in settings]:
         raise UserError(f"{', '.join(refused)}: of the command alone. Give folder=... to keep finished fits.")
@@ -248,7 +252,8 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
         sets[name] = [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
         if not sets[name]:
             raise UserError(f"synthetic set '{name}': the list is empty.")
-    return evaluate_sets(dataset, sets, config, folder)
+    with contextlib.nullcontext() if folder is None else sole_writer(folder):
+        return evaluate_sets(dataset, sets, config, folder)
 
 
 def _split_of(name: str, part: Any, real: Dataset) -> Split:

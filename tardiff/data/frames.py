@@ -27,12 +27,11 @@ CARRIED = ("name", "sampling_interval", "source", "licence", "positive")
 RELATIVE_TOLERANCE = 1e-3  # of steps that count as equal: times in hours are rounded
 
 
-def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: np.ndarray | None = None) -> pd.DataFrame:
+def to_frame(split: Split, meta: Metadata, form: str = "wide") -> pd.DataFrame:
     """Return a split as a frame of N * L rows (`wide`) or N * L * C rows (`long`), in order of the arrays.
 
-    ids (N,): what tells the series apart, by default their numbers from 0. Values are float32, label and variable are
-    categories in the order of the metadata. Raises UserError on another form and on channels or classes that cannot be
-    told apart.
+    Where the split has no ids, they are numbers from 0. Values are float32, label and variable are categories in the
+    order of the metadata. Raises UserError on another form and on channels or classes that cannot be told apart.
     """
     if form not in FORMS:
         raise UserError(f"'{form}': expected the form {' or '.join(FORMS)}.")
@@ -41,7 +40,7 @@ def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: np.ndarray |
     time, times = time_axis(meta, length)
     values = split.x if split.mask is None else np.where(split.mask, split.x, np.float32(np.nan))
     repeats = length * (num_channels if form == "long" else 1)
-    columns = {"id": np.repeat(np.arange(num_series) if ids is None else ids, repeats)}
+    columns = {"id": np.repeat(np.arange(num_series) if split.id is None else split.id, repeats)}
     if split.subject is not None:
         columns["subject"] = np.repeat(split.subject, repeats)
     columns[time] = np.tile(np.repeat(times, repeats // length), num_series)
@@ -100,8 +99,7 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
     if set(of_p) <= set(frame.columns):
         p = np.column_stack([_one_a_series(frame[column], series, ids).to_numpy(np.float32) for column in of_p])
     if "subject" in frame:
-        subject = _one_a_series(frame["subject"], series, ids).to_numpy()
-        subject = subject.astype(np.int64 if subject.dtype.kind in "iu" else str)
+        subject = _integers_or_text(_one_a_series(frame["subject"], series, ids).to_numpy())
     if {"variable", "value"} <= set(frame.columns):
         values = _pivoted(frame, series, hours)
         series, hours = series[values.index], hours[values.index]
@@ -112,7 +110,8 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
     length, interval = _regular(hours[order], series[order], ids)
     x = _numbers(values).take(order, axis=0).reshape(len(ids), length, values.shape[1])
     observed = ~np.isnan(x)
-    split = Split(x, y, subject, None if observed.all() else observed, p)
+    split = Split(x, y, subject, None if observed.all() else observed, p,
+                  _integers_or_text(np.asarray(ids)))
     meta = _metadata(frame.attrs, list(map(str, values.columns)), classes, units)
     meta = replace(meta, name=name or meta.name,
                    sampling_interval="" if time == "step" else _interval_text(interval, meta.sampling_interval))
@@ -215,6 +214,10 @@ def _numbers(values: pd.DataFrame) -> np.ndarray:
                             "it with frame.drop(columns=...), or convert it with pandas.to_numeric().")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
         return values.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
+
+
+def _integers_or_text(names: np.ndarray) -> np.ndarray:
+    return names.astype(np.int64 if names.dtype.kind in "iu" else str)
 
 
 def _one_a_series(column: pd.Series, series: np.ndarray, ids: pd.Index) -> pd.Series:

@@ -85,7 +85,9 @@ def of_rotation(config: EvaluationConfig, number: int) -> EvaluationConfig:
     def numbered(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: numbered(paths) for name, paths in value.items()}
-        return [numbered(path) for path in value] if isinstance(value, list) else value.replace(ROTATION, str(number))
+        if isinstance(value, list):
+            return [numbered(path) for path in value]
+        return value.replace(ROTATION, str(number)) if isinstance(value, str) else value
 
     paths = {name: numbered(getattr(config, name)) for name in ("real", "synthetic", "teacher", "classifier")
              if getattr(config, name, None) is not None}

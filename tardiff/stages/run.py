@@ -14,6 +14,7 @@ from tardiff.cli import COMMANDS
 from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
+from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
@@ -64,13 +65,15 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
     report_config = report_step(config).config
     report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
-    check_folds(config, steps)
+    _require_folds(config, steps)
+    if report_config.model.inputs == "values+mask" and Path(config.data).exists():
+        _require_masks(config, steps)
     if config.rotations > 1 and not dry_run:
         write_rotations(config)
     run_steps([*steps, report_step(config)], dry_run)
 
 
-def check_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
+def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
     """Raise UserError, before hours of training, if the dataset is too small for the folds of a teacher."""
     seeds = [each.config.seed for each in steps if isinstance(each.config, TeacherConfig)]
     if not seeds or config.rotations > 1 or not Path(config.data).is_dir():
@@ -81,6 +84,15 @@ def check_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
             folds_of(dataset, seed)
     except UserError as error:
         raise UserError(f"{error} teacher=null runs without a teacher.") from None
+
+
+def _require_masks(config: ExperimentConfig, steps: Sequence[Step]) -> None:
+    """Raise UserError, before hours of training, if judges are to read masks and a denoiser would generate none."""
+    dataset = read_dataset(config.data)
+    bases = [step.config for step in steps if isinstance(step.config, BaseConfig)]
+    if not all(models_mask(base, dataset) for base in bases):
+        raise UserError("evaluation: model.inputs=values+mask needs sets with masks, and none would be generated: "
+                        f"base has mask=false, or {config.data} has no gaps, or does not say how they were filled.")
 
 
 def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:

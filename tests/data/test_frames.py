@@ -82,6 +82,16 @@ def test_the_order_of_rows_and_the_index_do_not_matter(form):
     assert_same(from_frame(shuffled)[0], split[pd.unique(shuffled["id"])])
 
 
+@pytest.mark.parametrize("ids", [np.arange(9) * 3 - 4, np.array([f"{row:03}" for row in range(9)])])
+def test_ids_of_a_split_are_those_of_its_frame(ids):
+    split = replace(drawn(), id=ids)
+    frame = to_frame(split, META)
+    assert frame["id"].tolist() == np.repeat(ids, 5).tolist()
+    back = from_frame(frame)[0]
+    np.testing.assert_array_equal(back.id, ids)
+    assert back.id.dtype == ids.dtype
+
+
 def test_what_stands_in_the_columns():
     split = drawn(subject=np.arange(9))
     wide = to_frame(split, META)

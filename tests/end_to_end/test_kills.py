@@ -29,8 +29,10 @@ def arguments_of(command, workplace, folder):
         (folder / "run.yaml").write_text(yaml.safe_dump(settings))
         return [str(folder / "run.yaml")]
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    (folder / "configs").mkdir()
+    (folder / "configs" / "timevae.yaml").write_text("steps: 30\nfilters: [4, 4]\n")
     return ["--real", str(workplace.folder / "data"), "--baselines", "jitter", "timevae", *REPORT,
-            "generation_seeds=1", f"experiment={folder / 'experiment.yaml'}"]
+            "generation_seeds=1", f"experiment={folder / 'experiment.yaml'}", f"configs={folder / 'configs'}"]
 
 
 def results(folder):
@@ -64,6 +66,6 @@ def test_killed_often_it_ends_as_if_it_had_not_been(workplace, tmp_path, command
             continue
         assert process.exitcode == 0, (tmp_path / "said").read_text()
         assert results(output) == whole
-        assert not [path for path in output.rglob(".*") if path.is_file()]
+        assert not list(output.rglob(".*"))
         shutil.rmtree(output)
         ends += 1

@@ -26,6 +26,7 @@ from tardiff.evaluation.sets import guide_kinds, require_fit
 from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
 CONFIG = EvaluationConfig(ratios=[0.5], weights=[], controls=[], seeds=2, bootstrap=20, device="cpu", workers=1,
                           model=ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)),
@@ -103,12 +104,24 @@ def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):
             load_config(EvaluationConfig, overrides=settings)
 
 
-def library(real, synthetic, **settings):
+def library(real, synthetic, folder=None, **settings):
     """Call the library with the settings of CONFIG; a dataset `real` is given as it is."""
     small = {"device": "cpu", "workers": 1, "seeds": 1, "bootstrap": 20, "ratios": [0.5], "protocols": ["tstr"],
              "controls": [], "weights": [],
              "model.rnn.hidden_size": 8, "training.steps": 10}
-    return tardiff.evaluate(real, synthetic, **small | settings)
+    return tardiff.evaluate(real, synthetic, folder, **small | settings)
+
+
+def test_a_folder_that_a_command_writes_is_refused_and_what_else_it_holds_stays(real, tmp_path, holder):
+    sets = {"copy": (real.train.x, real.train.y)}
+    with pytest.raises(UserError, match="is being written by process"):
+        library(real, sets, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tstr.csv").write_text("mine")
+    assert library(real, sets, tmp_path / "mine").equals(library(real, sets))
+    assert (tmp_path / "mine" / "tstr.csv").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["fits", "tstr.csv"]
 
 
 def test_equal_series_in_any_form_give_equal_results(real):

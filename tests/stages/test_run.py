@@ -9,7 +9,7 @@ import pytest
 from user_errors import assert_refused, contents, run_command
 
 from tardiff.config import ReportConfig, load_config
-from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.format import read_dataset, replace_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 
 
@@ -86,7 +86,7 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
     assert contents(tmp_path / "runs" / "data" / "rotations") == written
     splits, meta = simulate_cohort(150, 0)
     for other in ((splits, replace(meta, positive="survived")), simulate_cohort(150, 1)):
-        write_dataset("data", *other)
+        replace_dataset("data", *other)
         code = run_command(*arguments)
         assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))
 

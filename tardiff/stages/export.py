@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
-from tardiff.data.frames import FORMS, time_axis, to_frame
+from tardiff.data.frames import FORMS, probability_columns, time_axis, to_frame
 from tardiff.utils.checkpoint import atomic_folder, read_json, require_folder, write_json
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.progress import progress
@@ -137,7 +137,7 @@ def parts_of(splits: dict[str, Split], meta: Metadata, form: str) -> Iterator[pd
         for split in splits.values():
             rows = max(1, VALUES_IN_A_PART // split.x[0].size)
             for start in range(0, len(split), rows):
-                part = split[start:start + rows]
+                part = replace(split[start:start + rows], p=None)  # It stands in the table of labels.
                 yield to_frame(part, meta, form)
                 bar.update(len(part))
 
@@ -150,13 +150,8 @@ def label_table(name: str, split: Split, meta: Metadata, with_p: bool = False) -
         columns["subject"] = split.subject
     if with_p:
         p = np.full((len(split), len(meta.classes)), np.nan, np.float32) if split.p is None else split.p
-        columns |= dict(zip(probability_columns(meta), p.T, strict=True))
+        columns |= dict(zip(probability_columns(meta.classes), p.T, strict=True))
     return pd.DataFrame({**columns, "split": name})
-
-
-def probability_columns(meta: Metadata) -> list[str]:
-    """Return the names of the columns that hold the probability of each class."""
-    return [f"p_{name}" for name in meta.classes]
 
 
 def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> None:
@@ -200,7 +195,7 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
     if any(split.subject is not None for split in splits.values()):
         options["subject"] = ["subject"]
     if any(split.p is not None for split in splits.values()):
-        options["probabilities"] = probability_columns(meta)
+        options["probabilities"] = probability_columns(meta.classes)
     options["output"] = [f"data/{meta.name}-from-tables"]
     # A space before the minus of a name, or the command line would take it for an option.
     arguments = [text for option, entries in options.items()

@@ -31,6 +31,21 @@ def assert_same(split: Split, expected: Split) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_probabilities_are_columns_after_the_label(form):
+    p = np.random.default_rng(0).dirichlet([1, 1], 9).astype(np.float32)
+    split = replace(drawn(), p=p)
+    frame = to_frame(split, META, form)
+    assert frame.columns[-3:].tolist() == ["label", "p_survived", "p_died"] and frame["p_died"].dtype == np.float32
+    back, _ = from_frame(frame)
+    assert_same(back, split)
+    np.testing.assert_array_equal(back.p, p)
+    with pytest.raises(UserError, match="column 'p_died': id '0' has more than one value"):
+        from_frame(frame.assign(p_died=np.linspace(0, 1, len(frame))))
+    with pytest.raises(UserError, match="channel 'p_died' has the name of another column"):
+        to_frame(split, replace(META, channels=["p_died", "HR"]), form)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("interval", [*INTERVALS, "", "weekly"])
 @pytest.mark.parametrize("subject", [None, np.arange(9) // 2, np.array([f"P{row:03}" for row in range(9)])],
                          ids=["nobody", "numbers", "text"])

@@ -25,6 +25,7 @@ def arguments_of(command, workplace, folder):
     experiment = {
         "base": [*workplace.settings("base"), "training.steps=20"],
         "classifier": [*workplace.settings("classifier"), "training.steps=12"],
+        "teacher": ["members=[{model: logistic, seeds: 1}]", "workers=1"],
         "guidance": {"guided": [*workplace.settings("synthetic"), "num_samples=40", "sampler.num_inference_steps=4"]}}
     if command == "run":
         settings = {**experiment, "evaluation": REPORT[1:], "data": str(workplace.folder / "data"), "device": "cpu"}

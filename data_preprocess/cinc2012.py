@@ -100,7 +100,7 @@ def preprocess(folder: Path, label_name: str, hours: int, names: Sequence[str] |
     records, repeats = np.unique(subject, return_counts=True)
     if repeats.max(initial=0) > 1:
         raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
-    return grid.dataset_of_stays(x, y, subject, ratios, seed, Metadata(
+    return grid.dataset_of_stays(Split(x, y, subject, id=subject), ratios, seed, Metadata(
         name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
         licence="ODC-BY 1.0",

@@ -134,15 +134,15 @@ def fill_gaps(splits: Mapping[str, Split], rule: str,
             for name, split in splits.items()}, imputation
 
 
-def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float],
-                     seed: int, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
+def split_and_impute(stays: Split, ratios: Sequence[float], seed: int,
+                     vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
     """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
 
-    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,), ratios of train, val and test. Only
-    observed training cells set the medians. Returns the splits, whose masks are True where observed, and their
+    stays: with NaN in x where unobserved. ratios: of train, val and test. Only observed training cells set the
+    medians. Returns the splits, whose masks are True where observed, and their
     imputation. Raises UserError on bad ratios, an empty split, or a channel that training never observed.
     """
-    splits = split_by_subject(Split(x, y, subject), dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
+    splits = split_by_subject(stays, dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
     return fill_gaps(splits, "forward", vitals)
 
 
@@ -170,16 +170,16 @@ def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VI
             for channel, (vital, own) in enumerate(zip(vitals, values, strict=True))}
 
 
-def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
-                     meta: Metadata, vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Metadata]:
+def dataset_of_stays(stays: Split, ratios: Sequence[float], seed: int, meta: Metadata,
+                     vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Metadata]:
     """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
 
-    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,). meta: complete but for what is found
-    here, which joins its `cohort`. Raises UserError where no stay is left.
+    stays: with NaN in x where unobserved. meta: complete but for what is found here, which joins its `cohort`. Raises
+    UserError where no stay is left.
     """
-    if len(subject) == 0:
+    if len(stays) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, imputation = split_and_impute(x, y, subject, ratios, seed, vitals)
+    splits, imputation = split_and_impute(stays, ratios, seed, vitals)
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,

@@ -85,13 +85,13 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
     return table.set_index(key).loc[wanted].set_index(wanted.index)
 
 
-def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, patient: str,
-                     vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
+def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, stay: str,
+                     patient: str, vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
                      cohort: dict) -> tuple[dict[str, Split], Metadata]:
     """Split the stays by patient; return the splits and their description.
 
-    x (N, L, C) float32 with NaN, `stays` with the columns y and patient. patient: the name of that column. cohort: what
-    `meta.json` says of the stays beside the rule and the label. Raises UserError as `grid.dataset_of_stays` does.
+    x (N, L, C) float32 with NaN, `stays` with the columns y, `stay` (the id) and `patient`. cohort: what `meta.json`
+    says of the stays beside the rule and the label. Raises UserError as `grid.dataset_of_stays` does.
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
@@ -100,5 +100,5 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
         source=f"{edition.title}, {edition.url}", licence=edition.licence,
         cohort={"rule": options.cohort, "label": classes[1], **cohort})
-    return grid.dataset_of_stays(x, stays["y"].to_numpy(np.int64), subject, options.ratios, options.seed, meta,
-                                 vitals)
+    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))
+    return grid.dataset_of_stays(rows, options.ratios, options.seed, meta, vitals)

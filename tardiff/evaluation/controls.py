@@ -2,6 +2,8 @@
 
 - `guidance_rows`: the guidance half is added to the training rows, for the guide has seen it.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
+- `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
+  the patient: what a set with soft targets has to beat.
 - `self_distillation`: trained toward what classifiers of the same kind, which never saw the patient, say of each row
   (Hinton et al. 2015, 'Distilling the Knowledge in a Neural Network'; Furlanello et al. 2018, 'Born-Again Neural
   Networks').
@@ -18,12 +20,13 @@ from tardiff.baselines.rules import Config
 from tardiff.data.splits import split_subjects
 
 TAUGHT = ("self_distillation", "jitter")
-"""The controls that need `out_of_fold` probabilities of a teacher."""
+"""The controls that need probabilities of judges that never saw the subject."""
 FOLDS = 5
 MIXUP_ALPHA = 0.2
 
-Rows = tuple[np.ndarray, np.ndarray]
-"""Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64."""
+Rows = tuple[np.ndarray, ...]
+"""Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64.
+Where rows do not count alike, also the share (N,) float64 of each in a batch; they sum to 1."""
 
 
 def subject_folds(subjects: np.ndarray, y: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -68,6 +68,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))
             if group.is_main:
                 print("norm of the mean guidance gradient:", norms)
+                print(*guidance.signal_words(), sep="\n")
         condition = guidance.conditioning if guidance is not None else lambda labels: None
         sample = functools.partial(sample_chunk, denoiser, seed=config.seed, config=config.sampler,
                                    condition=condition, bf16=config.bf16)

@@ -21,6 +21,8 @@ DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cud
 
 
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
+AUTO = "auto"
+"""The guidance scale that is looked for."""
 STUDY = "${folder_name:${data}}"
 ROTATION = "{rotation}"
 """Stands for the number of a rotation of the split in the paths of an evaluation."""
@@ -339,7 +341,10 @@ class GuidanceConfig:
         "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
                       "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
-    scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
+    scale: float | str = setting(
+        1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler. auto: looked for, in "
+             "at most 4 tries, so that a classifier other than the guide (the teacher, where one is given) separates "
+             "the labels of 1,000 series as well as those of the selection half; 0 where it does so of unguided ones.")
     step_size: str = setting(
         "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
         "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "
@@ -385,6 +390,8 @@ class GuidanceConfig:
         return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.scale, str) and self.scale != AUTO:
+            yield "scale", f"must be a number or {AUTO}, got '{self.scale}'."
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
         if self.parameters == "head" and self.method != GuidanceConfig.method:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from classifier.train import Guide
-from tardiff.config import EvaluationConfig, GuidanceConfig, SamplerConfig, load_config
+from tardiff.config import AUTO, EvaluationConfig, GuidanceConfig, SamplerConfig, load_config
 from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, read_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
@@ -66,8 +67,16 @@ class Guidance:
         self.config = load_config(GuidanceConfig, values=settings)
         if unused := self.config.without_effect():
             raise UserError(f"guidance: {', '.join(unused)} has no effect with objective={self.config.objective}.")
+        if self.config.scale == AUTO:
+            raise UserError("guidance: scale=auto is of `tardiff generate`. Give a number.")
         self.group = group or ProcessGroup(0, 1, self.guide.task.device)
         self.dataset = self.guide.data if dataset is None else dataset
+
+    def at_scale(self, scale: float) -> Guidance:
+        """Return the same guidance with another strength."""
+        other = copy.copy(self)
+        other.config = replace(self.config, scale=scale)
+        return other
 
     def check(self, denoiser: FittedDenoiser) -> None:
         """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or has no

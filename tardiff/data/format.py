@@ -2,7 +2,8 @@
 
 Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`,
 `mask (N, L, C) bool` (True = observed) and `p (N, K) float32`, a teacher's probability of each class. NaN is allowed
-only where the mask is False.
+only where the mask is False. Where val and test are of a target and train is of a source, val has
+`guidance (N,) bool`, True in its guidance half, which are the target's own training rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
 
 SPLIT_NAMES = ("train", "val", "test")
-ARRAYS = ("x", "y", "subject", "mask", "p")
+ARRAYS = ("x", "y", "subject", "mask", "p", "guidance")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
 PROBABILITY_TOLERANCE = 1e-3
@@ -94,13 +95,15 @@ class Metadata:
 @dataclass(frozen=True)
 class Split:
     """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
-    `mask (N, L, C) bool`, True where observed, and `p (N, K) float32`, a teacher's probability of each class."""
+    `mask (N, L, C) bool`, True where observed, and `p (N, K) float32`, a teacher's probability of each class; of a val
+    split with given halves `guidance (N,) bool`, True in the guidance half."""
 
     x: np.ndarray
     y: np.ndarray
     subject: np.ndarray | None = None
     mask: np.ndarray | None = None
     p: np.ndarray | None = None
+    guidance: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -268,11 +271,22 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
         faults.append(f"array subject must be (N,) integers or text, got {found}.")
     if split.p is not None:
         faults += _probability_faults(split.p, len(meta.classes))
+    if split.guidance is not None and not faults:
+        faults += _halves_faults(split)
     if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
         faults.append(f"array mask must be {x.shape} bool, got {split.mask.shape} {split.mask.dtype}.")
     elif not faults:
         faults += _value_faults(x, split.mask)
     return faults
+
+
+def _halves_faults(split: Split) -> list[str]:
+    half = split.guidance
+    if half.shape != (len(split),) or half.dtype != bool or half.all() or not half.any():
+        return [f"array guidance must be ({len(split)},) bool with rows of both halves, got {half.shape} {half.dtype}."]
+    shared = np.intersect1d(split.subjects()[half], split.subjects()[~half])
+    return [f"array guidance: subject {shared[0]} stands in both halves ({len(shared)} such subjects). Cut by subject."
+            ] if len(shared) else []
 
 
 def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:

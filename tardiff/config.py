@@ -449,7 +449,8 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "ensemble", "self_distillation", "jitter", "mixup", "cutmix", "class_weights")
+CONTROLS = ("guidance_rows", "target_only", "ensemble", "self_distillation", "jitter", "mixup", "cutmix",
+            "class_weights")
 
 
 @dataclass(frozen=True)
@@ -489,8 +490,9 @@ class EvaluationConfig:
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that differ from TRTR, as class_weights does not with training.class_weighting=balanced. The "
-              "two that need a teacher cost five fits more per seed.",
+              "null: all that differ from TRTR, as class_weights does not with training.class_weighting=balanced, but "
+              "target_only, of datasets with a target of their own. The two that need a teacher cost five fits more "
+              "per seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -512,7 +514,8 @@ class EvaluationConfig:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
-        return [name for name in CONTROLS if name != "class_weights" or self.training.class_weighting != "balanced"]
+        applies = {"class_weights": self.training.class_weighting != "balanced", "target_only": False}
+        return [name for name in CONTROLS if applies.get(name, True)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
         for path in (self.real, *_texts(self.synthetic)):

@@ -150,6 +150,8 @@ class Protocol:
         has seen is not counted."""
         if arm.protocol == "TSTR":
             return 0
+        if arm.protocol == "target_only":
+            return len(self.guidance)
         return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
@@ -167,6 +169,8 @@ class Protocol:
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
+        if arm.protocol == "target_only":
+            return self.inputs(self.guidance), self.guidance.y
         if arm.protocol == "self_distillation":
             return x, taught
         shares, seed = np.eye(self._num_classes)[y], derive_seed(seed, arm.protocol)

@@ -124,7 +124,7 @@ def guidance_signal(task: DownstreamTask, guidance: Rows, training: Rows, num_cl
 
     Memory holds 2 x 16 x K float32 copies of the classifier's parameters.
     """
-    drawn = _as_many(training, len(guidance.y))
+    drawn = some_rows(training, len(guidance.y))
     sides = [(guidance, np.arange(len(guidance.y))), (training, drawn)]
     count = min(BLOCKS, *(len(np.unique(rows.subjects[chosen])) for rows, chosen in sides))
     if count < FEWEST_BLOCKS:
@@ -149,13 +149,13 @@ def guidance_signal(task: DownstreamTask, guidance: Rows, training: Rows, num_cl
     return GuidanceSignal(products, rows_of.reshape(shape).numpy())
 
 
-def _as_many(rows: Rows, size: int) -> np.ndarray:
+def some_rows(rows: Rows, size: int, seed: int = 0) -> np.ndarray:
     """Return the numbers of about `size` rows, of drawn subjects; of all rows where there are no more."""
     subjects = len(np.unique(rows.subjects))
     share = size / len(rows.y)
     if not 0.5 < share * subjects < subjects - 0.5:
         return np.arange(len(rows.y))
-    return split_subjects(rows.subjects, rows.y.numpy(), {"drawn": share, "rest": 1 - share}, seed=0)["drawn"]
+    return split_subjects(rows.subjects, rows.y.numpy(), {"drawn": share, "rest": 1 - share}, seed)["drawn"]
 
 
 def cached_guidance_signal(folder: str | Path, task: DownstreamTask, guidance: Rows, training: Rows, num_classes: int,

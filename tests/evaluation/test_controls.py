@@ -135,6 +135,8 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     def rows(name):
         return protocol.training_rows(Arm(name), 1, taught)
 
+    of_target = rows("target_only")
+    assert len(of_target[0]) == 50 and np.array_equal(of_target[1], protocol.guidance.y)
     guided = rows("guidance_rows")
     np.testing.assert_array_equal(guided[0][200:], protocol.normalizer.transform(protocol.guidance.x))
     np.testing.assert_array_equal(guided[1], np.concatenate([real.y, protocol.guidance.y]))
@@ -148,7 +150,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
         assert len(found[0]) == len(found[1]) == 400
     np.testing.assert_array_equal(rows("jitter")[1][200:], taught)
     np.testing.assert_array_equal(rows("mixup")[0][200:], controls.mixup(x, one_hot, derive_seed(1, "mixup"))[0])
-    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, *[200] * 6]
+    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 50, *[200] * 6]
 
 
 def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
@@ -194,8 +196,8 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     with pytest.raises(KeyboardInterrupt):
         replace(protocol, judges={"": Judge(killed, {})}).predictions(arms, 1)
     resumed = protocol.predictions(arms, 1)
-    # 5 teachers, 3 members, and one each of guidance rows, self-distillation, jitter, mixup and cutmix.
-    assert len(teacher.calls) == 5 + 3 + 5
+    # 5 teachers, 3 members, one each of guidance rows with others and alone, self-distillation, jitter, mixup, cutmix.
+    assert len(teacher.calls) == 5 + 3 + 6
     whole = replace(protocol, folder=None).predictions(arms, 1)
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):

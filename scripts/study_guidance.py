@@ -95,7 +95,7 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     sweep = {f"scale {scale:g}": (scale, sampled(options, denoiser, real, guide, scale, options.classes))
              for scale in sorted({*options.scales, 0.0})}
     choices = {} if options.objective == "classifier" else {
-        f"G of {classes}": sampled(options, denoiser, real, guide, options.scale, classes) for classes in CLASSES}
+        classes: sampled(options, denoiser, real, guide, options.scale, classes) for classes in CLASSES}
     scores = utility(options, real, {name: part for name, (_, part) in sweep.items()} | choices)
     sweep_rows, class_rows = [], []
     for name, (scale, part) in sweep.items():
@@ -127,7 +127,7 @@ def figure_of(tables: dict[str, pd.DataFrame], positive: str) -> Figure:
             axis.set_xscale("symlog", linthresh=1)
     f1 = tables["minority_f1"]
     panels[2].bar(f1["set"], f1["f1"], yerr=f1["f1_sd"], capsize=3, color="C0")
-    panels[2].set(title=f"TSTR F1 of '{positive}'")
+    panels[2].set(title=f"TSTR F1 of '{positive}'", xlabel="guidance rows behind G")
     norms = tables["gradient_norms"]
     places = np.arange(len(norms))
     panels[3].bar(places - 0.2, norms["mean"], 0.4, yerr=norms["sd"], capsize=3, label="mean norm of a row (sd)")

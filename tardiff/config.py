@@ -338,8 +338,8 @@ class GuidanceConfig:
     """How the classifier steers the reverse process."""
 
     objective: str = setting(
-        "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
-                      "influence_weight times influence) or none.",
+        "anchored", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
+                    "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
     scale: float | str = setting(
         1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler. auto: looked for, in "
@@ -353,10 +353,10 @@ class GuidanceConfig:
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
     through_denoiser: bool = setting(False, "At x0_pred, differentiate through the denoiser as well (slower).")
-    influence_weight: float = setting(0.1, "Weight of influence in the anchored objective.")
+    influence_weight: float = setting(0.2, "Weight of influence in the anchored objective.")
     classes: str | list[str | int] | dict[Any, float] = setting(
-        "all", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
-               "{class: weight}; classes by name or number.")
+        "balanced", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
+                    "{class: weight}; classes by name or number.")
     divide_by: str = setting(
         "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of "
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
@@ -552,7 +552,7 @@ class ExperimentConfig:
     teacher: str | list[str] | None = setting(
         None, "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; [] for "
               "its defaults, null for none. Evaluate them with evaluation=[..., 'targets=[own, soft]'].")
-    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
+    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/anchored.yaml"},
                              "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
                                        "alone in folder NAME.", low=1)

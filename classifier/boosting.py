@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from classifier.targets import class_shares, class_weights
 from tardiff.config import BoostingConfig, ClassifierTrainingConfig
-from tardiff.evaluation.metrics import auprc, log_loss
+from tardiff.evaluation.controls import Rows
+from tardiff.evaluation.metrics import auprc, shifted_log_loss
 
 BINS = 64
 """Of each feature. On CinC 2012, 255 are no better (AUROC 0.739 against 0.736, sd 0.005 over seeds), and with weights
@@ -24,8 +25,8 @@ scikit-learn takes seconds to find them."""
 
 @dataclass(frozen=True)
 class FittedBoosting:
-    """Boosted trees, of which the first `step` of each class count, and their log-loss and AUPRC on the selection
-    rows."""
+    """Boosted trees, of which the first `step` of each class count, and their shifted log-loss and AUPRC on the
+    selection rows."""
 
     model: HistGradientBoostingClassifier
     num_classes: int
@@ -39,15 +40,16 @@ class FittedBoosting:
             return next(islice(_looks(self.model, x, self.num_classes), self.step - 1, None))
 
 
-def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
-                 config: BoostingConfig, training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
-    """Fit on `train` and keep the trees up to the lowest log-loss on `selection`, or all, as `training.keep` says.
+def fit_boosting(train: Rows, selection: Rows, num_classes: int, config: BoostingConfig,
+                 training: ClassifierTrainingConfig, seed: int) -> FittedBoosting:
+    """Fit on `train` and keep the trees up to the lowest `shifted_log_loss` on `selection`, or all, as `training.keep`
+    says.
 
     Both sets are (x (N, L, C) float32 normalised, targets), see `fit_classifier`. Equal series are one row, whose
-    weight for each class is its share of all targets of that series: copies of all rows change nothing. The draw of
-    features depends on the seed alone.
+    weight for each class is its share of all targets of that series: copies of all rows change nothing. The share of a
+    row in a batch is its weight here. The draw of features depends on the seed alone.
     """
-    shares = class_shares(train[1], num_classes)
+    shares = class_shares(train[1], num_classes, *train[2:])
     shares = shares * class_weights(shares, training.class_weighting)
     # Sorted by content, so that the order of rows changes nothing either.
     table, row_of = np.unique(features(train[0]), axis=0, return_inverse=True)
@@ -65,7 +67,7 @@ def fit_boosting(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarr
     with threadpool_limits(1):
         model.fit(table[row], label, sample_weight=weight)
         looks = list(_looks(model, selection[0], num_classes))
-    losses = [log_loss(selection[1], p, selection_weights) for p in looks]
+    losses = [shifted_log_loss(selection[1], p, selection_weights) for p in looks]
     kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1
     return FittedBoosting(model, num_classes, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def class_shares(targets: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return (N, K) float64 with rows that sum to 1: labels (N,) int64 as one-hot rows, probabilities as they are."""
-    return np.eye(num_classes)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+def class_shares(targets: np.ndarray, num_classes: int, row_shares: np.ndarray | None = None) -> np.ndarray:
+    """Return (N, K) float64 with rows that sum to 1: labels (N,) int64 as one-hot rows, probabilities as they are.
+
+    row_shares (N,), where rows do not count alike, sum to 1; rows then sum to N times theirs.
+    """
+    shares = np.eye(num_classes)[targets] if targets.ndim == 1 else targets.astype(np.float64)
+    return shares if row_shares is None else shares * (len(shares) * row_shares)[:, None]
 
 
 def class_weights(shares: np.ndarray, weighting: str) -> np.ndarray:

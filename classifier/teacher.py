@@ -29,7 +29,7 @@ from tardiff.data.format import Dataset, absent_classes
 from tardiff.data.trained import TrainedWeights
 from tardiff.evaluation.controls import Rows, subject_folds
 from tardiff.utils.cache import Job, cached_jobs
-from tardiff.utils.checkpoint import fingerprint, load_weights, save_arrays
+from tardiff.utils.checkpoint import fingerprint, load_arrays, load_weights, save_arrays
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import read_run_config
 from tardiff.utils.seeding import derive_seed
@@ -107,12 +107,7 @@ class Teacher:
         Raises UserError if the run is unfinished or damaged, or if models that are to be fitted again would be others:
         on other rows, or by another version of scikit-learn.
         """
-        config = read_run_config(folder, TeacherConfig)
-        trained = TrainedWeights.load(folder, config, "teacher", "tardiff teach")
-        for name in ("train", "val"):
-            if trained.record.get(name) != dataset.splits[name].fingerprint():
-                raise UserError(f"{folder}: taught other {name} rows than those of {dataset.path}, of {config.data}. "
-                                "Give that dataset, or teach another one.")
+        config, trained = _read(folder, dataset)
         version = trained.record.get("scikit-learn")
         if version != sklearn.__version__ and any(member.model in REFITTED for member in members_of(config)):
             raise UserError(f"{folder}: taught with scikit-learn {version}, here is {sklearn.__version__}, which may "
@@ -121,8 +116,7 @@ class Teacher:
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides its probabilities."""
-        code = [custom_source(member.settings(self.config)) for member in members_of(self.config)]
-        return fingerprint(self.trained.weights, dict(self.trained.record), code)
+        return _fingerprint(self.config, self.trained)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (N, K) float32 for series x (N, L, C) in raw units.
@@ -157,12 +151,52 @@ class Teacher:
         return _Network(model.to(self.device))
 
 
+def out_of_fold(folder: str | Path, dataset: Dataset) -> tuple[np.ndarray, str]:
+    """Return what the teacher of a run folder says of the training rows of a dataset, p (N, K) float32, each row by
+    members that never saw its subject, and the fingerprint of the teacher; nothing is fitted.
+
+    Raises UserError if the run is unfinished or damaged, or taught other rows.
+    """
+    config, trained = _read(folder, dataset)
+    return load_arrays(Path(folder) / OUT_OF_FOLD)["p"], _fingerprint(config, trained)
+
+
+def _read(folder: str | Path, dataset: Dataset) -> tuple[TeacherConfig, TrainedWeights]:
+    """Read a run folder. Raises UserError if it is unfinished or damaged, or taught other rows than the dataset's."""
+    config = read_run_config(folder, TeacherConfig)
+    trained = TrainedWeights.load(folder, config, "teacher", "tardiff teach")
+    for name in ("train", "val"):
+        if trained.record.get(name) != dataset.splits[name].fingerprint():
+            raise UserError(f"{folder}: taught other {name} rows than those of {dataset.path}, of {config.data}. "
+                            "Give that dataset, or teach another one.")
+    return config, trained
+
+
+def _fingerprint(config: TeacherConfig, trained: TrainedWeights) -> str:
+    code = [custom_source(member.settings(config)) for member in members_of(config)]
+    return fingerprint(trained.weights, dict(trained.record), code)
+
+
 @dataclass(frozen=True)
 class _Network:
     model: torch.nn.Module
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return predict(self.model, x)
+
+
+def folds_of(dataset: Dataset, seed: int) -> list[np.ndarray]:
+    """Return the row numbers of each fold of the training rows.
+
+    Raises UserError if there are fewer subjects than folds, or a class is in a single fold.
+    """
+    folds = subject_folds(dataset.train.subjects(), dataset.train.y, seed)
+    for number, held_out in enumerate(folds):
+        others = dataset.train[np.delete(np.arange(len(dataset.train)), held_out)]
+        what = f"{dataset.path}/train.npz without fold {number} of its subjects"
+        if faults := absent_classes(others, dataset.meta, what):
+            raise UserError(faults[0])
+    return folds
 
 
 def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers: int) -> dict[str, np.ndarray]:
@@ -175,13 +209,7 @@ def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers
     """
     normalizer, parts = normalized_splits(dataset, config.normalizer)
     (x, y), selection = parts["train"], parts["selection"]
-    members = members_of(config)
-    folds = subject_folds(dataset.train.subjects(), y, config.seed)
-    for number, held_out in enumerate(folds):
-        others = dataset.train[np.delete(np.arange(len(y)), held_out)]
-        what = f"{dataset.path}/train.npz without fold {number} of its subjects"
-        if faults := absent_classes(others, dataset.meta, what):
-            raise UserError(faults[0])
+    members, folds = members_of(config), folds_of(dataset, config.seed)
     decides = fingerprint(x, y, *selection)
 
     def fit(member: Member, held_out: np.ndarray) -> Fitted:

@@ -20,8 +20,9 @@ from tardiff.data.format import Dataset, Metadata, Split, absent_classes
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
+from tardiff.evaluation.controls import Rows
 from tardiff.evaluation.intervals import level_interval, main_subject_variance, subject_freedom
-from tardiff.evaluation.metrics import auprc, auroc, log_loss
+from tardiff.evaluation.metrics import auprc, auroc, shifted_log_loss
 from tardiff.evaluation.protocol import subject_weights
 from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
@@ -38,7 +39,7 @@ BOOTSTRAP = 1000
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A model with the averaged weights of step `step`, and their log-loss and AUPRC on the selection rows."""
+    """A model with the averaged weights of step `step`, and their shifted log-loss and AUPRC on the selection rows."""
 
     model: nn.Module
     step: int
@@ -80,13 +81,14 @@ class BestLook:
         self.selection_loss, self.selection_auprc = state["selection_loss"], state["selection_auprc"]
 
 
-def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+def fit_classifier(train: Rows, selection: Rows, num_classes: int,
                    model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
                    device: torch.device) -> FittedClassifier | FittedBoosting:
     """Train a classifier of any architecture on `train`; it has `predict`.
 
     Both sets are (x (N, L, C) float32 normalised, labels y (N,) int64); `train` may have the probability of each class
-    (N, K) in place of labels, toward which the loss is the expected one. `selection` chooses what `config.keep` names
+    (N, K) in place of labels, toward which the loss is the expected one, and as a third part the share (N,) float64 of
+    each row in a batch, all alike without it. `selection` chooses what `config.keep` names
     and needs rows of every class. Raises UserError where a log-loss is not finite.
     """
     if model_config.name == "boosting":
@@ -94,15 +96,15 @@ def fit_classifier(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.nda
     return fit_network(train, selection, num_classes, model_config, config, seed, device)
 
 
-def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarray, np.ndarray], num_classes: int,
+def fit_network(train: Rows, selection: Rows, num_classes: int,
                 model_config: ClassifierModelConfig, config: ClassifierTrainingConfig, seed: int,
                 device: torch.device, run: Run | None = None, positive: int = 1) -> FittedClassifier:
     """Train a network on `train` for `config.steps` steps and keep the averaged weights of the look that `config.keep`
     names.
 
-    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by the log-loss with its
-    classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of a step
-    depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
+    Both sets are those of `fit_classifier`; a look scores the averaged weights on `selection` by `shifted_log_loss`
+    with its classes weighted as in training, and tells the AUPRC of the class `positive`. The batch and the dropout of
+    a step depend on (seed, step) alone; with a run folder, a killed training resumes after its last look.
     Raises UserError as `TrainingLoop` does, also where a log-loss is not finite.
     """
     x, targets = torch.from_numpy(train[0]).to(device), torch.from_numpy(train[1]).to(device)
@@ -116,9 +118,10 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
     average = EMA(model, config.ema_decay)
     loss_function = build_loss(model_config)
     # Of the selection rows' own shares: balanced has to be balanced on either.
-    of_training, of_selection = (class_weights(class_shares(part[1], num_classes), config.class_weighting)
+    of_training, of_selection = (class_weights(class_shares(part[1], num_classes, *part[2:]), config.class_weighting)
                                  for part in (train, selection))
     weights = torch.from_numpy(of_training).float().to(device)
+    shares = torch.from_numpy(train[2]).to(device) if len(train) > 2 else None
     selection_weights = of_selection[selection[1]]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     best = BestLook(0, float("inf"), float("nan"), copy.deepcopy(average.module.state_dict()))
@@ -129,7 +132,8 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
     def train_step(step: int) -> dict[str, Tensor | float]:
         seed_torch(seed, "classifier", step)
         model.train()
-        rows = torch.randint(len(x), (config.batch_size,), device=device)
+        rows = (torch.randint(len(x), (config.batch_size,), device=device) if shares is None
+                else torch.multinomial(shares, config.batch_size, replacement=True))
         loss = expected_losses(loss_function, model(x[rows]), targets[rows], weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -142,7 +146,7 @@ def fit_network(train: tuple[np.ndarray, np.ndarray], selection: tuple[np.ndarra
 
     def look(done: int) -> dict[str, float]:
         p = predict(average.module, selection[0])
-        loss, score = log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
+        loss, score = shifted_log_loss(selection[1], p, selection_weights), auprc(selection[1], p, positive)
         is_last = done == config.steps
         is_best = config.keep == "best" and done >= config.min_steps and loss < best.selection_loss
         if is_best or (is_last and (config.keep == "last" or best.step == 0)):
@@ -165,7 +169,7 @@ def expected_losses(loss_function: LossFunction, logits: Tensor, targets: Tensor
     return (torch.stack(of_class, dim=1) * targets * weights).sum(dim=1)
 
 
-def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, Rows]]:
     """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
 
     Raises UserError if the selection half lacks a class: no weights could be chosen on it.

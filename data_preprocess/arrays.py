@@ -3,9 +3,9 @@
     python -m data_preprocess.arrays --input DIR_OR_FILE --output data/mine
 
 Forms of a part of the data:
-- `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,), mask (N, L, C) (True = observed) and
-  p (N, K), a teacher's probability of each class, in the order of the classes
-- `x.npy`, `y.npy` and where known `subject.npy`, `mask.npy`, `p.npy`; a part's name stands before or after
+- `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,), mask (N, L, C) (True = observed), p (N, K), a
+  teacher's probability of each class, in the order of the classes, and id (N,), your name of each row
+- `x.npy`, `y.npy` and where known `subject.npy`, `mask.npy`, `p.npy`, `id.npy`; a part's name stands before or after
   (`x_train.npy`)
 - `.ts` or `.tsv` of https://www.timeseriesclassification.com (equal lengths)
 - `.pkl` with a tuple (x, y) of numpy arrays. The original release's `train_tuple.pkl` is one, in the order (N, C, L):
@@ -41,7 +41,7 @@ import numpy as np
 from data_preprocess import command, grid, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
-from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds
+from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds, repeated_ids
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
 from tardiff.utils.checkpoint import DAMAGED_ARRAYS, open_arrays
@@ -169,20 +169,20 @@ def read_part(files: Sequence[Path], channels_first: bool | None) -> Split:
 
 
 def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Read the `.npy` files of one part, each array under the name x, y, subject, mask or p that its file
-    has."""
+    """Read the `.npy` files of one part, each array under the name x, y, subject, mask, p or id that its
+    file has."""
     arrays = {}
     for path in files:
         named = [word for word in words(path) if word in GIVEN]
         if len(named) != 1 or named[0] in arrays:
-            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy, mask.npy and p.npy, "
-                            "once each; the name of a split may stand before or after, as in x_train.npy.")
+            raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy, mask.npy, p.npy and "
+                            "id.npy, once each; the name of a split may stand before or after, as in x_train.npy.")
         arrays[named[0]] = load(path)
     return arrays
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an `.npz` archive: x, y, subject, mask and p, in any case. Raises UserError on any other."""
+    """Read the arrays of an `.npz` archive: x, y, subject, mask, p, id, in any case. Raises UserError on any other."""
     archive = load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
@@ -191,7 +191,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         for name, lowered in zip(archive.files, names, strict=True):
             if lowered not in GIVEN or names.count(lowered) > 1:
                 raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known "
-                                "subject (whom a row is of), mask and p, once each. Rename or remove it.")
+                                "subject (whom a row is of), mask, p and id, once each. Rename or remove it.")
         return {lowered: archive[name] for name, lowered in zip(archive.files, names, strict=True)}
 
 
@@ -226,7 +226,7 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
     if missing:
         raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) or (N, L) and y (N,).")
     x, y = arrays["x"], arrays["y"]
-    subject, mask = arrays.get("subject"), arrays.get("mask")
+    subject, mask, ids = arrays.get("subject"), arrays.get("mask"), arrays.get("id")
     if x.dtype.kind not in "fiub" or x.ndim not in (2, 3):
         raise UserError(f"{path}: array x is {x.shape} {x.dtype}; expected numbers of shape (N, L, C) or (N, L).")
     if channels_first is None and x.ndim == 3 and x.shape[2] > x.shape[1]:
@@ -234,13 +234,16 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
                         "its axes are (N, C, L), give --channels-first, if they are (N, L, C), --channels-last.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    for name, array in (("y", y), ("subject", subject)):
+    for name, array in (("y", y), ("subject", subject), ("id", ids)):
         if array is not None and array.shape != (len(x),):
             raise UserError(f"{path}: array {name} is {array.shape}, x has {len(x)} rows; expected one {name} a row.")
     if y.dtype.kind not in "fiubU":
         raise UserError(f"{path}: array y is {y.dtype}; expected whole numbers or text.")
-    if subject is not None and subject.dtype.kind not in "iuU":
-        raise UserError(f"{path}: array subject is {subject.dtype}; expected whole numbers or text.")
+    for name, array in (("subject", subject), ("id", ids)):
+        if array is not None and array.dtype.kind not in "iuU":
+            raise UserError(f"{path}: array {name} is {array.dtype}; expected whole numbers or text.")
+    if ids is not None and (fault := repeated_ids(ids)):
+        raise UserError(f"{path}: {fault[0]}")
     if mask is not None:
         if mask.shape != x.shape or not np.isin(mask, (0, 1)).all():
             raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) "
@@ -250,7 +253,7 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
     if p is not None and (p.ndim != 2 or len(p) != len(x) or p.dtype.kind != "f"):
         raise UserError(f"{path}: array p is {p.shape} {p.dtype}; expected a probability of each class, ({len(x)}, K).")
     return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask,
-                 None if p is None else p.astype(np.float32))
+                 None if p is None else p.astype(np.float32), ids)
 
 
 def in_order(array: np.ndarray, channels_first: bool | None) -> np.ndarray:
@@ -295,7 +298,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--impute", choices=RULES, help="fill missing values: forward fill, straight lines or the "
                         "training median; the median also where a series has none (default: missing values are "
                         "refused)")
-    parser.add_argument("--channels", nargs="+", metavar="NAME", help="channel names, in order (default: numbered)")
+    parser.add_argument("--channels", nargs="+", type=str.strip, metavar="NAME",
+                        help="channel names, in order (default: numbered)")
     parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)
     command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)

@@ -109,7 +109,8 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     descriptors = pd.concat([part.descriptors for part in sets.values()])
     kept, is_target, of_target = target.divided(options, {name.lower(): descriptors[name].to_numpy(dtype=str)
                                                           for name in DESCRIPTORS}, subject)
-    return grid.dataset_of_stays(x[kept], y[kept], subject[kept], options.ratios, options.seed, Metadata(
+    rows = Split(x, y, subject, id=subject)[np.flatnonzero(kept)]
+    return grid.dataset_of_stays(rows, options.ratios, options.seed, Metadata(
         name=f"cinc2012_{options.label}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
         licence="ODC-BY 1.0",

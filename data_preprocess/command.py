@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tardiff.data.format import Metadata, Split, absent_classes, check_splits, require_replaceable, write_dataset
+from tardiff.data.format import Metadata, Split, absent_classes, check_splits, replace_dataset, require_replaceable
 from tardiff.data.splits import check_ratios, halve_validation
-from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
 
@@ -63,8 +62,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
             splits, meta = preprocess(options)
             check_splits(options.output, splits, meta)
             warn_of_absent_classes(splits, meta)
-            with atomic_folder(options.output) as folder:
-                write_dataset(folder, splits, replace(meta, cohort={**meta.cohort, "command": made_by}))
+            replace_dataset(options.output, splits, replace(meta, cohort={**meta.cohort, "command": made_by}))
         print(f"written to {options.output}")
 
     exit_on_user_error(checked)

@@ -104,8 +104,8 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     cohort_counts = cohort.published if edition is FULL else {}
     count_tables.compare_with_published({**edition.published, **cohort_counts}, attrition)
     return icu.dataset_of_stays(
-        options, "eicu", x, stays, "uniquepid", VITALS, edition, classes, f"{STEP_MINUTES} minutes",
-        {"minutes": [cohort.start, END_MINUTE], "attrition": {edition.title: attrition}})
+        options, "eicu", x, stays, "patientunitstayid", "uniquepid", VITALS, edition, classes,
+        f"{STEP_MINUTES} minutes", {"minutes": [cohort.start, END_MINUTE], "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float

@@ -134,19 +134,18 @@ def fill_gaps(splits: Mapping[str, Split], rule: str,
             for name, split in splits.items()}, imputation
 
 
-def split_and_impute(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
-                     vitals: Sequence[Vital] = VITALS, is_target: np.ndarray | None = None
-                     ) -> tuple[dict[str, Split], Imputation]:
+def split_and_impute(stays: Split, ratios: Sequence[float], seed: int, vitals: Sequence[Vital] = VITALS,
+                     is_target: np.ndarray | None = None) -> tuple[dict[str, Split], Imputation]:
     """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
 
-    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,), ratios of train, val and test, of the
-    target alone where is_target (N,) bool is given (see `split_with_target`). Only observed training cells set the
-    medians. Returns the splits, whose masks are True where observed, and their imputation. Raises UserError on bad
-    ratios, an empty split, or a channel that training never observed.
+    stays: with NaN in x where unobserved. ratios: of train, val and test, of the target alone where is_target (N,) bool
+    is given (see `split_with_target`). Only observed training cells set the medians. Returns the splits, whose masks
+    are True where observed, and their imputation. Raises UserError on bad ratios, an empty split, or a channel that
+    training never observed.
     """
-    whole, shares = Split(x, y, subject), dict(zip(SPLIT_NAMES, ratios, strict=True))
-    splits = (split_by_subject(whole, shares, seed) if is_target is None else
-              split_with_target(whole, is_target, shares, seed))
+    shares = dict(zip(SPLIT_NAMES, ratios, strict=True))
+    splits = (split_by_subject(stays, shares, seed) if is_target is None else
+              split_with_target(stays, is_target, shares, seed))
     return fill_gaps(splits, "forward", vitals)
 
 
@@ -174,18 +173,17 @@ def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VI
             for channel, (vital, own) in enumerate(zip(vitals, values, strict=True))}
 
 
-def dataset_of_stays(x: np.ndarray, y: np.ndarray, subject: np.ndarray, ratios: Sequence[float], seed: int,
-                     meta: Metadata, vitals: Sequence[Vital] = VITALS, is_target: np.ndarray | None = None
+def dataset_of_stays(stays: Split, ratios: Sequence[float], seed: int, meta: Metadata,
+                     vitals: Sequence[Vital] = VITALS, is_target: np.ndarray | None = None
                      ) -> tuple[dict[str, Split], Metadata]:
     """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
 
-    x (N, L, C) float32 with NaN where unobserved, y (N,) int64, subject (N,), is_target (N,) bool as in
-    `split_and_impute`. meta: complete but for what is found
+    stays: with NaN in x where unobserved; is_target as in `split_and_impute`. meta: complete but for what is found
     here, which joins its `cohort`. Raises UserError where no stay is left.
     """
-    if len(subject) == 0:
+    if len(stays) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, imputation = split_and_impute(x, y, subject, ratios, seed, vitals, is_target)
+    splits, imputation = split_and_impute(stays, ratios, seed, vitals, is_target)
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,

@@ -103,13 +103,13 @@ def with_condition_columns(connection: duckdb.DuckDBPyConnection, options: argpa
         stays[key] if column == key else found[column].fillna("")).astype(str) for column in names})
 
 
-def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, patient: str,
-                     vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
+def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, stay: str,
+                     patient: str, vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
                      cohort: dict) -> tuple[dict[str, Split], Metadata]:
     """Split the stays by patient; return the splits and their description.
 
-    x (N, L, C) float32 with NaN, `stays` with the columns y and patient. patient: the name of that column. cohort: what
-    `meta.json` says of the stays beside the rule and the label. Raises UserError as `grid.dataset_of_stays` does.
+    x (N, L, C) float32 with NaN, `stays` with the columns y, `stay` (the id) and `patient`. cohort: what `meta.json`
+    says of the stays beside the rule and the label. Raises UserError as `grid.dataset_of_stays` does.
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
@@ -120,5 +120,5 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
         source=f"{edition.title}, {edition.url}", licence=edition.licence,
         cohort={"rule": options.cohort, "label": classes[1], **cohort, **of_target})
-    return grid.dataset_of_stays(x[kept], stays["y"].to_numpy(np.int64)[kept], subject[kept], options.ratios,
-                                 options.seed, meta, vitals, is_target)
+    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))[np.flatnonzero(kept)]
+    return grid.dataset_of_stays(rows, options.ratios, options.seed, meta, vitals, is_target)

@@ -99,8 +99,9 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     share = round(100 * attrition["deaths among them"] / max(attrition["stays kept"], 1))
     observed = {**attrition, "deaths in 100 stays": share}
     count_tables.compare_with_published({**edition.published, **timediff_counts}, observed)
-    return icu.dataset_of_stays(options, "mimic3", x[kept], stays[kept], "subject_id", grid.VITALS, edition, classes,
-                                "1 hour", {"hours": HOURS, "attrition": {edition.title: attrition}})
+    return icu.dataset_of_stays(
+        options, "mimic3", x[kept], stays[kept], "icustay_id", "subject_id", grid.VITALS, edition, classes, "1 hour",
+        {"hours": HOURS, "attrition": {edition.title: attrition}})
 
 
 def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, days: float

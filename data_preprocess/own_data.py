@@ -28,15 +28,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME",
                         help="the labels in the order of the classes, LABEL=NAME to give one another name (default: "
                         "the labels, sorted)")
-    parser.add_argument("--drop-class", nargs="+", default=[], metavar="LABEL",
+    parser.add_argument("--drop-class", nargs="+", default=[], type=str.strip, metavar="LABEL",
                         help="leave out all rows with these labels")
-    parser.add_argument("--positive", metavar="NAME",
+    parser.add_argument("--positive", type=str.strip, metavar="NAME",
                         help="class that AUPRC and F1 are of (default: the rarest of the training split)")
     parser.add_argument("--missing", nargs="+", type=float, default=[], metavar="VALUE",
                         help="numbers that stand for a missing value, such as -999")
     parser.add_argument("--range", action="append", default=[], metavar="CHANNEL=LOW:HIGH",
                         help="drop values of a channel outside this closed interval; may be repeated")
-    parser.add_argument("--units", nargs="+", metavar="UNIT", help="unit of each channel, in order (default: unknown)")
+    parser.add_argument("--units", nargs="+", type=str.strip, metavar="UNIT",
+                        help="unit of each channel, in order (default: unknown)")
     parser.add_argument("--name", help="name of the dataset (default: that of the output folder)")
     parser.add_argument("--licence", default="", help="licence of the data, for meta.json")
 

@@ -123,7 +123,7 @@ def require_columns(path: Path, roles: Sequence[str], options: argparse.Namespac
 
 def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_data.Channel],
                      attrition: dict[str, int], options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
-    """Split and fill the stays: x (N, L, C) float32 with NaN, `stays` with columns label, subject and split."""
+    """Split and fill the stays: x (N, L, C) float32 with NaN, `stays` with columns id, label, subject and split."""
     y, classes = own_data.encode_labels(stays["label"].to_numpy(dtype=str), options.classes, str(options.labels))
     if options.probabilities and len(options.probabilities) != len(classes):
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
@@ -131,7 +131,8 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
     p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
     columns = {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in target.columns_named(options)}
     kept, is_target, of_target = target.divided(options, columns, stays["subject"].to_numpy(dtype=str))
-    whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32))
+    whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32),
+                  id=stays["id"].to_numpy(dtype=str))
     if not options.subject:
         print("each id is its own subject; where a patient can have several ids, give --subject")
     if options.split:
@@ -278,7 +279,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--time-unit", choices=UNITS, help="times are numbers of this unit (default: ISO timestamps)")
     parser.add_argument("--step", default="1h", help="length of a step, such as 30min or '1/256 s' (default: 1h)")
     parser.add_argument("--length", type=int, default=24, help="number of steps from the origin on (default: 24)")
-    parser.add_argument("--channels", nargs="+", metavar="VARIABLE", help="variables to keep, in order (default: all)")
+    parser.add_argument("--channels", nargs="+", type=str.strip, metavar="VARIABLE",
+                        help="variables to keep, in order (default: all)")
     parser.add_argument("--impute", choices=RULES, default="forward",
                         help="forward fill, straight lines, or the training "
                         "median; the median also where a series has none (default: forward)")

@@ -155,19 +155,21 @@ def composed(source: Dataset, target: Dataset, other_patients: bool) -> tuple[di
             raise UserError(f"{what}: {source.path} has {first}, {target.path} has {second}. Convert both alike.")
     if source.shape != target.shape:
         raise UserError(f"(length, channels): {source.path} has {source.shape}, {target.path} has {target.shape}.")
-    parts = {"train": source.train, **{f"target {name}": split for name, split in target.splits.items()}}
-    if any(split.subject is None for split in parts.values()):
-        parts = {name: replace(split, subject=None) for name, split in parts.items()}
-    elif other_patients or len({split.subject.dtype.kind for split in parts.values()}) > 1:
-        prefix = {name: "source" if name == "train" else "target" for name in parts} if other_patients else {}
-        parts = {name: replace(split, subject=np.array([f"{prefix[name]} {own}" if prefix else str(own)
-                                                        for own in split.subject.tolist()]))
-                 for name, split in parts.items()}
+    parts = {"source": source.train, **{f"target {name}": split for name, split in target.splits.items()}}
+    for name in ("subject", "id"):
+        arrays = {part: getattr(split, name) for part, split in parts.items()}
+        if any(array is None for array in arrays.values()):
+            arrays = dict.fromkeys(arrays)
+        elif other_patients or len({array.dtype.kind for array in arrays.values()}) > 1:
+            prefix = {part: part.split()[0] + " " if other_patients else "" for part in arrays}
+            arrays = {part: np.array([f"{prefix[part]}{own}" for own in array.tolist()])
+                      for part, array in arrays.items()}
+        parts = {part: replace(split, **{name: arrays[part]}) for part, split in parts.items()}
     meta = replace(source.meta, positive=source.meta.with_positive(source.train.y).positive,
                    name=f"{source.meta.name} to {target.meta.name}",
                    source=f"{source.meta.source}; {target.meta.source}",
                    cohort={"target": {"source": source.meta.cohort, "target": target.meta.cohort}})
-    splits = with_target(parts["train"], {name: parts[f"target {name}"] for name in target.splits})
+    splits = with_target(parts["source"], {name: parts[f"target {name}"] for name in target.splits})
     if meta.imputation is not None and all(split.mask is not None for split in splits.values()):
         splits = {name: replace(split, x=meta.filled(np.where(split.mask, split.x, np.float32(np.nan))))
                   for name, split in splits.items()}

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tardiff.data.format import read_dataset
     from tardiff.data.series import LabelledSeries
-    from tardiff.library import Denoiser, Guidance, evaluate, load_denoiser, load_guide
+    from tardiff.library import Denoiser, Guidance, evaluate, load_denoiser, load_guide, load_teacher
     from tardiff.utils.errors import UserError
 
 __version__ = "0.2.0"
 __all__ = ["Denoiser", "Guidance", "LabelledSeries", "UserError", "evaluate", "load_denoiser", "load_guide",
-           "read_dataset"]
+           "load_teacher", "read_dataset"]
 _MODULES = {"read_dataset": "data.format", "LabelledSeries": "data.series", "UserError": "utils.errors"}
 
 

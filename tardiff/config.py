@@ -237,8 +237,8 @@ class ClassifierTrainingConfig:
     ema_decay: float = setting(0.95, "Decay of the exponential moving average of the weights.", low=0, high=0.999999)
     evaluate_every: int = setting(20, "Steps between two looks at the selection half.", low=1)
     keep: str = setting(
-        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, or "
-                "last, for training rows that differ from the selection half in class shares or certainty.",
+        "best", "Averaged weights that are kept: best, of the look with the lowest log-loss on the selection half, the "
+                "class shares fitted there, for they may be others than those of the training rows; or last.",
         choices=("best", "last"))
     min_steps: int = setting(
         100, "No look before this step is kept, unless the training is shorter: then the last is.", low=0)
@@ -290,7 +290,8 @@ class TeacherConfig:
               "one on a GPU.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     members: list[dict[str, Any]] = setting(
-        [{"model": "gru", "seeds": 5}, {"model": "boosting", "seeds": 2}],
+        [{"model": "gru", "seeds": 2}, {"model": "boosting", "seeds": 2}, {"model": "forest", "seeds": 1},
+         {"model": "logistic", "seeds": 1}],
         f"The ensemble, [{{model: NAME, seeds: NUMBER}}, ...]. NAME is one of {', '.join(ARCHITECTURES)}, "
         f"{', '.join(SUMMARY_MODELS)}; each counts alike, whatever the number of its seeds.")
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
@@ -449,8 +450,8 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "target_only", "ensemble", "self_distillation", "jitter", "mixup", "cutmix",
-            "class_weights")
+CONTROLS = ("guidance_rows", "target_only", "ensemble", "teacher_labels", "self_distillation", "jitter", "mixup",
+            "cutmix", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -461,7 +462,8 @@ class EvaluationConfig:
     name: str = setting("${folder_name:${real}}", NAME_TEXT, semantic=False)
     rotations: int = setting(
         1, "Rotations of the split whose test rows are scored together, as `tardiff run rotations=5` makes them; the "
-           "paths of `real` and `synthetic` then hold {rotation}, for 0, 1, ... All but utility is of the first one.",
+           "paths of `real`, `synthetic` and `teacher` then hold {rotation}, for 0, 1, ... All but utility is of the "
+           "first one.",
         low=1, semantic=False)
     synthetic: dict = setting(
         {"unguided": ["runs/${name}/synthetic/unguided"], "guided": ["runs/${name}/synthetic/guided"]},
@@ -471,6 +473,13 @@ class EvaluationConfig:
         "unguided", "Synthetic set that the others are compared with, where it is among them.", semantic=False)
     ratios: list[float] = setting([0.2, 0.4, 0.6, 0.8, 1.0], "TSRTR: synthetic rows added per real training row.",
                                   low=0.01, semantic=False)
+    weights: list[float] = setting(
+        [0.1, 0.25, 0.5], "TSRTR mixed: shares of a batch that are drawn from the synthetic series, the others from "
+                          "real ones; the share is chosen on the selection half. [] leaves that arm out.",
+        low=0.001, high=0.999, semantic=False)
+    teacher: str | list[str] | None = setting(
+        None, "Run folder of the teacher that labelled the synthetic series, or one for each synthetic folder of a "
+              "set, for the control teacher_labels and the real rows of mixed soft arms; null: none.", semantic=False)
     seeds: int = setting(10, "Classifier seeds; seed s uses synthetic folder s modulo their number.", low=1,
                          semantic=False)
     score_on: str = setting("test", "test for results; selection to choose settings without reading test (its scores "
@@ -481,18 +490,18 @@ class EvaluationConfig:
     protocols: list[str] = setting(
         ["tstr", "tsrtr"], "tstr: train on synthetic series; tsrtr: on real and synthetic ones. Each beside training "
                            "on real series alone.", choices=("tstr", "tsrtr"), semantic=False)
-    targets: list[str] = setting(
-        ["own"], "What classifiers are trained toward on synthetic series: own, their labels, or soft, the "
-                 "probabilities of a teacher, where a set has them; each is an arm of its own.",
+    targets: list[str] | None = setting(
+        None, "What classifiers are trained toward on synthetic series: own, their labels, or soft, the probabilities "
+              "of a teacher; each is an arm of its own. null: own, and soft of the sets that have probabilities.",
         choices=("own", "soft"), semantic=False)
     workers: int | None = setting(
         None, "Worker processes for fits and metrics, each on one thread; null: one per CPU core, a single one on a "
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that differ from TRTR, as class_weights does not with training.class_weighting=balanced, but "
-              "target_only, of datasets with a target of their own. The two that need a teacher cost five fits more "
-              "per seed.",
+              "null: all that apply, but target_only: teacher_labels needs a teacher, and class_weights is TRTR itself "
+              "with training.class_weighting=balanced. self_distillation and jitter together cost five fits more per "
+              "seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -510,15 +519,21 @@ class EvaluationConfig:
         return {name: replace(self.model, name=name) for name in names}
 
     @property
+    def teachers(self) -> list[str]:
+        """The run folders of the teachers; a single one stands for a list of one."""
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher or []
+
+    @property
     def chosen_controls(self) -> list[str]:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
-        applies = {"class_weights": self.training.class_weighting != "balanced", "target_only": False}
+        applies = {"class_weights": self.training.class_weighting != "balanced", "target_only": False,
+                   "teacher_labels": self.teacher is not None}
         return [name for name in CONTROLS if applies.get(name, True)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        for path in (self.real, *_texts(self.synthetic)):
+        for path in (self.real, *_texts(self.synthetic), *_texts(self.teacher)):
             if (self.rotations > 1) != (ROTATION in path):
                 yield "rotations", (f"is above 1, so every path must hold {ROTATION}, and {path} does not."
                                     if self.rotations > 1 else f"must be given, since {path} holds {ROTATION}.")
@@ -530,14 +545,21 @@ class EvaluationConfig:
         if "class_weights" in self.chosen_controls and self.training.class_weighting == "balanced":
             yield "controls", ("names class_weights, which with training.class_weighting=balanced is TRTR itself; "
                                "leave it out.")
+        if "teacher_labels" in self.chosen_controls and self.teacher is None:
+            yield "controls", "names teacher_labels, which needs the teacher, teacher=RUN."
+        if self.teacher == []:
+            yield "teacher", "must name at least one run folder; null for none."
         if "ensemble" not in self.chosen_controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
-        if not self.targets or _has_repeats(self.targets):
+        if self.targets is not None and (not self.targets or _has_repeats(self.targets)):
             yield "targets", "must name own or soft, and each once."
         if not self.protocols or _has_repeats(self.protocols):
             yield "protocols", "must name at least one protocol, and each once."
-        if "tsrtr" in self.protocols and (not self.ratios or _has_repeats(self.ratios)):
-            yield "ratios", "must hold at least one ratio for tsrtr, and each once."
+        if "tsrtr" in self.protocols and not self.ratios and not self.weights:
+            yield "ratios", "must hold at least one ratio for tsrtr, or weights one weight."
+        for name in ("ratios", "weights"):
+            if _has_repeats(getattr(self, name)):
+                yield name, "must hold each number once."
 
 
 @dataclass(frozen=True)
@@ -550,8 +572,8 @@ class ExperimentConfig:
     base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].")
     classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.")
     teacher: str | list[str] | None = setting(
-        None, "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; [] for "
-              "its defaults, null for none. Evaluate them with evaluation=[..., 'targets=[own, soft]'].")
+        [], "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; those of "
+            "the real rows are a control. null for none.")
     guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/anchored.yaml"},
                              "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
@@ -590,7 +612,8 @@ class ReportConfig(EvaluationConfig):
                               low=0, semantic=False)
     quick: bool = setting(
         False, "A first look in a minute or two: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
-               "ratio alone, two controls, no fine-tuning, and no fidelity metrics that train networks.",
+               "ratio alone, the controls of one training each, no fine-tuning, and no fidelity metrics that train "
+               "networks.",
         semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from classifier.teacher import Teacher
 from classifier.train import Guide
-from tardiff.config import AUTO, EvaluationConfig, GuidanceConfig, SamplerConfig, load_config
+from tardiff.config import AUTO, EvaluationConfig, GuidanceConfig, SamplerConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, read_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
@@ -31,6 +33,8 @@ from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import sole_writer
+from tardiff.utils.logging import read_run_config
 from tardiff.utils.progress import progress
 
 
@@ -48,6 +52,17 @@ def load_guide(folder: str | Path, device: str = "auto") -> Guide:
     Raises UserError if the run is unfinished or damaged, or the device is not there.
     """
     return Guide.load(folder, resolve_device(device))
+
+
+def load_teacher(folder: str | Path, dataset: Dataset | str | Path | None = None, device: str = "auto") -> Teacher:
+    """Return the teacher of a finished run folder, whose `predict` labels series (N, L, C) in raw units.
+
+    dataset: what it was taught, or its folder, by default the one that the run names; its forests and boostings are
+    fitted again on it. Raises UserError if the run is unfinished or damaged, or was taught other rows.
+    """
+    given = read_run_config(folder, TeacherConfig).data if dataset is None else dataset
+    taught = given if isinstance(given, Dataset) else read_dataset(given, ("train", "val"))
+    return Teacher.load(folder, taught, resolve_device(device))
 
 
 class Guidance:
@@ -191,15 +206,17 @@ class Denoiser:
 
     def sample(self, counts: Mapping[str | int, int], seed: int = 0, guidance: Guidance | None = None,
                sampler: str | None = None, steps: int | None = None, batch_size: int = 512,
-               callback: Callback | None = None, **settings: Any) -> LabelledSeries:
+               callback: Callback | None = None, teacher: Teacher | None = None, **settings: Any) -> LabelledSeries:
         """Return series in raw units: counts[class] of each class, by name or number, class after class.
 
-        Series i depends on the seed, i and its label alone. sampler, steps: `name` and `num_inference_steps` of
+        Series i depends on the seed, i and its label alone. teacher: of `load_teacher`, whose probability of each class
+        the series then have beside the label, as p (N, K) float32. sampler, steps: `name` and `num_inference_steps` of
         `SamplerConfig`, None for its defaults; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
         memory.
         callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in
         normalised units, with the mask (B, L, 2C), the gradient None where unguided.
-        Raises UserError on an unknown class, unfit settings, a guide of other data, or series that are not finite.
+        Raises UserError on an unknown class, unfit settings, a guide or teacher of other data, or series that are not
+        finite.
         """
         given = {"name": sampler, "num_inference_steps": steps}
         config = load_config(SamplerConfig, values={
@@ -215,6 +232,10 @@ class Denoiser:
             raise UserError(f"guidance={guidance!r}: expected tardiff.Guidance(guide, ...).")
         if guidance is not None and guidance.config.is_on:
             guidance.check(self.fitted)
+        if teacher is not None:
+            if not isinstance(teacher, Teacher):
+                raise UserError(f"teacher={teacher!r}: expected tardiff.load_teacher(RUN).")
+            require_trained_on(self.folder, teacher.dataset, "train")
         counts_of = by_class_number(counts, self.classes)
         numbers, sizes = list(counts_of), list(counts_of.values())
         if not all(isinstance(size, (int, np.integer)) and size >= 0 for size in sizes) or sum(sizes) == 0:
@@ -231,7 +252,8 @@ class Denoiser:
                                           callback=callback))
                 bar.update()
         x, meta = np.concatenate(parts), self.fitted.meta.of_synthetic(self.fitted.mask)
-        return LabelledSeries(Split(meta.filled(x), y, mask=~np.isnan(x) if self.fitted.mask else None), meta)
+        filled, mask = meta.filled(x), ~np.isnan(x) if self.fitted.mask else None
+        return LabelledSeries(Split(filled, y, mask=mask, p=None if teacher is None else teacher.predict(filled)), meta)
 
 
 def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: str | Path | None = None, **settings: Any
@@ -242,8 +264,10 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
     each name labelled series, a frame as their `to_frame` gives it, arrays (x, y) or a `Split` with x (N, L, C) in raw
     units and y (N,) class numbers, the folder of a dataset, or a list of these, one for each generation seed. settings:
     fields of `EvaluationConfig`, such as `seeds=3`, `ratios=[1.0]` or `protocols=["tstr"]`. folder: where finished fits
-    are kept; None keeps none. The columns stand at `tardiff.stages.evaluate.evaluate_sets`.
-    Raises UserError on unknown settings, those of the command alone, and sets that do not fit the real dataset.
+    are kept, which nobody else writes meanwhile; None keeps none. The columns stand at
+    `tardiff.stages.evaluate.evaluate_sets`.
+    Raises UserError on unknown settings, those of the command alone, sets that do not fit the real dataset, and a
+    folder that another process writes.
     """
     if refused := [name for name in ("name", "output", "reference") if name in settings]:
         raise UserError(f"{', '.join(refused)}: of the command alone. Give folder=... to keep finished fits.")
@@ -262,7 +286,8 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
         sets[name] = [_split_of(name, part, dataset) for part in (parts if isinstance(parts, list) else [parts])]
         if not sets[name]:
             raise UserError(f"synthetic set '{name}': the list is empty.")
-    return evaluate_sets(dataset, sets, config, folder)
+    with contextlib.nullcontext() if folder is None else sole_writer(folder):
+        return evaluate_sets(dataset, sets, config, folder)
 
 
 def _split_of(name: str, part: Any, real: Dataset) -> Split:

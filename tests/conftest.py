@@ -1,11 +1,15 @@
 """Fixtures shared by all tests."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from tardiff.utils.lock import sole_writer
+
+FORK = multiprocessing.get_context("fork")  # A process at once, without the imports of a new one.
 torch.set_num_threads(1)
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # Tests that need several processes ask for them.
 
@@ -17,3 +21,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+def hold(folder, end):
+    """Hold a folder until the other end of a pipe says so."""
+    with sole_writer(folder):
+        end.send("held")
+        end.recv()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder `run`, and the end of a pipe that releases it."""
+    here, there = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(tmp_path / "run", there))
+    process.start()
+    assert here.recv() == "held"
+    yield process, here
+    process.kill()
+    process.join()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from user_errors import run_tiny
+from user_errors import run_command, run_tiny
 
 import tardiff
 from tardiff.data.format import read_dataset, write_dataset
@@ -50,6 +50,26 @@ def test_classes_are_given_by_name_or_number(base):
     assert series.y.tolist() == [1, 1, 1, 0, 0] and series.labels.tolist() == ["died"] * 3 + ["survived"] * 2
     assert np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=1, steps=STEPS).x)
     assert not np.array_equal(series.x, base.sample({1: 3, "survived": 2}, seed=2, steps=STEPS).x)
+
+
+def test_a_teacher_labels_what_is_sampled_and_a_frame_carries_it(runs, base):
+    for name in ("data", "other_data"):
+        assert run_command("teach", f"data={runs / name}", f"output={runs / name / 'teacher'}", "workers=1",
+                           "device=cpu", "members=[{model: logistic, seeds: 1}]") == 0
+    teacher = tardiff.load_teacher(runs / "data" / "teacher", device="cpu")
+    series = base.sample({"died": 3, "survived": 2}, seed=1, steps=STEPS, teacher=teacher)
+    plain = base.sample({"died": 3, "survived": 2}, seed=1, steps=STEPS)
+    assert plain.split.p is None and np.array_equal(plain.x, series.x)
+    np.testing.assert_array_equal(series.split.p, teacher.predict(series.x))
+    frame = series.to_frame()
+    np.testing.assert_array_equal(frame.groupby("id")["p_died"].first(), series.split.p[:, 1])
+    np.testing.assert_array_equal(tardiff.LabelledSeries.from_frame(frame).split.p, series.split.p)
+    with pytest.raises(UserError, match=r"its train rows are not those that .*base was trained on"):
+        base.sample({"died": 1}, teacher=tardiff.load_teacher(runs / "other_data" / "teacher", device="cpu"))
+    with pytest.raises(UserError, match="taught other train rows"):
+        tardiff.load_teacher(runs / "data" / "teacher", runs / "other_data", device="cpu")
+    with pytest.raises(UserError, match="expected tardiff"):
+        base.sample({"died": 1}, teacher="teacher")
 
 
 def test_series_of_data_with_gaps_have_gaps_of_their_own_filled_by_the_same_rule(base, guide):

@@ -1,14 +1,16 @@
 """The dataset on disk: a folder of `train.npz`, `val.npz`, `test.npz` and `meta.json`, read, written and validated.
 
 Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`,
-`mask (N, L, C) bool` (True = observed) and `p (N, K) float32`, a teacher's probability of each class. NaN is allowed
-only where the mask is False. Where val and test are of a target and train is of a source, val has
-`guidance (N,) bool`, True in its guidance half, which are the target's own training rows.
+`mask (N, L, C) bool` (True = observed), `p (N, K) float32`, a teacher's probability of each class, and `id (N,)`, what
+the source calls each row. NaN is allowed only where the mask is False. Where val and test are of a target and train is
+of a source, val has `guidance (N,) bool`, True in its guidance half, which are the target's own training rows.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import json
 import math
 import re
 import zipfile
@@ -23,6 +25,7 @@ import numpy as np
 from tardiff.data.imputation import RULES, Imputation
 from tardiff.utils.checkpoint import (
     DAMAGED_ARRAYS,
+    atomic_folder,
     atomic_path,
     fingerprint,
     open_arrays,
@@ -31,12 +34,13 @@ from tardiff.utils.checkpoint import (
     write_json,
 )
 from tardiff.utils.errors import UserError
-from tardiff.utils.lock import LOCK
+from tardiff.utils.lock import LOCK, sole_writer
 
 SPLIT_NAMES = ("train", "val", "test")
-ARRAYS = ("x", "y", "subject", "mask", "p", "guidance")
+ARRAYS = ("x", "y", "subject", "mask", "p", "id", "guidance")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
+OTHER_FOLDER = "Choose another output folder, or delete this one."
 PROBABILITY_TOLERANCE = 1e-3
 """Of the sum of the probabilities of a row."""
 UNIT_SECONDS = {
@@ -95,14 +99,16 @@ class Metadata:
 @dataclass(frozen=True)
 class Split:
     """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
-    `mask (N, L, C) bool`, True where observed, and `p (N, K) float32`, a teacher's probability of each class; of a val
-    split with given halves `guidance (N,) bool`, True in the guidance half."""
+    `mask (N, L, C) bool`, True where observed, `p (N, K) float32`, a teacher's probability of each class, and
+    `id (N,)`, integers or text, what the source calls each row, such as a stay; of a val split with given halves
+    `guidance (N,) bool`, True in the guidance half."""
 
     x: np.ndarray
     y: np.ndarray
     subject: np.ndarray | None = None
     mask: np.ndarray | None = None
     p: np.ndarray | None = None
+    id: np.ndarray | None = None
     guidance: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -119,9 +125,9 @@ class Split:
         """Return the subject of each row; where none is recorded, each row is its own subject."""
         return np.arange(len(self)) if self.subject is None else self.subject
 
-    def fingerprint(self) -> str:
-        """Return a hash of the content."""
-        return fingerprint(*self.arrays().values())
+    def fingerprint(self, with_ids: bool = False) -> str:
+        """Return a hash of the content; without the ids it is of what results depend on."""
+        return fingerprint(*(array for name, array in self.arrays().items() if with_ids or name != "id"))
 
 
 @dataclass(frozen=True)
@@ -266,9 +272,12 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
     if len(wrong):
         faults.append(f"array y, row {wrong[0]}: label {y[wrong[0]]} is outside 0..{len(meta.classes) - 1} "
                       f"({len(wrong)} such rows).")
-    if split.subject is not None and (split.subject.ndim != 1 or split.subject.dtype.kind not in "iuU"):
-        found = f"{split.subject.shape} {split.subject.dtype}"
-        faults.append(f"array subject must be (N,) integers or text, got {found}.")
+    for name in ("subject", "id"):
+        names = getattr(split, name)
+        if names is not None and (names.ndim != 1 or names.dtype.kind not in "iuU"):
+            faults.append(f"array {name} must be (N,) integers or text, got {names.shape} {names.dtype}.")
+        elif name == "id" and names is not None:
+            faults += repeated_ids(names)
     if split.p is not None:
         faults += _probability_faults(split.p, len(meta.classes))
     if split.guidance is not None and not faults:
@@ -289,23 +298,47 @@ def _halves_faults(split: Split) -> list[str]:
             ] if len(shared) else []
 
 
-def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
-    """Validate and write a dataset folder: each split, then `meta.json` last, each file atomically.
+def repeated_ids(ids: np.ndarray) -> list[str]:
+    """Return the fault that rows share an id, if some do: ids (N,) integers or text."""
+    _, first, row_of = np.unique(ids, return_index=True, return_inverse=True)
+    wrong = np.flatnonzero(first[row_of] != np.arange(len(ids)))
+    return [f"array id, row {wrong[0]}: '{ids[wrong[0]]}' stands in row {first[row_of[wrong[0]]]} as well "
+            f"({len(wrong)} such rows). An id is of one row."] if len(wrong) else []
 
-    What an earlier dataset left in the folder is removed. `every_class=False` accepts a training split that lacks
-    classes. Raises UserError if anything is invalid, before the first file is written.
+
+def write_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
+    """Validate and write a dataset folder, whole or not at all, while nobody else writes it; one that holds this very
+    dataset stays.
+
+    `every_class=False` accepts a training split that lacks classes. Raises UserError, before the first file is written,
+    if anything is invalid, and if the folder holds anything else.
     """
     folder = Path(folder)
     check_splits(folder, splits, meta, every_class)
-    require_folder(folder)
+    with sole_writer(folder):
+        if not holds_dataset(folder):
+            replace_dataset(folder, splits, meta)
+        elif not _is_there(folder, splits, meta):
+            raise UserError(f"{folder}: holds another dataset. {OTHER_FOLDER}")
+
+
+def replace_dataset(folder: str | Path, splits: dict[str, Split], meta: Metadata) -> None:
+    """Write valid splits as a dataset folder, in the place of all that it holds."""
+    with atomic_folder(folder) as new:
+        for name, split in splits.items():
+            write_split(new / f"{name}.npz", split)
+        write_json(new / "meta.json", asdict(meta))
+
+
+def _is_there(folder: Path, splits: dict[str, Split], meta: Metadata) -> bool:
+    """Tell whether a folder holds these very splits and nothing else."""
     try:
-        for name in ("meta.json", *(f"{split}.npz" for split in SPLIT_NAMES if split not in splits)):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}). Choose another output folder.") from error
-    for name, split in splits.items():
-        write_split(folder / f"{name}.npz", split)
-    write_json(folder / "meta.json", asdict(meta))
+        found = read_dataset(folder, tuple(name for name in SPLIT_NAMES if (folder / f"{name}.npz").exists()), False)
+        same_meta = read_json(folder / "meta.json") == json.loads(json.dumps(asdict(meta)))
+    except UserError:  # It is damaged.
+        return False
+    return same_meta and ({name: split.fingerprint(with_ids=True) for name, split in found.splits.items()}
+                          == {name: split.fingerprint(with_ids=True) for name, split in splits.items()})
 
 
 def check_splits(folder: Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
@@ -323,16 +356,21 @@ def require_replaceable(folder: Path, key: str, record: Any) -> None:
 
     record: the arguments, which the cohort of such a dataset has under `key`.
     """
-    require_folder(folder)
-    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
-    if not files:
+    if not holds_dataset(folder):
         return
-    advice = "Choose another --output, or delete the folder."
-    if "meta.json" not in files or not files <= DATASET_FILES:
-        raise UserError(f"{folder}: holds files that this command did not make. {advice}")
     found = read_metadata(folder / "meta.json").cohort.get(key)
     if found != record:
-        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {advice}")
+        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {OTHER_FOLDER}")
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Tell whether a folder holds a dataset; it does not where it is empty or not there. Raises UserError if it holds
+    anything else, or is a file."""
+    require_folder(folder)
+    files = {path.name for path in folder.iterdir() if path.name != LOCK} if folder.is_dir() else set()
+    if files and ("meta.json" not in files or not files <= DATASET_FILES):
+        raise UserError(f"{folder}: holds files that this command did not make. {OTHER_FOLDER}")
+    return bool(files)
 
 
 def write_split(path: str | Path, split: Split) -> None:
@@ -454,11 +492,11 @@ def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
         faults.append(f"{folder}: splits differ in (length, channels): {shapes}.")
-    known = [name for name in SPLIT_NAMES if name in splits and splits[name].subject is not None]
-    for position, first in enumerate(known):
-        for second in known[position + 1:]:
-            shared = np.intersect1d(splits[first].subject, splits[second].subject)
+    for first, second in itertools.combinations([name for name in SPLIT_NAMES if name in splits], 2):
+        for name, advice in (("subject", "Split by subject."), ("id", "An id is of one row.")):
+            one, other = getattr(splits[first], name), getattr(splits[second], name)
+            shared = [] if one is None or other is None else np.intersect1d(one, other)
             if len(shared):
-                faults.append(f"{folder}: subject {shared[0]} stands in {first} and in {second} ({len(shared)} such "
-                              "subjects). Split by subject.")
+                faults.append(f"{folder}: {name} {shared[0]} stands in {first} and in {second} ({len(shared)} such "
+                              f"{name}s). {advice}")
     return faults

@@ -1,8 +1,9 @@
 """Labelled series as pandas frames, and frames as labelled series.
 
 A frame has the columns `id`, `subject` where it is known, the time as `hours` (or `step`, counted from 0, where the
-sampling interval is not known), and `label` with the name of the class. Between time and label stand, in the *wide*
-form, one column a channel, and in the *long* form `variable` and `value`. What was not observed is NaN. `frame.attrs`
+sampling interval is not known), and `label` with the name of the class, followed by `p_CLASS` for each class where a
+teacher's probabilities are known. Between time and label stand, in the *wide* form, one column a channel, and in the
+*long* form `variable` and `value`. What was not observed is NaN. `frame.attrs`
 carries what else is known of the data: `units` by channel, and `name`, `sampling_interval`, `source`, `licence` and
 `positive`.
 """
@@ -26,21 +27,20 @@ CARRIED = ("name", "sampling_interval", "source", "licence", "positive")
 RELATIVE_TOLERANCE = 1e-3  # of steps that count as equal: times in hours are rounded
 
 
-def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: np.ndarray | None = None) -> pd.DataFrame:
+def to_frame(split: Split, meta: Metadata, form: str = "wide") -> pd.DataFrame:
     """Return a split as a frame of N * L rows (`wide`) or N * L * C rows (`long`), in order of the arrays.
 
-    ids (N,): what tells the series apart, by default their numbers from 0. Values are float32, label and variable are
-    categories in the order of the metadata. Raises UserError on another form and on channels or classes that cannot be
-    told apart.
+    Where the split has no ids, they are numbers from 0. Values are float32, label and variable are categories in the
+    order of the metadata. Raises UserError on another form and on channels or classes that cannot be told apart.
     """
     if form not in FORMS:
         raise UserError(f"'{form}': expected the form {' or '.join(FORMS)}.")
-    _require_distinct(meta)
+    _require_distinct(meta, () if split.p is None else probability_columns(meta.classes))
     num_series, length, num_channels = split.x.shape
     time, times = time_axis(meta, length)
     values = split.x if split.mask is None else np.where(split.mask, split.x, np.float32(np.nan))
     repeats = length * (num_channels if form == "long" else 1)
-    columns = {"id": np.repeat(np.arange(num_series) if ids is None else ids, repeats)}
+    columns = {"id": np.repeat(np.arange(num_series) if split.id is None else split.id, repeats)}
     if split.subject is not None:
         columns["subject"] = np.repeat(split.subject, repeats)
     columns[time] = np.tile(np.repeat(times, repeats // length), num_series)
@@ -51,10 +51,17 @@ def to_frame(split: Split, meta: Metadata, form: str = "wide", ids: np.ndarray |
     else:
         columns |= dict(zip(meta.channels, values.reshape(-1, num_channels).T, strict=True))
     columns["label"] = pd.Categorical.from_codes(np.repeat(split.y, repeats), meta.classes)
+    if split.p is not None:
+        columns |= dict(zip(probability_columns(meta.classes), np.repeat(split.p, repeats, axis=0).T, strict=True))
     frame = pd.DataFrame(columns)
     units = dict(zip(meta.channels, meta.units, strict=True))
     frame.attrs = {**{key: getattr(meta, key) for key in CARRIED}, "units": units}
     return frame
+
+
+def probability_columns(classes: Sequence[str]) -> list[str]:
+    """Return the names of the columns that hold the probability of each class."""
+    return [f"p_{name}" for name in classes]
 
 
 def time_axis(meta: Metadata, length: int) -> tuple[str, np.ndarray]:
@@ -88,20 +95,23 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
         raise UserError(f"column 'id', row {int((series < 0).argmax())}: no id.")
     hours = _hours(frame[time], time, series)
     classes, y = _classes_and_numbers(_one_a_series(frame["label"], series, ids), classes)
-    subject = None
+    of_p, p, subject = probability_columns(classes), None, None
+    if set(of_p) <= set(frame.columns):
+        p = np.column_stack([_one_a_series(frame[column], series, ids).to_numpy(np.float32) for column in of_p])
     if "subject" in frame:
-        subject = _one_a_series(frame["subject"], series, ids).to_numpy()
-        subject = subject.astype(np.int64 if subject.dtype.kind in "iu" else str)
+        subject = _integers_or_text(_one_a_series(frame["subject"], series, ids).to_numpy())
     if {"variable", "value"} <= set(frame.columns):
         values = _pivoted(frame, series, hours)
         series, hours = series[values.index], hours[values.index]
     else:
-        values = frame[[column for column in frame.columns if column not in ("id", "subject", time, "label")]]
+        others = ("id", "subject", time, "label", *(of_p if p is not None else ()))
+        values = frame[[column for column in frame.columns if column not in others]]
     order = np.lexsort((hours, series))
     length, interval = _regular(hours[order], series[order], ids)
     x = _numbers(values).take(order, axis=0).reshape(len(ids), length, values.shape[1])
     observed = ~np.isnan(x)
-    split = Split(x, y, subject, None if observed.all() else observed)
+    split = Split(x, y, subject, None if observed.all() else observed, p,
+                  _integers_or_text(np.asarray(ids)))
     meta = _metadata(frame.attrs, list(map(str, values.columns)), classes, units)
     meta = replace(meta, name=name or meta.name,
                    sampling_interval="" if time == "step" else _interval_text(interval, meta.sampling_interval))
@@ -111,12 +121,12 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
     return split, meta
 
 
-def _require_distinct(meta: Metadata) -> None:
+def _require_distinct(meta: Metadata, of_p: Sequence[str]) -> None:
     for what, names in (("channel", meta.channels), ("class", meta.classes)):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             raise UserError(f"{what} '{repeated[0]}' is there more than once, so that a frame cannot tell them apart.")
-    reserved = [name for name in meta.channels if name in RESERVED]
+    reserved = [name for name in meta.channels if name in (*RESERVED, *of_p)]
     if reserved:
         raise UserError(f"channel '{reserved[0]}' has the name of another column of the frame; rename it in meta.json.")
 
@@ -204,6 +214,10 @@ def _numbers(values: pd.DataFrame) -> np.ndarray:
                             "it with frame.drop(columns=...), or convert it with pandas.to_numeric().")
     with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, which is refused.
         return values.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
+
+
+def _integers_or_text(names: np.ndarray) -> np.ndarray:
+    return names.astype(np.int64 if names.dtype.kind in "iu" else str)
 
 
 def _one_a_series(column: pd.Series, series: np.ndarray, ids: pd.Index) -> pd.Series:

@@ -79,6 +79,7 @@ class LabelledSeries:
     def write(self, folder: str | Path) -> None:
         """Write a dataset folder with the series as its training split, which may lack classes.
 
-        Raises UserError on invalid values, before anything is written.
+        Raises UserError, before anything is written, on invalid values, and if the folder holds anything but these
+        series.
         """
         write_dataset(folder, {"train": self.split}, self.meta, every_class=False)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from tardiff.data.format import SPLIT_NAMES, Dataset, Split
+from tardiff.data.imputation import Imputation
 from tardiff.utils.errors import UserError
 
 
@@ -95,8 +96,8 @@ def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset
     """Return one of `count` rotations of the splits of a dataset, for cross-fitting: every row is tested once.
 
     All rows are cut by subject into `count` folds, stratified by label. Rotation `number` (0-based) tests on the fold
-    of its number, validates on the next one and trains on the others. Raises UserError if a fold would be empty, or if
-    test is of another population than train.
+    of its number, validates on the next one and trains on the others, whose observed cells set the medians that gaps
+    are filled with. Raises UserError if a fold would be empty, or if test is of another population than train.
     """
     if dataset.val.guidance is not None:
         raise UserError(f"{dataset.path}: has a target of its own, which its train rows are not of, so they cannot be "
@@ -106,23 +107,39 @@ def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset
     of_test, of_val = str(number), str((number + 1) % count)
     train = joined([fold for name, fold in folds.items() if name not in (of_test, of_val)])
     meta = replace(dataset.meta, name=f"{dataset.meta.name}, rotation {number + 1} of {count}", cohort={})
-    return Dataset(dataset.path, meta, {"train": train, "val": folds[of_val], "test": folds[of_test]})
+    splits = {"train": train, "val": folds[of_val], "test": folds[of_test]}
+    if meta.imputation is not None and train.mask is not None:
+        splits, imputation = _filled_anew(splits, meta.imputation)
+        meta = replace(meta, imputation=imputation)
+    return Dataset(dataset.path, meta, splits)
+
+
+def _filled_anew(splits: dict[str, Split], imputation: Imputation) -> tuple[dict[str, Split], Imputation]:
+    """Return splits whose gaps are filled with the medians of their own training split; the median of a channel that it
+    never observed stays."""
+    gaps = {name: np.where(split.mask, split.x, np.float32(np.nan)) for name, split in splits.items()}
+    medians = [float(np.median(values[~np.isnan(values)])) if not np.isnan(values).all() else median
+               for values, median in zip(np.moveaxis(gaps["train"], 2, 0), imputation.medians, strict=True)]
+    imputation = replace(imputation, medians=medians)
+    return {name: replace(split, x=imputation.fill(gaps[name])) for name, split in splits.items()}, imputation
 
 
 def joined(parts: Sequence[Split]) -> Split:
     """Return the rows of splits of one dataset, one after the other; no two splits share a subject.
 
     Subjects keep their names where all splits know them, else they are numbered. A split without a mask is all
-    observed if another one has a mask. Probabilities are kept where all splits have them.
+    observed if another one has a mask. Probabilities and ids are kept where all splits have them.
     """
-    subjects = [part.subject for part in parts]
+    def of_all(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)
+
     masks = [part.mask for part in parts]
     if any(mask is not None for mask in masks):
         masks = [np.ones(part.x.shape, dtype=bool) if part.mask is None else part.mask for part in parts]
-    return Split(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
-                 joined_subjects(parts) if any(subject is None for subject in subjects) else np.concatenate(subjects),
-                 None if masks[0] is None else np.concatenate(masks),
-                 None if any(part.p is None for part in parts) else np.concatenate([part.p for part in parts]))
+    subject = of_all("subject")
+    return Split(of_all("x"), of_all("y"), joined_subjects(parts) if subject is None else subject,
+                 None if masks[0] is None else np.concatenate(masks), of_all("p"), of_all("id"))
 
 
 def joined_subjects(parts: Sequence[Split]) -> np.ndarray:

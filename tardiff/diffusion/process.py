@@ -24,17 +24,17 @@ class DiffusionProcess:
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return x_t ~ q(x_t | x_start) (Ho et al. 2020, equation 4)."""
-        signal, spread = self._signal_and_spread(t, x_start)
+        signal, spread = self.signal_and_spread(t, x_start)
         return signal * x_start + spread * noise
 
     def target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return what the denoiser should predict: noise, x_start, or velocity (Salimans & Ho 2022, appendix D)."""
-        signal, spread = self._signal_and_spread(t, x_start)
+        signal, spread = self.signal_and_spread(t, x_start)
         return {"epsilon": noise, "sample": x_start}.get(self.prediction_type, signal * noise - spread * x_start)
 
     def predictions(self, output: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x0_pred, eps_pred), both (B, L, C), that a denoiser output implies at x_t."""
-        signal, spread = self._signal_and_spread(t, x_t)
+        signal, spread = self.signal_and_spread(t, x_t)
         if self.prediction_type == "epsilon":
             return (x_t - spread * output) / signal, output
         if self.prediction_type == "sample":
@@ -43,7 +43,7 @@ class DiffusionProcess:
 
     def eps_from_x0(self, x0_pred: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise (B, L, C) that leads from x0_pred to x_t."""
-        signal, spread = self._signal_and_spread(t, x_t)
+        signal, spread = self.signal_and_spread(t, x_t)
         return (x_t - signal * x0_pred) / spread
 
     def loss(self, denoiser: nn.Module, x_start: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -52,7 +52,8 @@ class DiffusionProcess:
         distance = F.l1_loss if self.loss_type == "l1" else F.mse_loss
         return distance(output.float(), self.target(x_start, t, noise))
 
-    def _signal_and_spread(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_spread(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what x_start and the noise are multiplied by in x_t, (B, 1, 1) each, of the type of `like`."""
         if self._alphas_cumprod.device != t.device:  # Copied once; a copy in every step would stall the device.
             self._alphas_cumprod = self.schedule.alphas_cumprod.to(t.device)
         remaining = self._alphas_cumprod[t][:, None, None]

@@ -45,7 +45,7 @@ def train_denoiser(denoiser: nn.Module, process: DiffusionProcess, train: tuple[
                         config.log_every, config.checkpoint_every)
     if loop.step < config.steps and group.is_main:
         (run.folder / "model.safetensors").unlink(missing_ok=True)  # A run with weights is a finished one.
-    network = DistributedDataParallel(denoiser) if group.world_size > 1 else denoiser
+    network = DistributedDataParallel(denoiser, broadcast_buffers=False) if group.world_size > 1 else denoiser
     if config.compile and device.type == "cuda":
         network = torch.compile(network)
 

@@ -4,6 +4,8 @@
 - `target_only`: the guidance half alone; where the dataset has a target of its own, the target's training rows. Beside
   it, TRTR is the source alone, and `guidance_rows` source and target rows.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
+- `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
+  the patient: what a set with soft targets has to beat.
 - `self_distillation`: trained toward what classifiers of the same kind, which never saw the patient, say of each row
   (Hinton et al. 2015, 'Distilling the Knowledge in a Neural Network'; Furlanello et al. 2018, 'Born-Again Neural
   Networks').
@@ -20,12 +22,13 @@ from tardiff.baselines.rules import Config
 from tardiff.data.splits import split_subjects
 
 TAUGHT = ("self_distillation", "jitter")
-"""The controls that need `out_of_fold` probabilities of a teacher."""
+"""The controls that need probabilities of judges that never saw the subject."""
 FOLDS = 5
 MIXUP_ALPHA = 0.2
 
-Rows = tuple[np.ndarray, np.ndarray]
-"""Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64."""
+Rows = tuple[np.ndarray, ...]
+"""Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64.
+Where rows do not count alike, also the share (N,) float64 of each in a batch; they sum to 1."""
 
 
 def subject_folds(subjects: np.ndarray, y: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -5,8 +5,8 @@ A number is one row (set, metric, judge, key, dataset, repeat, value) of the fra
 | part      | set                         | metric                    | key              | dataset | repeat |
 |-----------|-----------------------------|---------------------------|------------------|---------|--------|
 | utility   | synthetic set, or REAL      | TRTR, TSTR, TSRTR RATIO,  | see `score_arms` | yes     | seed   |
-|           |                             | these two and SOFT,       |                  |         |        |
-|           |                             | a name in CONTROLS        |                  |         |        |
+|           |                             | MIXED, these three and    |                  |         |        |
+|           |                             | SOFT, a name in CONTROLS  |                  |         |        |
 | fidelity  | synthetic set or anchor     | a name in FIDELITY        | of the metric    | yes     | seed   |
 | privacy   | synthetic set or anchor     | a name in PRIVACY         | of the metric    | yes     | 0      |
 | influence | the rows that were measured | a table of the analysis   | GROUP/STATISTIC  | -       | -      |
@@ -41,6 +41,9 @@ REAL, NOISE = "real training rows", "matched noise"
 
 SOFT = "soft"
 """The targets of an arm whose synthetic series are trained on with a teacher's probabilities."""
+
+MIXED = "TSRTR mixed"
+"""The protocol of an arm whose batches hold a chosen share, the weight, of synthetic series."""
 
 COLUMNS = ("set", "metric", "judge", "key", "dataset", "repeat", "value")
 SUBJECT_VARIANCE, SUBJECT_FREEDOM = "_subject_variance", "subject_freedom"
@@ -110,22 +113,24 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
 def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return one row per arm of the utility part: `arm`, its label, `judge`, `protocol` (of a control its name),
     `synthetic` (None without synthetic rows), `ratio` (None but for TSRTR), `targets` on the synthetic rows (own, soft;
-    None without them), `real_rows`, the labelled real rows trained on, and the summary of each key; that of
-    `<metric>_minus_control` names the `control`.
+    None without them), `real_rows`, the labelled real rows trained on, `weight` (None but for MIXED, the mean over
+    rotations) and the summary of each key; that of `<metric>_minus_control` names the `control`.
 
     The p values of the same difference of one judge are adjusted together, by Holm, to `p_adjusted`: those of the arms
     with synthetic rows, and apart from them those of the controls.
     """
     rows = []
     for (name, metric, judge), of_arm in summaries(frame).items():
-        protocol, *words = metric.split(" ")
+        protocol, *words = [MIXED, *metric.split(" ")[2:]] if metric.startswith(MIXED) else metric.split(" ")
         synthetic = None if protocol in ("TRTR", *CONTROLS) else name
         targets = None if synthetic is None else SOFT if SOFT in words else "own"
         ratio = next((float(word) for word in words if word != SOFT), None)
-        label = f"control {protocol}" if protocol in CONTROLS else arm_label(protocol, synthetic, ratio, targets)
+        weight = of_arm.pop("weight")["mean"] if "weight" in of_arm else None
+        label = (f"control {protocol}" if protocol in CONTROLS
+                 else arm_label(protocol, synthetic, weight if protocol == MIXED else ratio, targets))
         real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
         rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": ratio,
-                     "targets": targets, **real_rows, **of_arm})
+                     "weight": weight, "targets": targets, **real_rows, **of_arm})
     families: dict[tuple[str, str, bool], list[Summary]] = {}
     for row in rows:
         controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
@@ -141,9 +146,9 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def arm_label(protocol: str, synthetic: str | None, ratio: float | None, targets: str | None) -> str:
-    """Return how tables name an arm that is no control: `TSRTR guided 0.5, soft`."""
-    words = [protocol, *([synthetic] if synthetic else []), *([f"{ratio:g}"] if ratio is not None else [])]
+def arm_label(protocol: str, synthetic: str | None, share: float | None, targets: str | None) -> str:
+    """Return how tables name an arm that is no control, with its ratio or weight: `TSRTR guided 0.5, soft`."""
+    words = [protocol, *([synthetic] if synthetic else []), *([f"{share:.3g}"] if share is not None else [])]
     return " ".join(words) + (f", {SOFT}" if targets == SOFT else "")
 
 

@@ -56,6 +56,29 @@ def log_loss(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) ->
     return float(np.average(-np.log(p[np.arange(len(y)), y].clip(1e-12)), weights=weights))
 
 
+def with_class_shares(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return p (N, K) times a factor for each class, normalised, whose mean is the share of each class among the labels
+    y (N,), of rows with weights (N,): of all such factors those of the least log-loss.
+
+    By iterative scaling (Darroch and Ratcliff 1972), which ends where intercepts of a logistic regression would.
+    """
+    shares, p = np.average(np.eye(p.shape[1])[y], axis=0, weights=weights), p.clip(1e-12)
+    for _ in range(100):
+        means = np.average(p, axis=0, weights=weights)
+        factors = np.divide(shares, means, out=np.ones_like(means), where=means > 0)
+        p = p * factors
+        p = p / p.sum(axis=1, keepdims=True)
+        if np.abs(factors - 1).max() < 1e-6:
+            break
+    return p
+
+
+def shifted_log_loss(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the log-loss of `with_class_shares`: what is left of it where class shares differ from those that the
+    model was trained on, which alone would favour a model that has learned little else than its own."""
+    return log_loss(y, with_class_shares(y, p, weights), weights)
+
+
 def minority_f1(y: np.ndarray, p: np.ndarray, minority: int, threshold: float | None,
                 weights: np.ndarray | None = None) -> np.ndarray:
     """F1 of the class `minority`, predicted where its probability is at least `threshold`, or by argmax where None.

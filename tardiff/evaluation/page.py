@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from tardiff.config import CONTROLS
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import NOISE, REAL, Summary, best_control, by_set, shown_set, utility_rows
+from tardiff.evaluation.frame import MIXED, NOISE, REAL, SOFT, Summary, best_control, by_set, shown_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.summary import (
@@ -85,20 +85,21 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
         influence_of_sets=[line for lines in influence.values() for line in lines if "guide_auroc" in line],
         settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
-        outcomes=utility_outcomes(frames["utility"], description["utility"]) if "utility" in frames else [],
-        fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity], privacy_metrics=PRIVACY,
+        soft=SOFT, outcomes=utility_outcomes(frames["utility"], description["utility"]) if "utility" in frames else [],
+        fidelity_metrics=[metric for metric in FIDELITY if metric.name in measured_fidelity],
+        privacy_metrics=[metric for metric in PRIVACY if metric.name in next(iter(privacy.values()), {})],
         attacks=ATTACKS, adjusted=ADJUSTED, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 
 def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the report says of utility for each judge, all of it at the largest ratio, so that many ratios are
-    not many chances.
+    """Return what the report says of utility for each judge, all of it of one arm a set, so that many are not many
+    chances: that of MIXED, where it was tried, else the one at the largest ratio.
 
     `judge`; `blocks`, its rows by heading: TRTR (without), controls, sets; `trtr`, that of real data alone;
-    `best_control` by AUPRC, or None; `ratio`; `sets`: for each its row `alone` and `added`, or None, and what the
-    verdicts make of it, its `standing`; `kind`: why there is no verdict (`chance`: the classifier does no better on
-    real data; `no_tsrtr`; `few_seeds`), or `judged`, with the names of the sets that `gained` and `lost` against TRTR,
-    and of those that gained against the best control as well, and so are `needed`.
+    `best_control` by AUPRC, or None; `ratio`, None where MIXED is judged; `sets`: for each its row `alone` and `added`,
+    or None, and what the verdicts make of it, its `standing`; `kind`: why there is no verdict (`chance`: the classifier
+    does no better on real data; `no_tsrtr`; `few_seeds`), or `judged`, with the names of the sets that `gained` and
+    `lost` against TRTR, and of those that gained against the best control as well, and so are `needed`.
     """
     rows = utility_rows(frame)
     return [_outcome(judge, [row for row in rows if row["judge"] == judge], utility)
@@ -107,9 +108,11 @@ def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[
 
 def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) -> dict[str, Any]:
     trtr = next(row for row in rows if row["protocol"] == "TRTR")
-    ratio = max((row["ratio"] for row in rows if row["protocol"] == "TSRTR"), default=None)
+    is_mixed = any(row["protocol"] == MIXED for row in rows)
+    ratio = None if is_mixed else max((row["ratio"] for row in rows if row["protocol"] == "TSRTR"), default=None)
     alone = {shown_set(row): row for row in rows if row["protocol"] == "TSTR"}
-    added = {shown_set(row): row for row in rows if row["protocol"] == "TSRTR" and row["ratio"] == ratio}
+    added = {shown_set(row): row for row in rows
+             if row["protocol"] == (MIXED if is_mixed else "TSRTR") and row["ratio"] == ratio}
     names = list(dict.fromkeys(shown_set(row) for row in rows if row["synthetic"]))
     verdicts, rivals = ({name: verdict(row[f"auprc_minus_{key}"]) for name, row in added.items()
                          if f"auprc_minus_{key}" in row} for key in ("trtr", "control"))
@@ -117,7 +120,7 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
     controls = [row for row in rows if row["protocol"] in CONTROLS]
     blocks = {"": [trtr], "Controls: real rows alone, used otherwise": controls,
               "With synthetic series": [row for row in rows if row["synthetic"] is not None]}
-    kind = ("chance" if at_chance(trtr) else "no_tsrtr" if ratio is None
+    kind = ("chance" if at_chance(trtr) else "no_tsrtr" if not added
             else "few_seeds" if utility["seeds"] < FEWEST_SEEDS else "judged")
     return {"judge": judge, "blocks": blocks, "trtr": trtr, "ratio": ratio, "kind": kind, "judged": len(verdicts),
             "best_control": best_control("auprc", {row["protocol"]: row["auprc"]["mean"] for row in controls}),

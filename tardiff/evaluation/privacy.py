@@ -13,8 +13,11 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from sklearn.ensemble import RandomForestRegressor
+from threadpoolctl import threadpool_limits
 
 from tardiff.data.format import Split
+from tardiff.data.splits import joined
 from tardiff.evaluation import metrics
 from tardiff.evaluation.fidelity import Column
 from tardiff.evaluation.neighbours import CPU, drawn_rows, nearest
@@ -22,6 +25,8 @@ from tardiff.evaluation.protocol import subject_weights
 from tardiff.utils.seeding import derive_seed
 
 MAX_ROWS = 20_000
+MAX_TAUGHT = 5_000
+"""Synthetic rows that a student of the label attack is trained on."""
 NEAR_COPY = 0.05
 FALSE_POSITIVE_RATE = 0.01
 ROC_RATES = np.unique(np.concatenate([[0.0], np.geomspace(1e-3, 0.1, 21), np.linspace(0.1, 0.98, 45)]))
@@ -32,13 +37,14 @@ _RESAMPLES_AT_ONCE = 50
 class PrivacyData:
     """What the metrics compare: four splits of real rows, no subject in two of them, and synthetic x (N, L, C), all
     scaled. `train` fitted the denoiser, `guidance` steered it, `selection` (maybe empty) and `heldout` were never shown
-    to it."""
+    to it. p (N, K): what a teacher of `train` says of the synthetic rows, where it labelled them."""
 
     train: Split
     guidance: Split
     selection: Split
     heldout: Split
     synthetic: np.ndarray
+    p: np.ndarray | None = None
 
 
 def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray, control: np.ndarray, seed: int,
@@ -98,6 +104,50 @@ def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray,
                "near_copies": np.mean(own <= near), "near_copies_non_members": np.mean(others <= near)}
     result |= {f"roc_{k}": _tpr(actual, distances[0], rate, None)[0] for k, rate in enumerate(ROC_RATES)}
     return {key: float(value) for key, value in result.items()}
+
+
+def label_attack(members: Split, non_members: Split, synthetic: np.ndarray, p: np.ndarray, control: Split, seed: int,
+                 resamples: int = 1000, max_rows: int = MAX_ROWS, device: torch.device = CPU) -> dict[str, float]:
+    """Return how well the rows that taught a teacher are told from others by what its probabilities p (N, K) of the
+    synthetic rows say of their labels (surer of the label: member).
+
+    Who holds the set and knows a record, series and label, asks for the probability of that label: of the `nearest`
+    synthetic row, or of a `student`, a random forest trained on the set toward p. A teacher that remembers its rows is
+    surer of their labels, and its students are, too (Yeom et al. 2018, 'Privacy Risk in Machine Learning: Analyzing the
+    Connection to Overfitting'; Jagielski et al. 2023, 'Students Parrot Their Teachers: Membership Inference on Model
+    Distillation'). Records are ranked by that, less the mean of their class. Both groups are drawn to the same number
+    of `rows`. Results, with 95 % intervals `_low` to `_high` from a bootstrap over the subjects of each group:
+
+    - `nearest`, `student`: the AUROC; 0.5 is no leakage.
+    - `control_nearest`, `control_student`: the same with the probabilities of a forest that was fitted on the rows
+      `control` alone, which are of neither group, in place of p. `excess_nearest`, `excess_student`: what is beyond it.
+    - `flagged` (1 or 0): for one of the two attacks the interval lies above 0.5, and that of the excess above 0. In
+      simulations probabilities that know nothing of single rows were flagged in under 1 of 20 cases.
+    """
+    rows = min(len(members), len(non_members), max_rows)
+    groups = [_draw(members, rows, seed, "members"), _draw(non_members, rows, seed, "non-members")]
+    records, y = (np.concatenate([getattr(group, part) for group in groups]) for part in ("x", "y"))
+    actual = np.repeat([1, 0], rows)
+    number, taught = nearest(records, synthetic, device=device)[1], drawn_rows(synthetic, MAX_TAUGHT, seed, "student")
+    control = _draw(control, len(control), seed, "control")
+    unknowing = _forest(control.x, np.eye(p.shape[1])[control.y], synthetic, seed)
+    said = [of_records for q in (p, unknowing)
+            for of_records in (q[number], _forest(synthetic[taught], q[taught], records, seed))]
+    surprise = -np.stack([of_records[np.arange(len(y)), y] for of_records in said])
+    for label in np.unique(y):
+        surprise[:, y == label] -= surprise[:, y == label].mean(axis=1, keepdims=True)
+    points = np.array([metrics.auroc(actual, _as_scores(one))[0] for one in surprise])
+    resampled = np.concatenate([[metrics.auroc(actual, _as_scores(one), weights) for one in surprise]
+                                for weights in _subject_blocks(groups, resamples, seed)], axis=1)
+    result, found = {}, []
+    for name, own, other in (("nearest", 0, 2), ("student", 1, 3)):
+        low, high = np.percentile(resampled[own], [2.5, 97.5])
+        excess_low, excess_high = np.percentile(resampled[own] - resampled[other], [2.5, 97.5])
+        found.append(low > 0.5 and excess_low > 0)
+        result |= {name: points[own], f"{name}_low": low, f"{name}_high": high, f"control_{name}": points[other],
+                   f"excess_{name}": points[own] - points[other], f"excess_{name}_low": excess_low,
+                   f"excess_{name}_high": excess_high}
+    return {key: float(value) for key, value in {"flagged": any(found), "rows": rows, **result}.items()}
 
 
 def roc_curve(result: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +212,13 @@ def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, 
             "called_non_members": float(called_others.mean()), "rows": float(rows)}
 
 
+def _forest(x: np.ndarray, targets: np.ndarray, asked: np.ndarray, seed: int) -> np.ndarray:
+    """Return what a random forest, trained on rows x (N, L, C) toward targets (N, K), says of others: (M, K)."""
+    forest = RandomForestRegressor(max_features="sqrt", random_state=derive_seed(seed, "forest") % 2**32)
+    with threadpool_limits(1):
+        return forest.fit(x.reshape(len(x), -1), targets).predict(asked.reshape(len(asked), -1))
+
+
 def _share_copied(members: np.ndarray, non_members: np.ndarray, synthetic: np.ndarray) -> float:
     """Return the share of members that equal a synthetic row, and no non-member."""
     of_members, of_non_members, of_synthetic = ([row.tobytes() for row in np.ascontiguousarray(x)]
@@ -210,7 +267,8 @@ def _share_called(squared: np.ndarray, threshold: float) -> float:
 
 @dataclass(frozen=True)
 class PrivacyMetric:
-    """One entry of PRIVACY. The first column is the headline; a column without a perfect value is no ranking.
+    """One entry of PRIVACY. The first column is the headline; a column without a perfect value is no ranking. Where it
+    `needs_p`, it is of sets with probabilities alone.
 
     compute(data, seed, device) returns a flat dict of floats with the keys of the columns.
     """
@@ -220,6 +278,7 @@ class PrivacyMetric:
     meaning: str
     columns: tuple[Column, ...]
     compute: Callable[[PrivacyData, int, torch.device], dict[str, float]]
+    needs_p: bool = False
 
 
 _ATTACK_COLUMNS = (
@@ -244,6 +303,17 @@ PRIVACY = (
         _ATTACK_COLUMNS,
         lambda data, seed, device: membership_attack(data.guidance, data.heldout, data.synthetic, data.train.x, seed,
                                                      device=device)),
+    PrivacyMetric(
+        "label_attack", "Membership attack by the teacher's probabilities",
+        "How well patients that the teacher was fitted on are told from held-out ones by what the probabilities of the "
+        "synthetic series say of their labels: those of the nearest series, or of a random forest that is trained on "
+        "the set. The control has probabilities that were made without these patients.",
+        (Column("student", "AUROC, student", 0.5), Column("nearest", "AUROC, nearest series", 0.5),
+         Column("control_student", "control, student", None), Column("control_nearest", "control, nearest", None),
+         Column("flagged", "flagged", 0.0)),
+        lambda data, seed, device: label_attack(data.train, data.heldout, data.synthetic, data.p,
+                                                joined([data.guidance, data.selection]), seed, device=device),
+        needs_p=True),
     PrivacyMetric(
         "nnaa", "Nearest-neighbour adversarial accuracy",
         "Whether nearest neighbours tell synthetic from training series less well than from held-out ones, as they do "

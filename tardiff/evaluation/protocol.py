@@ -1,14 +1,15 @@
 """TSTR, TSRTR and TRTR: does a classifier trained with synthetic series do better on real patients?
 
-TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series and a share of synthetic ones; a control
-(see `tardiff.evaluation.controls`) makes more of real series alone. All share the classifier recipe, the selection
-half, the normaliser (fitted on real training data) and the seeds.
+TRTR trains on real series, TSTR on synthetic ones, TSRTR on all real series and on synthetic ones, which are added at a
+ratio or, as MIXED, drawn into every batch at a weight that the selection half chooses; a control (see
+`tardiff.evaluation.controls`) makes more of real series alone. All share the classifier recipe, the selection half, the
+normaliser (fitted on real training data) and the seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from tardiff.data.splits import joined
 from tardiff.evaluation import controls, metrics
 from tardiff.evaluation.controls import TAUGHT, Rows, subject_folds
 from tardiff.evaluation.frame import (
+    MIXED,
     REAL,
     SOFT,
     SUBJECT_FREEDOM,
@@ -46,19 +48,21 @@ FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.nda
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the table: TRTR, TSTR, TSRTR or a control, for the former a synthetic set and the ratio of synthetic
-    to real training rows, which of the judges is trained on these rows, and toward what on the synthetic ones: their
-    `own` labels, or `soft`, a teacher's probabilities."""
+    """One line of the table: TRTR, TSTR, TSRTR, MIXED or a control, for the former a synthetic set and the ratio of
+    synthetic to real training rows, which of the judges is trained on these rows, and toward what on the synthetic
+    ones: their `own` labels, or `soft`, a teacher's probabilities. An arm with a weight is a candidate for the line of
+    MIXED without one."""
 
     protocol: str
     synthetic: str | None = None
     ratio: float | None = None
     judge: str = ""
     targets: str = "own"
+    weight: float | None = None
 
     @property
     def label(self) -> str:
-        return arm_label(self.protocol, self.synthetic, self.ratio, self.targets)
+        return arm_label(self.protocol, self.synthetic, self.weight if self.ratio is None else self.ratio, self.targets)
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -66,6 +70,10 @@ class Arm:
         metric = " ".join([self.protocol, *([] if self.ratio is None else [str(self.ratio)]),
                            *([SOFT] if self.targets == SOFT else [])])
         return self.synthetic or REAL, metric, self.judge
+
+
+Predictions = dict[Arm, list[tuple[np.ndarray, np.ndarray]]]
+"""Of each arm and seed the probabilities (N, K) on the selection half and on the scored split."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,8 @@ class Protocol:
     real: the training split. selection: its selection half. scored: the split that results are computed on. synthetic:
     for each name the training splits of its datasets, one per generation seed. judges: by name. folder: where fits are
     kept (None: none is). workers: fits at a time. positive: the class that AUPRC and F1 are of. For
-    the controls: the guidance half, the judges with balanced classes, and the number of classifiers in an ensemble.
+    the controls: the guidance half, the judges with balanced classes, the number of classifiers in an ensemble, and
+    what teachers say of the real rows out of fold, each (N, K), of which seed s takes number s modulo their number.
     with_mask: whether judges read the masks as well, which all splits then have.
     """
 
@@ -117,8 +126,9 @@ class Protocol:
     balanced: dict[str, Judge] = field(default_factory=dict)
     ensemble_size: int = 2
     with_mask: bool = False
+    teachers: list[np.ndarray] = field(default_factory=list)
 
-    def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
+    def predictions(self, arms: list[Arm], num_seeds: int) -> Predictions:
         """Return for each arm and seed the probabilities (N, K) on the selection half and on the scored split.
 
         Each fit is written to the folder as it ends, so a killed evaluation resumes. Seed s of a synthetic arm uses the
@@ -129,7 +139,7 @@ class Protocol:
         taught = dict(zip(taught, self._out_of_fold(list(taught)), strict=True))
         fits = [self._fits(arm, seed, taught.get((arm.judge, seed))) for arm, seed in pairs]
         found = iter(self._results([fit for of_pair in fits for fit in of_pair], "utility"))
-        results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]] = {arm: [] for arm in arms}
+        results: Predictions = {arm: [] for arm in arms}
         for (arm, _), of_pair in zip(pairs, fits, strict=True):
             members = [next(found) for _ in of_pair]
             results[arm].append(tuple(np.mean([member[part] for member in members], axis=0)
@@ -156,21 +166,34 @@ class Protocol:
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
         """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows, or
-        those of a control. taught (N, K): what `out_of_fold` teachers say of the real rows, for the controls TAUGHT."""
+        all of both where a batch is to hold a share of synthetic rows, or those of a control. taught (N, K): what
+        judges that never saw them say of the real rows, for the controls TAUGHT.
+
+        Real rows keep their labels, but beside soft targets in MIXED, where they have those of teacher_labels, if there
+        is a teacher: what the arm is above this control is then due to the synthetic rows.
+        """
         x, y = self._real_x, self.real.y
         if arm.synthetic is not None:
             chosen = self._chosen_rows(arm, seed)
             part = self._synthetic_set(arm, seed)
             if arm.targets == SOFT:
-                y, targets = np.eye(self._num_classes)[y], part.p / part.p.sum(axis=1, keepdims=True)
+                is_taught = arm.protocol == MIXED and self.teachers
+                y = self._teacher_labels(seed) if is_taught else np.eye(self._num_classes)[y]
+                targets = part.p / part.p.sum(axis=1, keepdims=True)
             else:
                 targets = part.y
             synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
+            if arm.protocol == MIXED:
+                shares = [np.full(len(rows), share / len(rows)) for rows, share in
+                          ((x, 1 - arm.weight), (synthetic[0], arm.weight))]
+                return *_joined((x, y), synthetic), np.concatenate(shares)
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
         if arm.protocol == "target_only":
             return self.inputs(self.guidance), self.guidance.y
+        if arm.protocol == "teacher_labels":
+            return x, self._teacher_labels(seed)
         if arm.protocol == "self_distillation":
             return x, taught
         shares, seed = np.eye(self._num_classes)[y], derive_seed(seed, arm.protocol)
@@ -205,6 +228,10 @@ class Protocol:
     def _rows_without(self, held_out: np.ndarray) -> Rows:
         return np.delete(self._real_x, held_out, axis=0), np.delete(self.real.y, held_out)
 
+    def _teacher_labels(self, seed: int) -> np.ndarray:
+        p = self.teachers[seed % len(self.teachers)].astype(np.float64)
+        return p / p.sum(axis=1, keepdims=True)
+
     def _synthetic_set(self, arm: Arm, seed: int) -> Split:
         return self.synthetic[arm.synthetic][self.dataset_number(arm, seed)]
 
@@ -213,7 +240,7 @@ class Protocol:
         y = self._synthetic_set(arm, seed).y
         if arm.ratio is not None:
             return stratified_rows(y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
-        if len(np.unique(y)) < len(np.unique(self.real.y)):
+        if arm.protocol != MIXED and len(np.unique(y)) < len(np.unique(self.real.y)):
             raise UserError(f"synthetic set '{arm.synthetic}' lacks a class, so no classifier can be trained on it "
                             "alone. Evaluate it by TSRTR.")
         return slice(None)
@@ -269,7 +296,7 @@ class Rotations:
         ends = np.cumsum([[0, 0], *([len(protocol.selection), len(protocol.scored)] for protocol in protocols)], axis=0)
         self.pieces = [tuple(map(slice, start, end)) for start, end in pairwise(ends)]
 
-    def predictions(self, arms: list[Arm], num_seeds: int) -> dict[Arm, list[tuple[np.ndarray, np.ndarray]]]:
+    def predictions(self, arms: list[Arm], num_seeds: int) -> Predictions:
         """Return those of all protocols, one after the other; see `Protocol.predictions`."""
         of_rotations = [protocol.predictions(arms, num_seeds) for protocol in self.protocols]
         return {arm: [tuple(map(np.concatenate, zip(*parts, strict=True)))
@@ -278,6 +305,32 @@ class Rotations:
 
 def _joined(first: Rows, second: Rows) -> Rows:
     return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
+def with_chosen_weights(results: Predictions, protocol: Protocol | Rotations
+                        ) -> tuple[Predictions, dict[Arm, list[float]]]:
+    """Return the results with one arm of MIXED in place of its candidates, and the weights that it chose.
+
+    It predicts as the candidate of lowest `shifted_log_loss` on the selection half, the mean over the seeds; each piece
+    of the protocol chooses on selection rows of its own, for these are test rows of other rotations.
+    """
+    candidates: dict[Arm, list[Arm]] = {}
+    for arm in results:
+        candidates.setdefault(replace(arm, weight=None), []).append(arm)
+    found, weights = {}, {}
+    for line, arms in candidates.items():
+        chosen = [min(arms, key=partial(_selection_loss, results, protocol.selection.y, rows))
+                  for rows, _ in protocol.pieces]
+        found[line] = [tuple(np.concatenate([results[arm][seed][part][piece[part]]
+                                             for arm, piece in zip(chosen, protocol.pieces, strict=True)])
+                             for part in (0, 1)) for seed in range(len(results[arms[0]]))]
+        if line.protocol == MIXED:
+            weights[line] = [arm.weight for arm in chosen]
+    return found, weights
+
+
+def _selection_loss(results: Predictions, y: np.ndarray, rows: slice, arm: Arm) -> float:
+    return float(np.mean([metrics.shifted_log_loss(y[rows], selection[rows]) for selection, _ in results[arm]]))
 
 
 def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
@@ -298,32 +351,37 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     return order[np.argsort(rank, kind="stable")[:count]]
 
 
-def score_arms(results: dict[Arm, list[tuple[np.ndarray, np.ndarray]]], protocol: Protocol | Rotations,
-               reference: str | None, resamples: int, seed: int = 0) -> pd.DataFrame:
+def score_arms(results: Predictions, protocol: Protocol | Rotations, reference: str | None, resamples: int,
+               seed: int = 0) -> pd.DataFrame:
     """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
     predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
     rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
     `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
-    makes a gain harder to claim, never easier; for each of these `<key>_subject_variance`, the `main_subject_variance`
+    makes a gain harder to claim, never easier; `<metric>_minus_teacher`, to the control teacher_labels, whichever is
+    the best; for each of these `<key>_subject_variance`, the `main_subject_variance`
     of a bootstrap over the subjects of the scored split, with the same draws for all arms; and once per arm the
-    `subject_freedom` of all of these.
+    `subject_freedom` of all of these. Of MIXED, `weight`, the one that each rotation chose (see
+    `with_chosen_weights`).
     """
+    results, chosen = with_chosen_weights(results, protocol)
     weights = subject_weights(protocol.scored.subjects(), resamples, seed)
     freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
     tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
     for arm, table in tables.items():
         rows += [(*arm.place, SUBJECT_FREEDOM, None, None, freedom),
-                 (*arm.place, "real_rows", None, None, protocol.real_rows(arm))]
+                 (*arm.place, "real_rows", None, None, protocol.real_rows(arm)),
+                 *((*arm.place, "weight", None, None, weight) for weight in chosen.get(arm, []))]
         for name in METRICS:
             keys = {name: table[name]}
             means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
                      and other.protocol in CONTROLS}
             baselines = {"trtr": Arm("TRTR", judge=arm.judge),
                          "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge, arm.targets),
-                         "control": best_control(name, means) if arm.synthetic is not None else None}
+                         "control": best_control(name, means) if arm.synthetic is not None else None,
+                         "teacher": Arm("teacher_labels", judge=arm.judge) if arm.synthetic is not None else None}
             for key, baseline in baselines.items():
                 if baseline in tables and baseline != arm:
                     keys[f"{name}_minus_{key}"] = tuple(

@@ -67,29 +67,34 @@ def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.nda
 
 
 def evaluate_privacy(train: Split, guidance: Split, selection: Split, held_out: Split,
-                     sets: dict[str, list[np.ndarray]], folder: Path, workers: int, device: torch.device
-                     ) -> pd.DataFrame:
+                     sets: dict[str, list[np.ndarray]], probabilities: dict[str, list[np.ndarray | None]],
+                     folder: Path, workers: int, device: torch.device) -> pd.DataFrame:
     """Return the frame of results over the datasets of each set, and of two anchors: the training rows themselves, and
     real rows that no generator saw (half of the held-out ones, compared with the other half).
 
-    All x are (N, L, C) float32, z-scored with the scaler of the real training rows. Finished results are kept in
-    `folder`.
+    All x are (N, L, C) float32, z-scored with the scaler of the real training rows; probabilities: those of a teacher,
+    (N, K) of each dataset that has them. Those of the anchors are the labels of their rows. Finished results are kept
+    in `folder`.
     """
     # So that the halves do not depend on the order of rows.
     held_out = held_out[drawn_rows(held_out.x, len(held_out), "fresh real rows")]
     rows = split_subjects(held_out.subjects(), held_out.y, {"fresh": 0.5, "non-members": 0.5}, seed=0)
-    candidates = {COPY: ([train.x], held_out), FRESH: ([held_out.x[rows["fresh"]]], held_out[rows["non-members"]]),
-                  **{name: (datasets, held_out) for name, datasets in sets.items()}}
+    classes = next((p.shape[1] for of_set in probabilities.values() for p in of_set if p is not None), None)
+    fresh, others = (held_out[rows[part]] for part in ("fresh", "non-members"))
+    of_anchors = [None if classes is None else np.eye(classes)[part.y] for part in (train, fresh)]
+    candidates = {COPY: ([train.x], of_anchors[:1], held_out), FRESH: ([fresh.x], of_anchors[1:], others),
+                  **{name: (datasets, probabilities[name], held_out) for name, datasets in sets.items()}}
     base = [*(split.fingerprint() for split in (train, guidance, selection)), device.type]
     jobs: list[tuple[Place, Job]] = []
-    for name, (datasets, non_members) in candidates.items():
-        for number, x in enumerate(datasets):
-            data = PrivacyData(train, guidance, selection, non_members, x)
+    for name, (datasets, of_datasets, non_members) in candidates.items():
+        for number, (x, p) in enumerate(zip(datasets, of_datasets, strict=True)):
+            data = PrivacyData(train, guidance, selection, non_members, x, p)
             hashes = [non_members.fingerprint(), fingerprint(x)]
-            for metric in PRIVACY:
+            for metric in (metric for metric in PRIVACY if p is not None or not metric.needs_p):
+                of_p = [fingerprint(p)] if metric.needs_p else []
                 compute = partial(metric.compute, data, 0, device)
                 jobs.append(((name, metric.name, number, 0),
-                             Job((metric.name, *base, *hashes), compute, f"{metric.name}, {name}")))
+                             Job((metric.name, *base, *hashes, *of_p), compute, f"{metric.name}, {name}")))
     return _results(jobs, folder, workers, "privacy")
 
 

@@ -25,7 +25,7 @@ ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms o
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
     """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 %
     intervals."""
-    names = {"trtr": "TRTR", "reference": reference, "control": "best control"}
+    names = {"trtr": "TRTR", "reference": reference, "control": "best control", "teacher": "teacher_labels"}
     shown = [key for key in names if any(f"auprc_minus_{key}" in row for row in rows)]
     heads = ["", "judge", "real rows", *HEADERS.values()]
     heads += [text for key in shown for text in (f"AUPRC - {names[key]} [95 %]", "")]

@@ -26,7 +26,7 @@ from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
 from tardiff.stages.evaluate import build_protocol, splits_read
-from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets
+from tardiff.stages.run import Step, generation_steps, run_steps, step_of, synthetic_sets, teachers
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -39,10 +39,13 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     """Train, sample and report, resuming; all settings and what the report would refuse are checked before the first
     training."""
     require_folder(config.output)
-    config = report.quick_settings(config)
     experiment = None if config.experiment is None else load_config(ExperimentConfig, config.experiment, values={
         "data": config.real, "name": config.name, "output": str(Path(config.output) / "experiment"),
         "device": config.device, "generation_seeds": config.generation_seeds, "train_each_seed": True})
+    given = config
+    if experiment is not None and config.teacher is None:
+        config = dataclasses.replace(config, teacher=teachers(experiment) or None)
+    config = report.quick_settings(config)
     own_sets = {} if experiment is None else synthetic_sets(experiment)
     steps_of = baseline_steps(config)
     names = [*synthetic_folders(config), *own_sets, *steps_of]
@@ -55,7 +58,7 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     report_config = ReportConfig(**settings | {"synthetic": folders})
     steps = [*(generation_steps(experiment) if experiment is not None else []),
               *(step for of_set in steps_of.values() for step in of_set.values())]
-    _check_report(config, report_config, steps, dry_run)
+    _check_report(given, report_config, steps, dry_run)
     run_steps(steps, dry_run)
     if dry_run:
         parts = [part for part in config.sections if part != "influence" or config.classifier is not None]
@@ -153,7 +156,7 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, steps: lis
     real = read_dataset(config.real, splits_read(config))
     report.check_classifier(report_config, real, resolve_device(config.device))
     sets = read_sets(given, real)
-    build_protocol(report_config, real, sets, None)
+    build_protocol(dataclasses.replace(report_config, teacher=config.teacher), real, sets, None)
     labels = {name: [part.y for part in parts] for name, parts in sets.items()}
     for settings in (step.config for step in steps):
         if isinstance(settings, BaselineConfig):

@@ -17,13 +17,15 @@ from tardiff.data.splits import halve_validation
 from tardiff.evaluation.controls import FOLDS, TAUGHT
 from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
-from tardiff.stages.evaluate import scored_split
+from tardiff.evaluation.privacy import MAX_TAUGHT
+from tardiff.stages.evaluate import arms_of, scored_split
 from tardiff.utils.parallel import one_thread, worker_count
 
 _TRIED_ROWS, _TRIED_TREES = 500, 20
 # Measured on CinC 2012 beside the training of a GRU, whose cost of a row in a step is the unit: what a result of a
 # metric that trains a network costs, and what it costs to resample a scored row and to compare a pair of series.
 _TRAINED_METRIC, _RESAMPLED_ROW, _PAIR = 200_000, 0.003, 0.0007
+_FOREST_ROW = 5  # Of one of the forests of the attack by probabilities.
 _LOOKED_AT_ROW = 1 / 3  # Forward alone.
 _SECONDS_OF_PICTURES = 2.0
 
@@ -36,8 +38,7 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     parts = [part for datasets in sets.values() for part in datasets]
     rows = fits = 0.0
     if "utility" in config.sections:
-        arms = 1 + len(config.chosen_controls)
-        arms += len(sets) * (("tstr" in config.protocols) + len(config.ratios) * ("tsrtr" in config.protocols))
+        arms = len(arms_of(config, real.train, sets)) // len(config.judge_models)
         trained = arms + ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
         trained += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
         for model in config.judge_models.values():
@@ -48,6 +49,8 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     if "privacy" in config.sections:
         members = min(train, scored, MAX_ROWS)
         rows += _PAIR * sum(8 * members * (len(part) + train) + 40 * members**2 for part in parts)
+        rows += _FOREST_ROW * sum(2 * min(len(part), MAX_TAUGHT) + guidance + selection for part in parts
+                                  if part.p is not None)
     alone = 0.0
     if "influence" in config.sections and config.classifier is not None:
         alone += config.fine_tuned * 3 * guidance + 100 * guidance + train + sum(map(len, parts))

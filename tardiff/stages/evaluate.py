@@ -13,16 +13,24 @@ import torch
 
 from classifier.boosting import BINS
 from classifier.models import build_classifier, custom_source
+from classifier.teacher import out_of_fold
 from classifier.train import fit_classifier
 from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
 from tardiff.data.format import Dataset, Split, absent_classes, read_dataset, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
-from tardiff.evaluation.frame import SOFT, utility_rows
+from tardiff.evaluation.frame import MIXED, SOFT, utility_rows
 from tardiff.evaluation.intervals import subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, score_arms
-from tardiff.evaluation.sets import check_reference, guide_kinds, inputs_exist, read_sets, synthetic_folders
+from tardiff.evaluation.sets import (
+    check_reference,
+    guide_kinds,
+    inputs_exist,
+    read_generation,
+    read_sets,
+    synthetic_folders,
+)
 from tardiff.evaluation.summary import ADJUSTED, at_chance, format_table, seen_beforehand, verdict, write_tables
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -47,7 +55,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     if not all_inputs_exist(config, dry_run):
         return
     protocol = read_protocol(config)
-    arms = arms_of(config, protocol)
+    arms = arms_of(config, protocol.real, protocol.synthetic)
     print(f"{len(arms)} arms x {config.seeds} seeds, judged by {', '.join(protocol.judges)}: "
           f"{len(protocol.real):,} real training, {len(protocol.selection):,} selection and "
           f"{len(protocol.scored):,} {config.score_on} series")
@@ -77,9 +85,11 @@ def of_rotation(config: EvaluationConfig, number: int) -> EvaluationConfig:
     def numbered(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: numbered(paths) for name, paths in value.items()}
-        return [numbered(path) for path in value] if isinstance(value, list) else value.replace(ROTATION, str(number))
+        if isinstance(value, list):
+            return [numbered(path) for path in value]
+        return value.replace(ROTATION, str(number)) if isinstance(value, str) else value
 
-    paths = {name: numbered(getattr(config, name)) for name in ("real", "synthetic", "classifier")
+    paths = {name: numbered(getattr(config, name)) for name in ("real", "synthetic", "teacher", "classifier")
              if getattr(config, name, None) is not None}
     return replace(config, **paths) if config.rotations > 1 else config
 
@@ -100,8 +110,22 @@ def read_protocol(config: EvaluationConfig) -> Protocol | Rotations:
         rotation = of_rotation(config, number)
         real = read_dataset(rotation.real, splits_read(config))
         sets = read_sets(synthetic_folders(rotation), real)
+        check_teachers(rotation, real)
         protocols.append(build_protocol(rotation, real, sets, Path(config.output)))
     return Rotations(protocols) if len(protocols) > 1 else protocols[0]
+
+
+def check_teachers(config: EvaluationConfig, real: Dataset) -> None:
+    """Raise UserError if a teacher was not taught the training rows, or is not the one that labelled a set: it would be
+    no rival of it."""
+    if not config.teachers:
+        return
+    given = {out_of_fold(folder, real)[1] for folder in config.teachers}
+    for path in (path for paths in synthetic_folders(config).values() for path in paths):
+        inputs = (read_generation(Path(path)) or {"inputs": {}})["inputs"]
+        if inputs.get("teacher", next(iter(given))) not in given:
+            raise UserError(f"{path}: was labelled by another teacher than {', '.join(config.teachers)}. Give the one "
+                            "that its provenance.json names, teacher=RUN, or a list of all that labelled these sets.")
 
 
 def splits_read(config: EvaluationConfig) -> tuple[str, ...]:
@@ -123,25 +147,28 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
     was; None keeps none.
 
-    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR or a control), `targets` on
-    synthetic rows (own, soft), `ratio` of synthetic to real rows (TSRTR), `real_rows`, the labelled real rows trained
-    on, `metric` (auroc, auprc, f1, f1_selected, brier, auprc_macro, positive_rate), `mean` and `sd` over seeds, `low`
-    and `high`, the 95 % interval over test subjects and seeds; the same of the difference to TRTR, paired by subject
-    and seed, in `difference`, `difference_sd`, `difference_low`, `difference_high`, and `verdict` on that difference,
-    its p adjusted over all arms (gain: it lies above 0, loss: below; of the Brier score, less is better); of sets,
-    `control`, the best one by that metric, and the same of the difference to it in `control_difference` and so on.
-    Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets.
+    Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR, TSRTR mixed or a control),
+    `targets` on synthetic rows (own, soft), `ratio` of synthetic to real rows (TSRTR), `weight` of the synthetic rows
+    (TSRTR mixed), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1, f1_selected, brier,
+    auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval over test subjects and
+    seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`, `difference_sd`,
+    `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms (gain: it lies
+    above 0, loss: below; of the Brier score, less is better); of sets, `control`, the best one by that metric, and the
+    same of the difference to it in `control_difference` and so on, and where a teacher is given, of that to the control
+    teacher_labels in `teacher_difference`.
+    Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets, or if the
+    teacher was taught other rows.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
-    results = protocol.predictions(arms_of(config, protocol), config.seeds)
+    results = protocol.predictions(arms_of(config, real.train, sets), config.seeds)
     lines = []
     for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
         for metric in METRICS:
             line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
                     "targets": row["targets"],
-                    "ratio": row["ratio"], "real_rows": row["real_rows"], "metric": metric,
+                    "ratio": row["ratio"], "weight": row["weight"], "real_rows": row["real_rows"], "metric": metric,
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
-            for prefix, key in (("", "trtr"), ("control_", "control")):
+            for prefix, key in (("", "trtr"), ("control_", "control"), ("teacher_", "teacher")):
                 if (difference := row.get(f"{metric}_minus_{key}")) is not None:
                     line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
                              **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
@@ -149,32 +176,35 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
             lines.append(line)
     differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
     return pd.DataFrame(lines, columns=[
-        "judge", "set", "protocol", "targets", "ratio", "real_rows", "metric", "mean", "sd", "low", "high",
-        *differences, "control", *(f"control_{name}" for name in differences)])
+        "judge", "set", "protocol", "targets", "ratio", "weight", "real_rows", "metric", "mean", "sd", "low", "high",
+        *differences, "control", *(f"{key}_{name}" for key in ("control", "teacher") for name in differences)])
 
 
-def arms_of(config: EvaluationConfig, protocol: Protocol) -> list[Arm]:
-    """Return the lines of the table, judge by judge: TRTR, the controls and the sets. A set that lacks a class can only
-    be added to real rows: beside TSRTR it has no TSTR.
+def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:
+    """Return the lines of the table, judge by judge: TRTR, the controls and the sets, of MIXED its candidates. A set
+    that lacks a class can only be added to real rows: beside TSRTR it has no TSTR.
 
     Raises UserError where soft targets are asked for and no set has probabilities, or one has no other arms.
     """
-    arms, sets = [Arm("TRTR"), *map(Arm, config.chosen_controls)], protocol.synthetic
+    arms = [Arm("TRTR"), *map(Arm, config.chosen_controls)]
     with_p = [name for name, parts in sets.items() if all(part.p is not None for part in parts)]
-    targets_of = {name: [targets for targets in config.targets if targets != SOFT or name in with_p] for name in sets}
-    if sets and SOFT in config.targets and (not with_p or not all(targets_of.values())):
+    wanted = ["own", SOFT] if config.targets is None else config.targets
+    targets_of = {name: [targets for targets in wanted if targets != SOFT or name in with_p] for name in sets}
+    if sets and config.targets is not None and SOFT in wanted and (not with_p or not all(targets_of.values())):
         missing = next(name for name in sets if name not in with_p)
         raise UserError(f"targets=[{', '.join(config.targets)}]: synthetic set '{missing}' has no probabilities p. "
                         "Generate it with teacher=RUN, of tardiff teach, or give targets=[own].")
     if "tstr" in config.protocols:
-        classes = set(protocol.real.y)
+        classes = set(real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
         arms += [Arm("TSTR", name, targets=targets) for name in (complete if "tsrtr" in config.protocols else sets)
                  for targets in targets_of[name]]
     if "tsrtr" in config.protocols:
-        arms += [Arm("TSRTR", name, ratio, targets=targets) for name in sets for targets in targets_of[name]
-                 for ratio in config.ratios]
-    return [replace(arm, judge=judge) for judge in protocol.judges for arm in arms]
+        for name in sets:
+            for targets in targets_of[name]:
+                arms += [Arm("TSRTR", name, ratio, targets=targets) for ratio in config.ratios]
+                arms += [Arm(MIXED, name, targets=targets, weight=weight) for weight in config.weights]
+    return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms]
 
 
 def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -185,7 +215,8 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
     print(seen, flush=True)
     reference = config.reference if config.reference in sets else None
-    results = protocol.predictions(arms_of(config, protocol), config.seeds)
+    arms = arms_of(config, protocol.real, sets)
+    results = protocol.predictions(arms, config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(of_rotation(config, 0)))
     rows = utility_rows(frame)
@@ -199,7 +230,8 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
         curves[arm.label] = {key: values.tolist() for key, values in curve.items()}
     return frame, {
         "seeds": config.seeds, "rotations": config.rotations, "judges": list(protocol.judges), "guide_kinds": kinds,
-        "controls": config.chosen_controls, "targets": config.targets, "protocols": config.protocols,
+        "controls": config.chosen_controls, "protocols": config.protocols,
+        "targets": list(dict.fromkeys(arm.targets for arm in arms if arm.synthetic is not None)),
         "reference": reference, "scored_rows": len(scored),
         "scored_subjects": len(np.unique(scored.subjects())), "few_subjects": few_subjects(scored),
         "reliability_class": real.positive, "scored_class": scored_class(real),
@@ -243,7 +275,7 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     return Protocol(real.train, selection, scored_split(config, real), sets,
                     Normalizer.fit(config.normalizer, real.train.x), judges, folder,
                     worker_count(config.workers, device), real.positive, guidance, balanced, config.ensemble_size,
-                    with_mask)
+                    with_mask, [out_of_fold(folder, real)[0] for folder in config.teachers])
 
 
 def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, real: Dataset, device: torch.device

@@ -5,7 +5,8 @@
 The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
 the channels or variable and value, label), `labels` (id, label, subject, p_CLASS where probabilities are known, split)
 and `export.json` (units, classes, and, where train is among the splits, the command that makes a dataset of the tables
-again). What was not observed, or is not known of a split, is empty. An id is the split and the row in it.
+again). What was not observed, or is not known of a split, is empty. Where the dataset has no ids, one is the split and
+the row in it.
 
 The same command again finds the tables and skips; a folder that holds anything else is never written over.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, read_dataset
-from tardiff.data.frames import FORMS, time_axis, to_frame
+from tardiff.data.frames import FORMS, probability_columns, time_axis, to_frame
 from tardiff.utils.checkpoint import atomic_folder, read_json, require_folder, write_json
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.progress import progress
@@ -61,11 +62,11 @@ def export(source: Path, output: Path, form: str = "wide", file_format: str = "c
     dataset = read_dataset(source, tuple(split_names or present), every_class=False)
     if not dataset.splits:
         raise UserError(f"{source}: no split found; expected {', '.join(f'{name}.npz' for name in SPLIT_NAMES)}.")
-    splits, meta = with_subjects(dataset.splits), dataset.meta
+    splits, meta = with_ids(with_subjects(dataset.splits)), dataset.meta
     series, labels = (output / f"{table}.{file_format}" for table in ("series", "labels"))
     description = {
-        "input": {name: split.fingerprint() for name, split in splits.items()}, "form": form, "name": meta.name,
-        "units": dict(zip(meta.channels, meta.units, strict=True)), "classes": meta.classes,
+        "input": {name: split.fingerprint(with_ids=True) for name, split in splits.items()}, "form": form,
+        "name": meta.name, "units": dict(zip(meta.channels, meta.units, strict=True)), "classes": meta.classes,
         "sampling_interval": meta.sampling_interval, "source": meta.source, "licence": meta.licence,
         "read_back": reading_command(splits, meta, form, series, labels),
     }
@@ -90,14 +91,23 @@ def with_subjects(splits: dict[str, Split]) -> dict[str, Split]:
     """Give each split its subjects as text if any split has them; where one has none, each series is its own."""
     if all(split.subject is None for split in splits.values()):
         return splits
-    return {name: replace(split, subject=series_ids(name, 0, len(split)) if split.subject is None
+    return {name: replace(split, subject=numbered_ids(name, len(split)) if split.subject is None
                           else split.subject.astype(str)) for name, split in splits.items()}
+
+
+def with_ids(splits: dict[str, Split]) -> dict[str, Split]:
+    """Give the series of each split new ids unless all splits have ids, which are text unless all are integers."""
+    if any(split.id is None for split in splits.values()):
+        return {name: replace(split, id=numbered_ids(name, len(split))) for name, split in splits.items()}
+    kind = np.int64 if all(split.id.dtype.kind == "i" for split in splits.values()) else str
+    return {name: replace(split, id=split.id.astype(kind)) for name, split in splits.items()}
 
 
 def refuse_formulas(splits: dict[str, Split], meta: Metadata, source: Path) -> None:
     """Raise UserError if a name would be a formula for a spreadsheet that opens the CSV."""
-    subjects = np.unique([str(own) for split in splits.values() if split.subject is not None for own in split.subject])
-    for what, names in (("channel", meta.channels), ("class", meta.classes), ("subject", subjects)):
+    of_rows = {what: [str(own) for split in splits.values() for own in np.unique(split.arrays().get(what, []))]
+               for what in ("subject", "id")}
+    for what, names in {"channel": meta.channels, "class": meta.classes, **of_rows}.items():
         for name in names:
             if FORMULA.match(name):
                 raise UserError(f"{source}: {what} '{name[:80]}' begins as a formula does, which spreadsheets would "
@@ -116,37 +126,32 @@ def is_written(output: Path, description: dict, series: Path, labels: Path) -> b
     return True
 
 
-def series_ids(name: str, start: int, end: int) -> np.ndarray:
-    """Return the ids of the rows from `start` to `end` of a split, such as `test-0`."""
-    return np.array([f"{name}-{row}" for row in range(start, end)])
+def numbered_ids(name: str, count: int) -> np.ndarray:
+    """Return an id for each of the rows of a split, such as `test-0`."""
+    return np.array([f"{name}-{row}" for row in range(count)])
 
 
 def parts_of(splits: dict[str, Split], meta: Metadata, form: str) -> Iterator[pd.DataFrame]:
     """Yield consecutive frames of some million values, or of one series where that has more, with a progress bar."""
     with progress("writing of series", sum(map(len, splits.values())), "row") as bar:
-        for name, split in splits.items():
+        for split in splits.values():
             rows = max(1, VALUES_IN_A_PART // split.x[0].size)
             for start in range(0, len(split), rows):
-                part = split[start:start + rows]
-                yield to_frame(part, meta, form, series_ids(name, start, start + len(part)))
+                part = replace(split[start:start + rows], p=None)  # It stands in the table of labels.
+                yield to_frame(part, meta, form)
                 bar.update(len(part))
 
 
 def label_table(name: str, split: Split, meta: Metadata, with_p: bool = False) -> pd.DataFrame:
     """Return one row a series: id, label, subject where known, with_p the probability of each class, NaN where it is
     not known, and split."""
-    columns = {"id": series_ids(name, 0, len(split)), "label": np.array(meta.classes)[split.y]}
+    columns = {"id": split.id, "label": np.array(meta.classes)[split.y]}
     if split.subject is not None:
         columns["subject"] = split.subject
     if with_p:
         p = np.full((len(split), len(meta.classes)), np.nan, np.float32) if split.p is None else split.p
-        columns |= dict(zip(probability_columns(meta), p.T, strict=True))
+        columns |= dict(zip(probability_columns(meta.classes), p.T, strict=True))
     return pd.DataFrame({**columns, "split": name})
-
-
-def probability_columns(meta: Metadata) -> list[str]:
-    """Return the names of the columns that hold the probability of each class."""
-    return [f"p_{name}" for name in meta.classes]
 
 
 def write_table(path: Path, parts: Iterator[pd.DataFrame]) -> None:
@@ -182,15 +187,17 @@ def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series:
     time, _ = time_axis(meta, length)
     # Where the interval is not known, a second stands for a step.
     unit, step = ("h", meta.sampling_interval) if time == "hours" else ("s", "1s")
-    arguments = ["--input", series, "--labels", labels, "--layout", form, "--time", time, "--time-unit", unit,
-                 "--step", step, "--length", length, "--channels", *meta.channels, "--units", *meta.units,
-                 "--classes", *meta.classes, "--split", "split"]
+    options = {"input": [series], "labels": [labels], "layout": [form], "time": [time], "time-unit": [unit],
+               "step": [step], "length": [length], "channels": meta.channels, "units": meta.units,
+               "classes": meta.classes, "split": ["split"]}
     if meta.positive:
-        arguments += ["--positive", meta.positive]
+        options["positive"] = [meta.positive]
     if any(split.subject is not None for split in splits.values()):
-        arguments += ["--subject", "subject"]
+        options["subject"] = ["subject"]
     if any(split.p is not None for split in splits.values()):
-        arguments += ["--probabilities", *probability_columns(meta)]
-    return shlex.join(["tardiff", "convert", "tables", *map(str, arguments), "--output",
-                       f"data/{meta.name}-from-tables"])
-
+        options["probabilities"] = probability_columns(meta.classes)
+    options["output"] = [f"data/{meta.name}-from-tables"]
+    # A space before the minus of a name, or the command line would take it for an option.
+    arguments = [text for option, entries in options.items()
+                 for text in (f"--{option}", *(" " * str(entry).startswith("-") + str(entry) for entry in entries))]
+    return shlex.join(["tardiff", "convert", "tables", *arguments])

@@ -30,7 +30,15 @@ from tardiff.evaluation.sets import (
 )
 from tardiff.evaluation.summary import write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.evaluate import SCORED_ON, all_inputs_exist, of_rotation, report_utility, scored_split, splits_read
+from tardiff.stages.evaluate import (
+    SCORED_ON,
+    all_inputs_exist,
+    check_teachers,
+    of_rotation,
+    report_utility,
+    scored_split,
+    splits_read,
+)
 from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
@@ -50,7 +58,7 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
-QUICK_CONTROLS = ("guidance_rows", "target_only", "class_weights")
+QUICK_CONTROLS = ("guidance_rows", "target_only", "teacher_labels", "class_weights")
 """Those of one training each."""
 FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
          *PICTURES)
@@ -70,6 +78,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     guidance, selection = halve_validation(real.val)
     held_out = scored_split(config, real)
     sets = read_sets(folders, real)
+    check_teachers(config, real)
     check_classifier(config, real, device)
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
@@ -94,7 +103,9 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     if "privacy" in config.sections:
         # Rows that are scored cannot be the control of the attacks as well.
         control = selection[:0] if config.score_on == "selection" else selection
-        frames["privacy"] = evaluate_privacy(train, guidance, control, scored, scaled, kept, workers, device)
+        frames["privacy"] = evaluate_privacy(train, guidance, control, scored, scaled,
+                                             {name: [part.p for part in parts] for name, parts in sets.items()},
+                                             kept, workers, device)
     remove_report(output)
     if "influence" in config.sections and config.classifier is not None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
@@ -134,7 +145,8 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
     controls = [name for name in config.chosen_controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
-                               controls=controls, ensemble_size=2, training=training,
+                               weights=[] if config.ratios else config.weights, controls=controls,
+                               ensemble_size=2, training=training,
                                bootstrap=min(config.bootstrap, 100), repeats=1, fine_tuned=0, fidelity_metrics=cheap)
 
 
@@ -161,7 +173,7 @@ def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) 
 
 def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:
     """Raise UserError if a dataset, whose labels are (N,) int64, has too few rows for a ratio."""
-    if "utility" in config.sections and "tsrtr" in config.protocols:
+    if "utility" in config.sections and "tsrtr" in config.protocols and config.ratios:
         for name, of_set in labels.items():
             for y in of_set:
                 stratified_rows(y, round(max(config.ratios) * len(real.train)), 0, name)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
-from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, load_config
+from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
+from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
 from tardiff.stages import report
@@ -63,9 +65,34 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
     report_config = report_step(config).config
     report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
+    _require_folds(config, steps)
+    if report_config.model.inputs == "values+mask" and Path(config.data).exists():
+        _require_masks(config, steps)
     if config.rotations > 1 and not dry_run:
         write_rotations(config)
     run_steps([*steps, report_step(config)], dry_run)
+
+
+def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
+    """Raise UserError, before hours of training, if the dataset is too small for the folds of a teacher."""
+    seeds = [each.config.seed for each in steps if isinstance(each.config, TeacherConfig)]
+    if not seeds or config.rotations > 1 or not Path(config.data).is_dir():
+        return
+    dataset = read_dataset(config.data, ("train",))
+    try:
+        for seed in seeds:
+            folds_of(dataset, seed)
+    except UserError as error:
+        raise UserError(f"{error} teacher=null runs without a teacher.") from None
+
+
+def _require_masks(config: ExperimentConfig, steps: Sequence[Step]) -> None:
+    """Raise UserError, before hours of training, if judges are to read masks and a denoiser would generate none."""
+    dataset = read_dataset(config.data)
+    bases = [step.config for step in steps if isinstance(step.config, BaseConfig)]
+    if not all(models_mask(base, dataset) for base in bases):
+        raise UserError("evaluation: model.inputs=values+mask needs sets with masks, and none would be generated: "
+                        f"base has mask=false, or {config.data} has no gaps, or does not say how they were filled.")
 
 
 def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:
@@ -126,14 +153,14 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
             denoisers[-1],
             step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
         if config.teacher is not None:
-            steps.append(step("teach", "teacher", config.teacher,
-                              values | {"output": str(output / f"teacher{suffix}")}))
+            steps.append(step("teach", "teacher", config.teacher, values | {"output": teachers(config)[seed]}))
+    labelled_by = teachers(config)
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
             steps.append(step("generate", f"guidance.{name}", config.guidance[name], shared | {
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
-                **({} if config.teacher is None else {"teacher": str(output / f"teacher{suffix}")}),
+                **({"teacher": labelled_by[seed % len(labelled_by)]} if labelled_by else {}),
                 "output": folder, "seed": seed}))
             _check_sampler(f"guidance.{name}", steps[-1].config, denoisers[seed % len(denoisers)].config)
     return steps
@@ -161,7 +188,16 @@ def report_step(config: ExperimentConfig) -> Step:
         values |= {"real": str(output / "data"), "rotations": config.rotations}
     return step("report", "evaluation", config.evaluation, values | {
         "synthetic": synthetic_sets(replace(config, output=str(output))),
+        **({} if config.teacher is None else {"teacher": teachers(replace(config, output=str(output)))}),
         "classifier": str(output / f"classifier{first}")})
+
+
+def teachers(config: ExperimentConfig) -> list[str]:
+    """Return the run folders of the teachers of an experiment, in the order of their seeds."""
+    if config.teacher is None:
+        return []
+    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
+    return [str(Path(config.output) / f"teacher{suffix}") for suffix in suffixes]
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:

@@ -12,9 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tardiff.data.format import Split, read_dataset, require_replaceable, write_dataset
+from tardiff.data.format import Split, read_dataset, replace_dataset, require_replaceable
 from tardiff.data.simulator import RATIOS, cohort_parameters, simulate_cohort
-from tardiff.utils.checkpoint import atomic_folder
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
 
@@ -41,8 +40,7 @@ def simulate(output: Path, num_stays: int, seed: int, ratios: tuple[float, float
             print(f"{output}: already holds this cohort; nothing to do.")
         else:
             splits, meta = simulate_cohort(num_stays, seed, ratios)
-            with atomic_folder(output) as folder:
-                write_dataset(folder, splits, meta)
+            replace_dataset(output, splits, meta)
             print(f"{output}: simulated cohort written (not patient data).")
     _print_table(splits)
 

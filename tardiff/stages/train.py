@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from tardiff.config import BaseConfig, SamplerConfig
 from tardiff.data.format import Dataset, read_dataset
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser, models_mask
+from tardiff.diffusion.gaussian import GaussianDenoiser
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.diffusion.trainer import train_denoiser
 from tardiff.models.unet1d import UNet1d
@@ -37,16 +38,16 @@ def run(config: BaseConfig, dry_run: bool) -> None:
     with process_group(config.device) as group:
         seed_torch(config.seed, "denoiser", "initialisation")
         mask = models_mask(config, dataset)
-        denoiser = UNet1d(dataset.shape[1] * (1 + mask), dataset.num_classes, config.model)
+        network = UNet1d(dataset.shape[1] * (1 + mask), dataset.num_classes, config.model)
         if group.is_main:
-            print(f"denoiser: {_count_parameters(denoiser):,} parameters; {len(dataset.train):,} training series of "
+            print(f"denoiser: {_count_parameters(network):,} parameters; {len(dataset.train):,} training series of "
                   f"shape {dataset.shape}{' and their masks' * mask}, {dataset.num_classes} classes; on "
                   f"{group.world_size} x {group.device}")
         if not dry_run:
-            _train(config, dataset, denoiser, group)
+            _train(config, dataset, network, group)
 
 
-def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: ProcessGroup) -> None:
+def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: ProcessGroup) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
@@ -61,28 +62,37 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: UNet1d, group: Proces
         return
     process = DiffusionProcess(config.diffusion)
 
-    def fitted(network: nn.Module) -> FittedDenoiser:
-        return FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta,
+    def fitted(denoiser: nn.Module) -> FittedDenoiser:
+        return FittedDenoiser(denoiser, process, normalizer, dataset.shape, dataset.meta,
                               mask=models_mask(config, dataset))
 
-    def preview(network: nn.Module) -> Figure:
+    def preview(denoiser: nn.Module) -> Figure:
         """Real beside sampled series, PREVIEWED at most."""
         per_class = max(1, min(64, PREVIEWED // dataset.num_classes))
         labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(per_class)[:PREVIEWED]
         steps = min(SamplerConfig.num_inference_steps, process.schedule.num_train_timesteps)
-        series = sample_series(fitted(network), labels, torch.arange(len(labels), device=group.device), config.seed,
+        series = sample_series(fitted(denoiser), labels, torch.arange(len(labels), device=group.device), config.seed,
                                SamplerConfig(num_inference_steps=steps), None)
         rows = slice(None, None, -(-len(dataset.train) // REAL_PREVIEWED))
         real = (dataset.train.x[rows], dataset.train.y[rows])
-        sampled = (dataset.meta.filled(fitted(network).decode(series)), labels.cpu().numpy())
+        sampled = (dataset.meta.filled(fitted(denoiser).decode(series)), labels.cpu().numpy())
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes, dataset.meta.times(dataset.shape[0]))
 
-    parts = [(fitted(denoiser).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
+    parts = [(fitted(network).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
+    denoiser = new_denoiser(network, process, *parts[0])
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:
         fitted(average).save(run_folder.folder, config)
         print(f"trained for {config.training.steps:,} steps; written to {config.output}")
+
+
+def new_denoiser(network: nn.Module, process: DiffusionProcess, x: Tensor, y: Tensor) -> GaussianDenoiser:
+    """Return an untrained denoiser for training rows x (N, L, C) float32 normalised, y (N,) int64."""
+    signals = tuple(x.shape[1:])
+    denoiser = GaussianDenoiser(network, process, signals, GaussianDenoiser.num_components(len(x), signals))
+    denoiser.fit(x, y)
+    return denoiser
 
 
 def _check_expectations(config: BaseConfig, dataset: Dataset) -> None:

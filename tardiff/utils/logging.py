@@ -36,6 +36,9 @@ SETTING_OF_INPUT = {"train": "data", "val": "data", "guidance data": "data",
                     "denoiser": "base", "classifier": "classifier", "teacher": "teacher"}
 """The setting that names the folder an input of a run comes from."""
 
+WRITTEN = ("config.yaml", "*.json", "*.jsonl", "*.npz", "*.safetensors", "*.pt", "*.png", "chunks", "tensorboard")
+"""What runs write into their folder."""
+
 
 class Run:
     """A run folder that is open for writing; made by `open_run`."""
@@ -109,7 +112,7 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
     `inputs` names the fingerprints of what the run reads. `main=False` only reads (processes other than the first).
     `record` is the file that keeps configuration, inputs, seed, command and versions.
     Raises UserError that prints both values where a semantic setting or an input differs from those of the folder, and
-    where the folder holds something else.
+    where the folder holds something else, of which nothing is written over.
     """
     folder = Path(folder)
     require_folder(folder)
@@ -121,10 +124,21 @@ def open_run(folder: str | Path, config: Any, inputs: dict[str, str], main: bool
         for name, what in (("meta.json", "a dataset"), ("run.json", "another run"), ("provenance.json", "another run")):
             if name != record and (folder / name).exists():
                 raise UserError(f"{folder}: holds {what} ({name}). Give another output folder.")
+        _refuse_files_of_others(folder, to_yaml(config))
         write_text(folder / "config.yaml", to_yaml(config))
         write_json(folder / record, {"inputs": inputs, "seed": config.seed, **provenance(),
                                      "config": dataclasses.asdict(config)})
     return Run(folder)
+
+
+def _refuse_files_of_others(folder: Path, settings: str) -> None:
+    """Raise UserError if a folder without the record of a run holds files that a run would write over or remove."""
+    own = folder / "config.yaml"  # A run that was killed at once has left no more than this.
+    kept = {own} if own.is_file() and own.read_bytes() == settings.encode() else set()
+    taken = sorted({path for pattern in WRITTEN for path in folder.glob(pattern)} - kept)
+    if taken:
+        raise UserError(f"{folder}: holds {taken[0].name}, which no run in this folder has written, and which this one "
+                        "would write over. Give another output folder.")
 
 
 def saved_step(folder: str | Path) -> int:

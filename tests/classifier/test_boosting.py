@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from classifier.boosting import features, fit_boosting
 from classifier.train import fit_classifier
 from tardiff.config import BoostingConfig, ClassifierModelConfig, ClassifierTrainingConfig
-from tardiff.evaluation.metrics import auprc, log_loss
+from tardiff.evaluation.metrics import auprc, shifted_log_loss
 
 SMALL = BoostingConfig(trees=30, min_rows=5, learning_rate=0.2, feature_share=0.5)
 TRAINING = ClassifierTrainingConfig()
@@ -48,7 +48,7 @@ def test_it_is_the_model_of_scikit_learn_with_the_trees_of_the_lowest_log_loss()
         model = HistGradientBoostingClassifier(
             learning_rate=0.6, max_iter=trees, max_leaf_nodes=8, min_samples_leaf=5, l2_regularization=1.0,
             max_features=0.5, max_bins=64, early_stopping=False, random_state=0).fit(*sorted_rows(*TRAIN))
-        losses.append(log_loss(SELECTION[1], model.predict_proba(features(SELECTION[0]))))
+        losses.append(shifted_log_loss(SELECTION[1], model.predict_proba(features(SELECTION[0]))))
         if trees == fitted.step:
             np.testing.assert_allclose(fitted.predict(TEST[0]), model.predict_proba(features(TEST[0])), atol=1e-12)
             assert fitted.selection_auprc == pytest.approx(auprc(SELECTION[1], fitted.predict(SELECTION[0])))
@@ -82,6 +82,14 @@ def test_a_share_of_a_class_counts_as_that_part_of_a_row():
     np.testing.assert_allclose(fit((x, shares)).predict(TEST[0]), fit(repeated).predict(TEST[0]), atol=1e-6)
     one_hot = np.eye(3)[y]
     assert np.array_equal(fit((x, one_hot)).predict(TEST[0]), fit().predict(TEST[0]))
+
+
+def test_the_share_of_a_row_in_a_batch_is_its_weight():
+    x, y = TRAIN
+    times = np.random.default_rng(0).integers(1, 4, size=len(y))
+    copied, weighted = fit((np.repeat(x, times, axis=0), np.repeat(y, times))), fit((x, y, times / times.sum()))
+    np.testing.assert_allclose(weighted.predict(TEST[0]), copied.predict(TEST[0]), atol=1e-9)
+    assert not np.allclose(weighted.predict(TEST[0]), fit().predict(TEST[0]), atol=1e-3)
 
 
 def test_the_seed_decides_and_balanced_classes_are_wanted():

@@ -15,7 +15,7 @@ from classifier.boosting import summaries
 from classifier.teacher import Member, Teacher, ensemble_mean, members_of, teach
 from classifier.train import normalized_splits
 from tardiff.config import TeacherConfig, load_config
-from tardiff.data.format import Dataset, Metadata, Split, read_dataset, write_dataset
+from tardiff.data.format import Dataset, Metadata, Split, read_dataset, replace_dataset, write_dataset
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.controls import subject_folds
 from tardiff.evaluation.metrics import auroc, calibration_error
@@ -130,7 +130,7 @@ class Perfect:
 def test_a_perfect_teacher_is_told_as_one(workplace, monkeypatch, capsys):
     splits = {name: replace(part, x=np.where(part.y == 1, np.float32(1), np.float32(-1))[:, None, None] + 0 * part.x)
               for name, part in SPLITS.items()}
-    write_dataset("data", splits, META)
+    replace_dataset("data", splits, META)
     monkeypatch.setattr(Member, "fit", lambda *_: Perfect())
     config = load_config(TeacherConfig, overrides=[*SMALL, "members=[{model: forest, seeds: 1}]"])
     dataset = read_dataset("data", ("train", "val"))
@@ -177,5 +177,5 @@ def test_settings_that_cannot_apply_are_refused(workplace, capfd, setting, expec
 def test_a_class_in_one_fold_is_refused(workplace, capfd):
     y = np.zeros(120, dtype=np.int64)
     y[:2] = 1
-    write_dataset("data", {**SPLITS, "train": replace(SPLITS["train"], y=y)}, META)
+    replace_dataset("data", {**SPLITS, "train": replace(SPLITS["train"], y=y)}, META)
     assert_refused(run_command("teach", *SMALL), capfd.readouterr().err, ("without fold", "no row of class 1 (yes)"))

@@ -23,6 +23,7 @@ from tardiff.config import (
     TimesNetConfig,
 )
 from tardiff.data.normalize import Normalizer
+from tardiff.evaluation.metrics import auroc, log_loss, with_class_shares
 from tardiff.influence.task import cross_entropy
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import open_run, read_metrics
@@ -133,7 +134,7 @@ def losses_of(folder, **changes):
 
 def test_best_is_the_look_of_the_lowest_log_loss_from_the_least_step_on_and_last_the_last(tmp_path):
     """At this learning rate the log-loss of the looks goes up and down."""
-    wild = {"learning_rate": 0.2, "steps": 40, "batch_size": 4}
+    wild = {"learning_rate": 0.3, "steps": 40, "batch_size": 2}
     best, losses = losses_of(tmp_path / "best", **wild)
     assert best.step == min(losses, key=losses.get) < 40 and best.selection_loss == losses[best.step]
     later = [step for step in losses if step > best.step]
@@ -144,6 +145,29 @@ def test_best_is_the_look_of_the_lowest_log_loss_from_the_least_step_on_and_last
     assert_same(fit(**wild, min_steps=1000), last)
     stopped = fit(**wild | {"steps": best.step}, keep="last")
     assert_same_weights(stopped, best)
+
+
+def test_other_class_shares_on_the_selection_half_do_not_stop_the_training_early(monkeypatch):
+    """A twentieth of the training rows is of class 1, half of the others: the surer the model becomes of what it has
+    learned, the more a plain log-loss minds its share of class 1."""
+    def cohort(count, share, seed):
+        generator = np.random.default_rng(seed)
+        y = (generator.random(count) < share).astype(np.int64)
+        x = generator.normal(size=(count, 8, 4))
+        x[:, :, 0] += 0.5 * y[:, None]
+        return x.astype(np.float32), y
+
+    train, selection, test = cohort(2000, 0.05, 0), cohort(200, 0.5, 1), cohort(1000, 0.5, 2)
+    config = ClassifierTrainingConfig(steps=240, batch_size=64, learning_rate=1e-3, min_steps=0)
+
+    def kept():
+        fitted = fit_network(train, selection, 2, ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)), config, 0, CPU)
+        return fitted.step, auroc(test[1], fitted.predict(test[0]))[0]
+
+    step, value = kept()
+    monkeypatch.setattr(training, "shifted_log_loss", log_loss)
+    early, less = kept()
+    assert early < 100 < step and value > less + 0.05
 
 
 def test_the_weights_are_the_average_over_the_steps_with_the_statistics_of_the_last():
@@ -166,9 +190,34 @@ def test_a_look_weighs_classes_as_the_training_does():
     selection = (X[rows], Y[rows])
     for weighting in ("none", "balanced"):
         fitted = fit(selection=selection, class_weighting=weighting)
-        losses = -np.log(fitted.predict(selection[0])[np.arange(len(rows)), selection[1]])
+        p = with_class_shares(selection[1], fitted.predict(selection[0]),
+                              None if weighting == "none" else 1 / np.bincount(selection[1])[selection[1]])
+        losses = -np.log(p[np.arange(len(rows)), selection[1]])
         of_classes = [losses[selection[1] == label].mean() for label in range(3)]
         assert fitted.selection_loss == pytest.approx(losses.mean() if weighting == "none" else np.mean(of_classes))
+
+
+class Recorder(nn.Module):
+    """Tells `seen` the first value of each series that it is trained on."""
+
+    def __init__(self, length, num_channels, num_classes):
+        super().__init__()
+        self.head = nn.Linear(num_channels, num_classes)
+
+    def forward(self, x):
+        if self.training:
+            sys.modules["models_of_a_user"].seen.append(x[:, 0, 0])
+        return self.head(x[:, 0])
+
+
+def test_a_row_is_drawn_as_often_as_its_share_says(monkeypatch):
+    monkeypatch.setitem(sys.modules, "models_of_a_user", SimpleNamespace(WithBatchStatistics=Recorder, seen=[]))
+    x = np.repeat(np.repeat([0, 1, 2], 20)[:, None, None].astype(np.float32), 2, axis=1)
+    shares = np.repeat([0.75, 0.25, 0.0], 20) / 20
+    fit_network((x, Y, shares), (x, Y), 3, TINY["custom"], dataclasses.replace(CONFIG, batch_size=500), 0, CPU)
+    seen = torch.cat(sys.modules["models_of_a_user"].seen).int().numpy()
+    drawn = np.bincount(seen, minlength=3) / len(seen)
+    assert len(seen) == CONFIG.steps * 500 and drawn == pytest.approx([0.75, 0.25, 0], abs=0.02) and drawn[2] == 0
 
 
 def test_the_loss_of_soft_targets_is_the_expected_one_over_the_classes():

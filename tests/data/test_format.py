@@ -8,14 +8,17 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from user_errors import contents
 
 from tardiff.data.format import (
+    ARRAYS,
     Metadata,
     Split,
     class_numbers,
     interval_seconds,
     read_dataset,
     read_split,
+    replace_dataset,
     split_faults,
     write_dataset,
     write_split,
@@ -23,6 +26,7 @@ from tardiff.data.format import (
 )
 from tardiff.data.imputation import Imputation
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
 META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], "1 h", "made up", "CC0", {"dropped": 3})
 
@@ -33,7 +37,8 @@ def toy_split(rows=6, first_subject=0, seed=0):
     mask = generator.random((rows, 4, 2)) < 0.8
     x = np.where(mask, generator.normal(size=mask.shape), np.nan).astype(np.float32)
     p = generator.dirichlet([1, 1], rows).astype(np.float32)
-    return Split(x, np.arange(rows) % 2, first_subject + np.arange(rows), mask, p)
+    subject = first_subject + np.arange(rows)
+    return Split(x, np.arange(rows) % 2, subject, mask, p, 7 * subject)
 
 
 def toy_dataset():
@@ -41,7 +46,7 @@ def toy_dataset():
 
 
 def assert_same(first, second):
-    for name in ("x", "y", "subject", "mask", "p"):
+    for name in ARRAYS:
         one, other = getattr(first, name), getattr(second, name)
         assert (one is None) == (other is None)
         if one is not None:
@@ -71,15 +76,37 @@ def test_the_positive_class_is_the_one_stated_else_the_rarest_of_train(tmp_path)
         read_dataset(tmp_path / "named")
 
 
-def test_a_split_of_an_earlier_dataset_does_not_survive(tmp_path):
+def test_another_dataset_in_the_folder_is_replaced_where_that_is_asked_for_alone(tmp_path):
     splits = toy_dataset()
-    write_dataset(tmp_path, splits, META)
-    write_dataset(tmp_path, {"train": splits["test"], "val": splits["val"]}, META)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["meta.json", "train.npz", "val.npz"]
+    write_dataset(tmp_path / "toy", splits, META)
+    written = contents(tmp_path)
+    write_dataset(tmp_path / "toy", splits, META)
+    assert contents(tmp_path) == written
+    ids = {**splits, "test": replace(splits["test"], id=splits["test"].id[::-1])}
+    for other, meta in (({"train": splits["train"]}, META), (ids, META), (splits, replace(META, source="elsewhere"))):
+        with pytest.raises(UserError, match="holds another dataset"):
+            write_dataset(tmp_path / "toy", other, meta)
+    assert contents(tmp_path) == written
+    replace_dataset(tmp_path / "toy", {"train": splits["train"]}, META)
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["meta.json", "train.npz"]
 
 
-@pytest.mark.parametrize("missing", [("subject",), ("mask",), ("p",), ("subject", "mask", "p")])
-def test_subject_mask_and_probabilities_may_be_unknown(tmp_path, missing):
+@pytest.mark.parametrize("found", ["notes.txt", "train.npz", "provenance.json"])
+def test_what_is_no_dataset_stays(tmp_path, found):
+    (tmp_path / found).write_text("mine")
+    with pytest.raises(UserError, match="did not make"):
+        write_dataset(tmp_path, toy_dataset(), META)
+    assert contents(tmp_path) == {tmp_path / found: b"mine"}
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path, holder):
+    with pytest.raises(UserError, match="is being written by process"):
+        write_dataset(tmp_path / "run", toy_dataset(), META)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+
+
+@pytest.mark.parametrize("missing", [("subject",), ("mask",), ("p",), ("id",), ("subject", "mask", "p", "id")])
+def test_all_but_series_and_labels_may_be_unknown(tmp_path, missing):
     split = replace(toy_split(), **dict.fromkeys(missing))
     split = replace(split, x=np.nan_to_num(split.x))
     write_dataset(tmp_path, {"train": split}, META)
@@ -104,7 +131,8 @@ def test_the_fingerprint_depends_on_content_only():
     copies = [
         (split, replace(split, x=np.asfortranarray(split.x))),
         (split, Split(*[np.repeat(array, 2, axis=0)[::2] for array in split.arrays().values()])),
-        (text, replace(text, subject=text.subject.astype("U40")))]
+        (text, replace(text, subject=text.subject.astype("U40"))),
+        (split, replace(split, id=split.id[::-1])), (split, replace(split, id=None))]
     assert all(first.fingerprint() == second.fingerprint() for first, second in copies)
 
 
@@ -178,6 +206,8 @@ def test_parts_are_written_one_at_a_time_and_a_failure_leaves_no_file(tmp_path):
     (lambda s: with_value(s, "y", slice(4, 6), -1), ["array y, row 4: label -1 is outside 0..1 (2 such rows)"]),
     (lambda s: replace(s, subject=s.subject[:5]), ["array subject has 5 rows, array x has 6"]),
     (lambda s: replace(s, subject=s.subject.astype(float)), ["array subject must be (N,) integers or text"]),
+    (lambda s: replace(s, id=s.id.astype(float)), ["array id must be (N,) integers or text"]),
+    (lambda s: with_value(s, "id", slice(3, 5), 7), ["array id, row 3: '7' stands in row 1 as well (2 such rows)"]),
     (lambda s: replace(s, mask=s.mask.astype(int)), ["array mask must be (6, 4, 2) bool"]),
     (lambda s: replace(s, p=s.p[:, :1]), ["array p must be (N, 2) float32, the probability of each class, got (6, 1)"]),
     (lambda s: replace(s, p=s.p.astype(float)), ["array p must be (N, 2) float32"]),
@@ -216,7 +246,8 @@ def test_faults_between_splits_are_named_together(tmp_path):
     splits = toy_dataset()
     splits["train"] = with_value(splits["train"], "y", slice(None), 0)
     splits["val"] = with_value(splits["val"], "subject", slice(0, 2), 5)
-    splits["test"] = replace(splits["test"], x=splits["test"].x[:, :3], mask=splits["test"].mask[:, :3])
+    splits["test"] = replace(splits["test"], x=splits["test"].x[:, :3], mask=splits["test"].mask[:, :3],
+                             id=np.array(["07", "35"]))
     for name, split in splits.items():
         write_split(tmp_path / f"{name}.npz", split)
     write_dataset(tmp_path / "other", toy_dataset(), META)
@@ -224,7 +255,8 @@ def test_faults_between_splits_are_named_together(tmp_path):
     with pytest.raises(UserError) as error:
         read_dataset(tmp_path)
     for expected in ("splits differ in (length, channels)", "no row of class 1 (dead)",
-                     "subject 5 stands in train and in val (1 such subjects)"):
+                     "subject 5 stands in train and in val (1 such subjects)",
+                     "id 35 stands in train and in test (1 such ids)"):
         assert expected in str(error.value)
 
 

@@ -31,6 +31,21 @@ def assert_same(split: Split, expected: Split) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_probabilities_are_columns_after_the_label(form):
+    p = np.random.default_rng(0).dirichlet([1, 1], 9).astype(np.float32)
+    split = replace(drawn(), p=p)
+    frame = to_frame(split, META, form)
+    assert frame.columns[-3:].tolist() == ["label", "p_survived", "p_died"] and frame["p_died"].dtype == np.float32
+    back, _ = from_frame(frame)
+    assert_same(back, split)
+    np.testing.assert_array_equal(back.p, p)
+    with pytest.raises(UserError, match="column 'p_died': id '0' has more than one value"):
+        from_frame(frame.assign(p_died=np.linspace(0, 1, len(frame))))
+    with pytest.raises(UserError, match="channel 'p_died' has the name of another column"):
+        to_frame(split, replace(META, channels=["p_died", "HR"]), form)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("interval", [*INTERVALS, "", "weekly"])
 @pytest.mark.parametrize("subject", [None, np.arange(9) // 2, np.array([f"P{row:03}" for row in range(9)])],
                          ids=["nobody", "numbers", "text"])
@@ -65,6 +80,16 @@ def test_the_order_of_rows_and_the_index_do_not_matter(form):
     split = drawn()
     shuffled = to_frame(split, META, form).sample(frac=1, random_state=1)
     assert_same(from_frame(shuffled)[0], split[pd.unique(shuffled["id"])])
+
+
+@pytest.mark.parametrize("ids", [np.arange(9) * 3 - 4, np.array([f"{row:03}" for row in range(9)])])
+def test_ids_of_a_split_are_those_of_its_frame(ids):
+    split = replace(drawn(), id=ids)
+    frame = to_frame(split, META)
+    assert frame["id"].tolist() == np.repeat(ids, 5).tolist()
+    back = from_frame(frame)[0]
+    np.testing.assert_array_equal(back.id, ids)
+    assert back.id.dtype == ids.dtype
 
 
 def test_what_stands_in_the_columns():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tardiff.data.format import Dataset, Metadata, Split
+from tardiff.data.imputation import Imputation
 from tardiff.data.splits import halve_validation, joined_subjects, rotated, split_subjects, split_with_target
 from tardiff.utils.errors import UserError
 
@@ -111,7 +112,7 @@ def dataset_of(subject, y, with_subjects=True):
     """Three splits, a subject on one side alone, whose x tells the row."""
     x = np.arange(len(y), dtype=np.float32)[:, None, None] * np.ones((1, 2, 1), dtype=np.float32)
     p = np.float32(1 / (2 + x[:, 0])) * np.ones((1, 3), dtype=np.float32)
-    splits = {name: Split(x[rows], y[rows], subject[rows] if with_subjects else None, x[rows] % 2 == 0, p[rows])
+    splits = {name: Split(x[rows], y[rows], subject[rows] if with_subjects else None, x[rows] % 2 == 0, p[rows], rows)
               for name, rows in split_subjects(subject, y, RATIOS, 0).items()}
     return Dataset(None, Metadata("a", ["c"], [""], ["0", "1", "2"]), splits)
 
@@ -130,6 +131,7 @@ def test_rotations_test_every_row_once_and_keep_each_subject_on_one_side(cohort,
         for part in turn.splits.values():
             rows = part.x[:, 0, 0].astype(int)
             assert np.array_equal(part.y, y[rows]) and np.array_equal(part.subject, subject[rows])
+            assert np.array_equal(part.id, rows)
             assert np.array_equal(part.mask, part.x % 2 == 0)
             assert np.array_equal(part.p[:, 0], np.float32(1 / (2 + part.x[:, 0, 0])))
 
@@ -155,3 +157,20 @@ def test_a_target_is_split_as_if_it_were_alone_and_the_source_trains(cohort, see
     for found, expected in ((splits["train"], np.flatnonzero(~is_target)), (guidance, rows[alone["train"]]),
                             (selection, rows[alone["val"]]), (splits["test"], rows[alone["test"]])):
         assert found.x[:, 0, 0].tolist() == expected.tolist() and found.y.tolist() == y[expected].tolist()
+
+
+def test_a_rotation_fills_gaps_with_the_medians_of_its_own_training_rows():
+    generator = np.random.default_rng(0)
+    readings, mask = generator.normal(size=(40, 3, 2)).astype(np.float32), generator.random((40, 3, 2)) < 0.4
+    y, original = np.tile([0, 1], 20), Imputation("forward", [100.0, -100.0])
+    x = original.fill(np.where(mask, readings, np.float32(np.nan)))
+    splits = {name: Split(x[rows], y[rows], rows, mask[rows])
+              for name, rows in split_subjects(np.arange(40), y, RATIOS, 0).items()}
+    turn = rotated(Dataset(None, Metadata("a", ["b", "c"], ["", ""], ["0", "1"], imputation=original), splits), 1, 4)
+    of_training = [np.median(turn.train.x[..., channel][turn.train.mask[..., channel]]) for channel in range(2)]
+    assert turn.meta.imputation.medians == pytest.approx(of_training)
+    for part in turn.splits.values():
+        assert np.array_equal(part.mask, mask[part.subject])
+        assert np.array_equal(part.x[part.mask], readings[part.subject][part.mask])
+        first = ~part.mask[:, 0]
+        assert np.allclose(part.x[:, 0][first], np.broadcast_to(of_training, first.shape)[first])

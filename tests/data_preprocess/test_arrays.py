@@ -18,6 +18,7 @@ N, L, C = 40, 6, 3
 X = np.random.default_rng(0).normal(size=(N, L, C)).astype(np.float32)
 Y = np.arange(N) % 4 // 3  # a quarter of class 1
 SUBJECT = np.arange(N) // 2
+IDS = np.array([f"0{row}" for row in range(N)])
 PARTS = {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 40)}
 
 
@@ -68,11 +69,11 @@ def test_every_form_of_undivided_data_reads_back(tmp_path, form):
 def write_given(folder, form, names=PARTS):
     folder.mkdir()
     for name in names:
-        x, y, subject = X[PARTS[name]], Y[PARTS[name]], SUBJECT[PARTS[name]]
+        x, y, subject, ids = X[PARTS[name]], Y[PARTS[name]], SUBJECT[PARTS[name]], IDS[PARTS[name]]
         if form == "npz":
-            np.savez(folder / f"{name}.npz", x=x, y=y, subject=subject)
+            np.savez(folder / f"{name}.npz", x=x, y=y, subject=subject, id=ids)
         elif form == "npy":
-            for array, values in (("X", x), ("y", y), ("subject", subject)):
+            for array, values in (("X", x), ("y", y), ("subject", subject), ("id", ids)):
                 np.save(folder / f"{array}_{name}.npy", values)
         else:
             dump(folder / f"{name}_tuple.pkl", (x, y))
@@ -87,6 +88,7 @@ def test_given_splits_are_kept(tmp_path, form):
         np.testing.assert_array_equal(dataset.splits[name].y, Y[rows])
         if form != "pickle":
             np.testing.assert_array_equal(dataset.splits[name].subject, SUBJECT[rows])
+            np.testing.assert_array_equal(dataset.splits[name].id, IDS[rows])
 
 
 def test_probabilities_stay_with_their_rows(tmp_path, capsys):
@@ -363,6 +365,8 @@ FAULTS = {
     "y too short": (savez(y=Y[:-1]), [], "array y is (39,), x has 40 rows"),
     "one-hot y": (savez(y=np.eye(2)[Y]), [], "array y is (40, 2)"),
     "subject too short": (savez(subject=SUBJECT[:3]), [], "array subject is (3,)"),
+    "id is a fraction": (savez(id=SUBJECT / 2), [], "array id is float64"),
+    "id twice": (savez(id=SUBJECT), [], "array id, row 1: '0' stands in row 0 as well (20 such rows)"),
     "subject is a fraction": (savez(subject=SUBJECT / 2), [], "array subject is float64"),
     "mask of another shape": (savez(mask=np.ones((N, L))), [], "array mask is (40, 6)"),
     "mask of other values": (savez(mask=X), [], "array mask is (40, 6, 3) float32"),

@@ -129,6 +129,7 @@ def test_folder_tar_and_zip_give_the_same_dataset(tmp_path, dataset):
 
 
 def test_every_cell_of_the_stay_of_quirks(dataset):
+    assert all(np.array_equal(split.id, split.subject) for split in dataset.splits.values())
     observed = np.full((24, 7), np.nan, dtype=np.float32)
     for (hour, channel), value in QUIRK_CELLS.items():
         observed[hour, CHANNELS.index(channel)] = value

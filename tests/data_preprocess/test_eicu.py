@@ -254,6 +254,8 @@ def test_a_patient_is_never_in_two_splits(tmp_path_factory, owners, seed):
     sides = [set(split.subject.tolist()) for split in dataset.splits.values()]
     assert len(set.union(*sides)) == sum(map(len, sides)) == 10
     assert sum(len(split) for split in dataset.splits.values()) == len(owners)
+    for split in dataset.splits.values():
+        assert [f"002-{owners[stay - 100]}" for stay in split.id] == split.subject.tolist()
 
 
 def test_the_demo_with_generated_vital_signs(shared_data, tmp_path, capsys):

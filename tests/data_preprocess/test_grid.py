@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_preprocess import grid
+from tardiff.data.format import Split
 from tardiff.utils.errors import UserError
 
 NAN = np.nan
@@ -66,7 +67,7 @@ def random_cohort(subjects=60, stays_each=2):
 
 def test_no_subject_stands_in_two_splits_and_every_row_in_one():
     x, y, subject = random_cohort()
-    splits, _ = grid.split_and_impute(x, y, subject, (0.6, 0.2, 0.2), seed=0)
+    splits, _ = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
     of = {name: set(split.subject.tolist()) for name, split in splits.items()}
     assert not of["train"] & of["val"] and not of["train"] & of["test"] and not of["val"] & of["test"]
     assert sum(map(len, splits.values())) == len(subject)
@@ -75,7 +76,7 @@ def test_no_subject_stands_in_two_splits_and_every_row_in_one():
 
 def test_medians_come_from_observed_training_cells_only():
     x, y, subject = random_cohort()
-    splits, imputation = grid.split_and_impute(x, y, subject, (0.6, 0.2, 0.2), seed=0)
+    splits, imputation = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
     in_train = np.isin(subject, splits["train"].subject)
     medians = np.nanmedian(x[in_train], axis=(0, 1))
     np.testing.assert_array_equal(imputation.medians, medians)
@@ -83,13 +84,13 @@ def test_medians_come_from_observed_training_cells_only():
     elsewhere_changed, train_changed = x.copy(), x.copy()
     elsewhere_changed[~in_train] += 1000
     train_changed[in_train] += 1000
-    assert grid.split_and_impute(elsewhere_changed, y, subject, (0.6, 0.2, 0.2), seed=0)[1] == imputation
-    assert min(grid.split_and_impute(train_changed, y, subject, (0.6, 0.2, 0.2), seed=0)[1].medians) > 1000
+    assert grid.split_and_impute(Split(elsewhere_changed, y, subject), (0.6, 0.2, 0.2), seed=0)[1] == imputation
+    assert min(grid.split_and_impute(Split(train_changed, y, subject), (0.6, 0.2, 0.2), seed=0)[1].medians) > 1000
 
 
 def test_leading_gaps_hold_the_median_and_the_mask_keeps_what_was_observed():
     x, y, subject = random_cohort()
-    splits, imputation = grid.split_and_impute(x, y, subject, (0.6, 0.2, 0.2), seed=0)
+    splits, imputation = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
     for split in splits.values():
         members = np.isin(subject, split.subject)
         np.testing.assert_array_equal(split.mask, ~np.isnan(x[members]))
@@ -103,4 +104,4 @@ def test_a_channel_that_training_never_observed_is_named():
     x, y, subject = random_cohort()
     x[..., 4] = NAN
     with pytest.raises(UserError, match="channel RR"):
-        grid.split_and_impute(x, y, subject, (0.6, 0.2, 0.2), seed=0)
+        grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)

@@ -413,6 +413,8 @@ def test_a_patient_is_never_in_two_splits(tmp_path_factory, owners, died, seed):
     sides = [set(split.subject.tolist()) for split in dataset.splits.values()]
     assert set.union(*sides) == set(range(1, 13)) and sum(map(len, sides)) == 12
     assert sum(len(split) for split in dataset.splits.values()) == len(owners)
+    for split in dataset.splits.values():
+        assert [owners[stay - 200001] for stay in split.id] == split.subject.tolist()
 
 
 # The oracle: one stay at a time in plain pandas, with its own copy of the rules.

@@ -20,6 +20,7 @@ META = Metadata("toy", ["HR", "Temp"], ["bpm", "C"], ["alive", "dead"], imputati
 def gappy_split(rows=20):
     generator = np.random.default_rng(0)
     mask = generator.random((rows, 6, 2)) < 0.5
+    mask[0, :, 1] = mask[1, :, 0] = False
     x = np.where(mask, generator.normal((80, 37), (10, 1), mask.shape), np.nan).astype(np.float32)
     return Split(META.imputation.fill(x), np.arange(rows) % 2, mask=mask)
 
@@ -61,6 +62,35 @@ def test_bounds_are_those_of_the_encoded_training_rows():
 def test_rows_without_a_mask_are_all_observed():
     split = gappy_split()
     assert (fitted(split, True).encode(replace(split, mask=None))[..., 2:] == 1).all()
+
+
+def test_gaps_are_straight_lines_and_medians():
+    x, mask = np.zeros((2, 6, 2), dtype=np.float32), np.zeros((2, 6, 2), dtype=bool)
+    x[0, :, 0], mask[0, [0, 1, 4, 5], 0] = [60, 60, 0, 0, 90, 90], True
+    x = META.imputation.fill(np.where(mask, x, np.float32(np.nan)))
+    split = Split(x, np.arange(2), mask=mask)
+    denoiser = replace(fitted(gappy_split(), True), meta=META)
+    signals = denoiser.encode(split)
+    values = denoiser.normalizer.inverse(signals[..., :2].numpy())
+    np.testing.assert_allclose(values[0, :, 0], [60, 60, 70, 80, 90, 90], rtol=1e-5)
+    np.testing.assert_allclose(values[1], np.tile([80, 37], (6, 1)), rtol=1e-5)
+    assert signals[0, :, 2].tolist() == [1, 1, -1, -1, 1, 1]
+
+
+@pytest.mark.parametrize(("share", "lent"), [(0.1, 1.0), (0.9, 0.0)])
+def test_unobserved_channels_borrow_from_other_series_where_those_have_few_observations(share, lent):
+    generator = np.random.default_rng(1)
+    mask = np.zeros((2000, 10, 2), dtype=bool)
+    mask[:1000, 0] = True
+    mask[:1000, 1:] = generator.random((1000, 9, 2)) < (share * 10 - 1) / 9
+    x = META.imputation.fill(np.where(mask, generator.normal((80, 37), 5, mask.shape), np.nan).astype(np.float32))
+    split = Split(x, np.zeros(len(x), dtype=int), mask=mask)
+    denoiser = fitted(split, True)
+    values = denoiser.normalizer.inverse(denoiser.encode(split)[..., :2].numpy())
+    borrowed = ~np.isclose(values[1000:], META.imputation.medians, rtol=1e-6).all(axis=1)
+    np.testing.assert_allclose(borrowed.mean(axis=0), lent, atol=0.05)
+    lenders = {row.tobytes() for row in values[:1000, :, 0]}
+    assert all(row.tobytes() in lenders for row in values[1000:][borrowed[:, 0], :, 0])
 
 
 def test_the_mask_is_learned_where_there_are_gaps_and_the_rule_is_known():

@@ -11,7 +11,7 @@ import torch
 import yaml
 from user_errors import assert_refused, run_command
 
-from tardiff.config import CompareConfig, load_config
+from tardiff.config import CompareConfig, ReportConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.stages import compare as compare_stage
 from tardiff.stages import report
@@ -94,6 +94,7 @@ def experiment(workplace, tmp_path):
     comparison."""
     settings = {"base": [*workplace.settings("base"), "training.steps=6"],
                 "classifier": [*workplace.settings("classifier"), "training.steps=2"],
+                "teacher": ["members=[{model: logistic, seeds: 1}]", "workers=1"],
                 "guidance": {"diffusion": [*workplace.settings("synthetic"), "num_samples=20", "batch_size=20",
                                            "sampler.num_inference_steps=4"]},
                 "device": "cuda"}
@@ -115,6 +116,9 @@ def test_tardiff_is_trained_for_each_seed_and_compared_as_baselines_are(workplac
             for record in generation] == [
         [seed, str(runs / f"base-seed{seed}"), str(runs / f"classifier-seed{seed}"), "cpu"] for seed in (0, 1)]
     assert results["cost"]["diffusion"]["optimiser_steps"] == 6
+    settings = load_config(ReportConfig, tmp_path / "out" / "settings.yaml")
+    assert settings.teacher == [record["settings"]["teacher"] for record in generation]
+    assert settings.teacher == [str(runs / f"teacher-seed{seed}") for seed in (0, 1)]
 
 
 def test_a_variant_is_sampled_from_its_baseline_after_it(tmp_path):

@@ -24,7 +24,7 @@ from tardiff.utils.seeding import seed_torch
 STEPS = "training.steps=12"
 
 
-def new_denoiser(config: BaseConfig, dataset) -> UNet1d:
+def new_network(config: BaseConfig, dataset) -> UNet1d:
     seed_torch(config.seed, "denoiser", "initialisation")
     return UNet1d(dataset.shape[1] * (1 + models_mask(config, dataset)), dataset.num_classes, config.model)
 
@@ -40,9 +40,9 @@ def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
             train.run(config, dry_run=False)
         config = load_config(BaseConfig, None, [*settings, STEPS, f"output={folder / 'parts'}"])
         dataset = read_dataset(config.data)
-        denoiser = new_denoiser(config, dataset)
-        train._train(config, dataset, denoiser, group)
-        save_tensors(folder / f"rank{group.rank}.safetensors", denoiser.state_dict())
+        network = new_network(config, dataset)
+        train._train(config, dataset, network, group)
+        save_tensors(folder / f"rank{group.rank}.safetensors", network.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +73,12 @@ def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplac
     dataset = read_dataset(workplace.folder / "data", ("train",))
     x = torch.from_numpy(Normalizer.fit(config.normalizer, dataset.train.x).transform(dataset.train.x))
     x = torch.cat([x, 2 * torch.from_numpy(dataset.train.mask).float() - 1], dim=2)
-    denoiser = new_denoiser(config, dataset).train()
+    y = torch.from_numpy(dataset.train.y)
+    denoiser = train.new_denoiser(new_network(config, dataset), DiffusionProcess(config.diffusion), x, y).train()
     halves = []
     for rank in (0, 1):
         seed_torch(config.seed, "denoiser", 0, rank)
-        halves.append(training_draws(x, torch.from_numpy(dataset.train.y), 16, 200, 0.1, 2))
+        halves.append(training_draws(x, y, 16, 200, 0.1, 2))
     loss = DiffusionProcess(config.diffusion).loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(denoiser.parameters(), config.training.gradient_clip)

@@ -22,9 +22,11 @@ BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", PAGES, flags=re.DOTALL
 TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_heads=2", "training.steps=2",
               "training.batch_size=16", "training.preview_every=0"]
 TINY_SAMPLER = ["sampler.num_inference_steps=2"]
-TINY_EVALUATION = ["seeds=1", "controls=[]", "bootstrap=20", "training.steps=2", "ratios=[0.2]"]
+TINY_EVALUATION = ["seeds=1", "controls=[]", "bootstrap=20", "training.steps=2", "ratios=[0.2]",
+                   "weights=[]"]
 TINY_RUN = [
     f"base=[{','.join(repr(text) for text in TINY_MODEL)}]", "classifier=training.steps=2",
+    "teacher=['members=[{model: logistic, seeds: 1}]']",
     "guidance={unguided: [configs/guidance/none.yaml, 'sampler.num_inference_steps=2'], "
     "guided: ['sampler.num_inference_steps=2']}",
     f"evaluation=[{','.join(repr(text) for text in ['quick=true', *TINY_EVALUATION])}]"]

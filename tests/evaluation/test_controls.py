@@ -103,7 +103,8 @@ def protocol(tmp_path):
     real = cohort(200, 0)
     return Protocol(real, cohort(60, 1, 1000), cohort(160, 2, 2000), {"made": [cohort(200, 3)]},
                     Normalizer.fit("zscore", real.x), {"": Judge(Teacher(), {})}, tmp_path,
-                    guidance=cohort(50, 4, 3000), balanced={"": Judge(Teacher(), {"balanced": True})}, ensemble_size=3)
+                    guidance=cohort(50, 4, 3000), balanced={"": Judge(Teacher(), {"balanced": True})}, ensemble_size=3,
+                    teachers=list(np.random.default_rng(5).dirichlet([1, 1], (2, 200)).astype(np.float32)))
 
 
 def calls(protocol):
@@ -143,6 +144,8 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     for name in ("ensemble", "class_weights"):
         np.testing.assert_array_equal(rows(name)[0], x)
         np.testing.assert_array_equal(rows(name)[1], real.y)
+    np.testing.assert_array_equal(rows("teacher_labels")[0], x)
+    np.testing.assert_allclose(rows("teacher_labels")[1], protocol.teachers[1], atol=1e-6)
     for name in ("jitter", "mixup", "cutmix"):
         found = rows(name)
         np.testing.assert_array_equal(found[0][:200], x)
@@ -150,7 +153,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
         assert len(found[0]) == len(found[1]) == 400
     np.testing.assert_array_equal(rows("jitter")[1][200:], taught)
     np.testing.assert_array_equal(rows("mixup")[0][200:], controls.mixup(x, one_hot, derive_seed(1, "mixup"))[0])
-    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 50, *[200] * 6]
+    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 50, *[200] * 7]
 
 
 def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
@@ -196,8 +199,9 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     with pytest.raises(KeyboardInterrupt):
         replace(protocol, judges={"": Judge(killed, {})}).predictions(arms, 1)
     resumed = protocol.predictions(arms, 1)
-    # 5 teachers, 3 members, one each of guidance rows with others and alone, self-distillation, jitter, mixup, cutmix.
-    assert len(teacher.calls) == 5 + 3 + 6
+    # 5 teachers, 3 members, one each of guidance rows with others and alone, teacher's labels, self-distillation,
+    # jitter, mixup and cutmix.
+    assert len(teacher.calls) == 5 + 3 + 7
     whole = replace(protocol, folder=None).predictions(arms, 1)
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score, roc_curve
 from sklearn.metrics import log_loss as log_loss_of_scikit_learn
@@ -20,7 +22,9 @@ from tardiff.evaluation.metrics import (
     minority_f1,
     predicted_share,
     reliability_curve,
+    shifted_log_loss,
     true_positive_rate,
+    with_class_shares,
 )
 
 
@@ -115,6 +119,26 @@ def test_the_brier_score_is_that_of_scikit_learn_and_of_a_plain_loop(seed):
     np.testing.assert_allclose(brier(y, p), [np.mean(loss)])
     assert brier(y, np.eye(3)[y])[0] == 0 and brier(y, np.eye(3)[(y + 1) % 3])[0] == 2
     assert brier(y % 2, np.eye(2)[1 - y % 2])[0] == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_shifted_log_loss_is_the_least_over_intercepts_of_the_classes(classes):
+    y, p, weights = predictions(3, classes)
+
+    def loss(intercepts, row_weights):
+        return np.average(-log_softmax(np.log(p) + intercepts, axis=1)[np.arange(len(y)), y], weights=row_weights)
+
+    for row_weights in (None, weights[0]):
+        least = minimize(loss, np.zeros(classes), args=(row_weights,)).fun
+        assert shifted_log_loss(y, p, row_weights) == pytest.approx(least, abs=1e-6)
+        shares = np.average(np.eye(classes)[y], axis=0, weights=row_weights)
+        found = with_class_shares(y, p, row_weights)
+        np.testing.assert_allclose(np.average(found, axis=0, weights=row_weights), shares, atol=1e-5)
+    moved = p * np.geomspace(0.01, 1, classes)
+    moved = moved / moved.sum(axis=1, keepdims=True)
+    assert shifted_log_loss(y, moved) == pytest.approx(shifted_log_loss(y, p), abs=1e-6)
+    assert shifted_log_loss(y, moved) < log_loss(y, moved) - 0.1
+    assert np.isfinite(shifted_log_loss(np.zeros(80, dtype=np.int64), p)), "with classes that no row has"
 
 
 @pytest.mark.parametrize("classes", [2, 3])

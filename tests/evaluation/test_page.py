@@ -50,12 +50,14 @@ def attack(auroc=(0,), tpr=(0,), copies=0.0):
     return {key: [value] * len(auroc) for key, value in numbers.items()} | flags
 
 
-def privacy(train, guidance, name="guided"):
+def privacy(train, guidance, name="guided", labels=None):
+    """labels: what the attack by probabilities finds; None where the set has none."""
     rows = []
     for candidate in (COPY, FRESH, name):
-        for metric in PRIVACY:
+        for metric in (metric for metric in PRIVACY if labels is not None or not metric.needs_p):
             result = {column.key: [0.3] for column in metric.columns if not column.key.startswith("flagged")}
-            result |= {"train_attack": train, "guidance_attack": guidance}.get(metric.name, {})
+            result |= {"train_attack": train, "guidance_attack": guidance, "label_attack": labels}.get(
+                metric.name, {})
             rows += [(candidate, metric.name, "", key, number, 0, value) for key, values in result.items()
                      for number, value in enumerate(values)]
     return long_frame(rows)
@@ -228,6 +230,16 @@ def test_plausibility_stands_in_the_answer_beside_real_rows_and_names_the_worst_
                                                 flags=re.DOTALL)]
     assert [item.partition(":")[0] for item in items] == [REAL, "guided"]
     assert "3.00%" in items[1] and "Temp, 5.90%" in items[1] and "2.00%" in items[1] and "0.30%" in items[0]
+
+
+def test_what_probabilities_give_away_is_told_of_sets_that_have_them():
+    found = {"student": [0.57], "student_low": [0.53], "student_high": [0.61], "flagged": [1.0]}
+    text = words(page({"privacy": privacy(attack(), attack(), labels=found)}))
+    assert "by its probabilities AUROC 0.570 [0.530, 0.610] with a student, 0.300" in text
+    assert "with the nearest series, flagged in 1 of 1 dataset(s)" in text
+    assert "Membership attack by the teacher's probabilities" in text.replace("&#39;", "'")
+    without = words(page({"privacy": privacy(attack(), attack())}))
+    assert "by its probabilities" not in without and "Probabilities of a teacher" not in without
 
 
 def test_pictures_stand_in_their_part_and_the_contents_lead_to_every_part():

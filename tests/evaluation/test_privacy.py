@@ -13,6 +13,7 @@ from tardiff.evaluation.privacy import (
     ROC_RATES,
     PrivacyData,
     adversarial_accuracy,
+    label_attack,
     membership_attack,
     mir_timediff,
     roc_curve,
@@ -56,6 +57,55 @@ def test_the_attack_is_that_of_a_plain_loop():
     assert result["tpr"] == result["roc_0"] == np.mean(own < first)
     assert result["auroc_low"] < result["auroc"] < result["auroc_high"]
     assert result["tpr_low"] < result["tpr"] < result["tpr_high"]
+
+
+def labelled(count, seed, first_subject=0, certain=False):
+    """Series whose first value makes class 1 likely, or whose labels are drawn without regard to it."""
+    x = series(count, seed)
+    y = np.random.default_rng(seed + 1000).random(count) < (0.5 if certain else likely(x)[:, 1])
+    return Split(x, y.astype(np.int64), first_subject + np.arange(count) // 2)
+
+
+def likely(x):
+    p = 1 / (1 + np.exp(-2 * x[:, 0, 0]))
+    return np.column_stack([1 - p, p])
+
+
+def remembered(train, x):
+    """The label of the nearest training row: a teacher that has learned them by heart."""
+    nearest = ((x[:, None] - train.x[None]) ** 2).sum(axis=(2, 3)).argmin(axis=1)
+    return np.eye(2)[train.y[nearest]]
+
+
+@pytest.mark.parametrize("certain", [False, True])
+def test_the_labels_of_a_teacher_that_remembers_are_flagged_and_those_of_one_that_does_not_are_not(certain):
+    flagged = []
+    for seed in range(8):
+        train, held_out, control = (labelled(300, 10 * seed + part, 1000 * part, certain) for part in range(3))
+        x = series(600, 10 * seed + 3)
+        knowing, unknowing = (label_attack(train, held_out, x, p, control, seed, resamples=100)
+                              for p in (remembered(train, x), np.full((600, 2), 0.5) if certain else likely(x)))
+        flagged.append((knowing["flagged"], unknowing["flagged"]))
+        assert knowing["student"] > unknowing["student"] and 0.42 < unknowing["student"] < 0.58
+        assert knowing["student_low"] < knowing["student"] < knowing["student_high"] and knowing["rows"] == 300
+    known, unknown = np.sum(flagged, axis=0)
+    assert known >= 7 and unknown <= 1
+
+
+def test_the_label_attack_is_that_of_a_plain_loop():
+    train, held_out, control = (labelled(60, part, 1000 * part) for part in range(3))
+    x, p = series(80, 3), np.random.default_rng(0).dirichlet([1, 1], 80)
+    scores = []
+    for part in (train, held_out):
+        nearest = [np.argmin([((one - other) ** 2).sum() for other in x]) for one in part.x]
+        scores.append(p[nearest, part.y])
+    y = np.concatenate([train.y, held_out.y])
+    both = np.concatenate(scores)
+    both -= np.array([both[y == label].mean() for label in (0, 1)])[y]
+    own, others = both[:60, None], both[None, 60:]
+    found = label_attack(train, held_out, x, p, control, 0, resamples=20)
+    assert found["nearest"] == pytest.approx(np.mean((own > others) + (own == others) / 2))
+    assert found["excess_nearest"] == pytest.approx(found["nearest"] - found["control_nearest"])
 
 
 def test_near_copies_are_within_a_twentieth_of_a_standard_deviation():
@@ -155,7 +205,7 @@ def test_copied_guidance_rows_are_found_by_the_second_attack_alone():
 
 @pytest.mark.parametrize("metric", PRIVACY, ids=lambda metric: metric.name)
 def test_every_metric_has_its_columns_and_does_not_depend_on_the_order_of_rows(metric):
-    sets = data(rows=60)
+    sets = replace(data(rows=60), p=np.random.default_rng(0).dirichlet([1, 1], 60))
     sets.train.x[5] = sets.train.x[40]  # Equal rows of different subjects.
     sets.heldout.x[[3, 9]] = sets.train.x[5]
     expected = metric.compute(sets, 0, CPU)
@@ -165,8 +215,8 @@ def test_every_metric_has_its_columns_and_does_not_depend_on_the_order_of_rows(m
     def shuffled(x, seed):
         return x[np.random.default_rng(seed).permutation(len(x))]
 
-    other = PrivacyData(*(shuffled(part, seed) for seed, part in
-                          enumerate((sets.train, sets.guidance, sets.selection, sets.heldout, sets.synthetic))))
+    parts = (sets.train, sets.guidance, sets.selection, sets.heldout, sets.synthetic)
+    other = PrivacyData(*(shuffled(part, seed) for seed, part in enumerate(parts)), shuffled(sets.p, 4))
     assert metric.compute(other, 0, CPU) == expected
 
 

@@ -14,6 +14,7 @@ from tardiff.evaluation.intervals import smallest_visible, subject_freedom
 from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.protocol import (
     METRICS,
+    MIXED,
     Arm,
     Judge,
     Protocol,
@@ -21,6 +22,7 @@ from tardiff.evaluation.protocol import (
     score_arms,
     stratified_rows,
     subject_weights,
+    with_chosen_weights,
 )
 from tardiff.evaluation.summary import GAIN, LOSS, NEITHER, format_table, verdict, write_tables
 from tardiff.utils.checkpoint import read_json
@@ -315,6 +317,44 @@ def test_rotations_score_each_row_by_the_classifiers_that_did_not_train_on_its_f
     assert found["mean"] == pytest.approx(np.mean(values)), "of each rotation, for they are not calibrated alike"
     assert found["high"] - found["low"] < min(
         row["high"] - row["low"] for row in (scores(each, arms)["TRTR"]["auroc"] for each in (protocol, other)))
+
+
+def test_a_mixture_has_all_rows_and_its_share_of_synthetic_ones(protocol):
+    p = np.random.default_rng(0).dirichlet([1, 1], 220).astype(np.float32)
+    poor = [replace(part, p=p) for part in protocol.synthetic["poor"]]
+    taught = np.random.default_rng(1).dirichlet([1, 1], 200).astype(np.float32)
+    whole = replace(protocol, synthetic={"poor": poor})
+    one_hot = np.eye(2)[protocol.real.y]
+    for targets, teachers, real in (("own", [taught], None), ("soft", [], one_hot), ("soft", [taught], taught)):
+        arm = Arm(MIXED, "poor", targets=targets, weight=0.1)
+        x, y, shares = replace(whole, teachers=teachers).training_rows(arm, 1)
+        np.testing.assert_array_equal(x[200:], protocol.inputs(poor[1]))
+        np.testing.assert_allclose(y[:200], protocol.real.y if real is None else real, atol=1e-6)
+        np.testing.assert_allclose(y[200:], poor[1].y if real is None else p, atol=1e-6)
+        assert shares[:200] == pytest.approx(0.9 / 200) and shares[200:] == pytest.approx(0.1 / 220)
+
+
+def test_each_rotation_chooses_the_weight_that_its_own_selection_rows_like_best(protocol):
+    """The candidates predict the labels of one half of the selection rows each; what they say of scored rows is marked
+    and reversed, so that a choice by these would be another."""
+    def said(y, sure):
+        right = np.where(sure, 0.9, 0.4)
+        return np.where(np.eye(2)[y] == 1, right[:, None], 1 - right[:, None])
+
+    both = Rotations([protocol, protocol])
+    selection, scored = (np.concatenate([[True] * (len(split) // 2), [False] * (len(split) // 2)])
+                         for split in (both.selection, both.scored))
+    arms = [Arm(MIXED, "copy", weight=weight) for weight in (0.1, 0.5)]
+    results = {Arm("TRTR"): [(said(both.selection.y, selection), said(both.scored.y, scored))] * 3}
+    results |= {arm: [(said(both.selection.y, selection ^ turn), said(both.scored.y, ~scored ^ turn))] * 3
+                for arm, turn in zip(arms, (False, True), strict=True)}
+    found, weights = with_chosen_weights(results, both)
+    (mixture,) = weights
+    assert mixture == Arm(MIXED, "copy") and weights[mixture] == [0.1, 0.5] and list(found) == [TRTR, mixture]
+    np.testing.assert_array_equal(found[mixture][0][0], said(both.selection.y, np.ones(len(selection), bool)))
+    np.testing.assert_array_equal(found[mixture][2][1], said(both.scored.y, np.zeros(len(scored), bool)))
+    row = utility_rows(score_arms(results, both, None, 20))[1]
+    assert (row["arm"], row["protocol"], row["weight"], row["ratio"]) == ("TSRTR mixed copy 0.3", MIXED, 0.3, None)
 
 
 def test_each_rotation_has_a_threshold_of_its_own(protocol):

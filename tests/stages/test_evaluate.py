@@ -26,8 +26,9 @@ from tardiff.evaluation.sets import guide_kinds, require_fit
 from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
+from tardiff.utils.lock import LOCK
 
-CONFIG = EvaluationConfig(ratios=[0.5], controls=[], seeds=2, bootstrap=20, device="cpu", workers=1,
+CONFIG = EvaluationConfig(ratios=[0.5], weights=[], controls=[], seeds=2, bootstrap=20, device="cpu", workers=1,
                           model=ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)),
                           training=ClassifierTrainingConfig(steps=20, evaluate_every=10))
 
@@ -88,7 +89,10 @@ def test_a_set_of_too_few_rows_for_a_ratio_is_refused(real):
 
 
 @pytest.mark.parametrize(("settings", "fault"), [
-    (["ratios=[0.2,0.2]"], "'ratios' must hold at least one"), (["ratios=[]"], "'ratios' must hold at least one"),
+    (["ratios=[0.2,0.2]"], "'ratios' must hold each number once"),
+    (["ratios=[]", "weights=[]"], "'ratios' must hold at least one"),
+    (["weights=[0.1,0.1]"], "'weights' must hold each"), (["weights=[1.0]"], "weights"),
+    (["teacher=[]"], "'teacher' must name at least one"),
     (["targets=[]"], "'targets' must name own or soft"), (["targets=[soft,soft]"], "'targets' must name own or soft"),
     (["protocols=[]"], "'protocols' must name at least one"), (["protocols=[tstr,tstr]"], "'protocols' must name"),
     (["protocols=[tstr]", "ratios=[]"], None)])
@@ -100,12 +104,24 @@ def test_what_would_count_twice_or_measure_nothing_is_refused(settings, fault):
             load_config(EvaluationConfig, overrides=settings)
 
 
-def library(real, synthetic, **settings):
+def library(real, synthetic, folder=None, **settings):
     """Call the library with the settings of CONFIG; a dataset `real` is given as it is."""
     small = {"device": "cpu", "workers": 1, "seeds": 1, "bootstrap": 20, "ratios": [0.5], "protocols": ["tstr"],
-             "controls": [],
+             "controls": [], "weights": [],
              "model.rnn.hidden_size": 8, "training.steps": 10}
-    return tardiff.evaluate(real, synthetic, **small | settings)
+    return tardiff.evaluate(real, synthetic, folder, **small | settings)
+
+
+def test_a_folder_that_a_command_writes_is_refused_and_what_else_it_holds_stays(real, tmp_path, holder):
+    sets = {"copy": (real.train.x, real.train.y)}
+    with pytest.raises(UserError, match="is being written by process"):
+        library(real, sets, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tstr.csv").write_text("mine")
+    assert library(real, sets, tmp_path / "mine").equals(library(real, sets))
+    assert (tmp_path / "mine" / "tstr.csv").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["fits", "tstr.csv"]
 
 
 def test_equal_series_in_any_form_give_equal_results(real):
@@ -192,9 +208,10 @@ def test_every_judge_is_evaluated_on_the_same_arms_and_its_fits_do_not_depend_on
 
 
 def test_controls_stand_in_the_frame_and_sets_are_compared_with_the_best_of_them(real):
-    frame = evaluate_sets(real, {"copy": [Split(real.train.x, real.train.y)]}, replace(CONFIG, controls=[*CONTROLS]))
+    names = [name for name in CONTROLS if name != "teacher_labels"]
+    frame = evaluate_sets(real, {"copy": [Split(real.train.x, real.train.y)]}, replace(CONFIG, controls=names))
     arms = frame.drop_duplicates(["protocol", "set"])
-    assert arms["protocol"].tolist() == ["TRTR", *CONTROLS, "TSTR", "TSRTR"]
+    assert arms["protocol"].tolist() == ["TRTR", *names, "TSTR", "TSRTR"]
     rows, guidance = len(real.train), len(halve_validation(real.val)[0])
     assert arms["real_rows"].tolist() == [rows, rows + guidance, guidance, *[rows] * 6, 0, rows]
     assert frame["difference"].notna().sum() == (len(arms) - 1) * len(METRICS)
@@ -249,10 +266,12 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
     assert not capsys.readouterr().out
 
 
-def test_class_weights_are_a_control_only_where_they_change_something():
-    assert EvaluationConfig().chosen_controls == [name for name in CONTROLS if name != "target_only"]
-    config = load_config(EvaluationConfig, overrides=["training.class_weighting=balanced"])
-    assert config.chosen_controls == [name for name in CONTROLS if name not in ("class_weights", "target_only")]
+@pytest.mark.parametrize(("settings", "missing"), [
+    (["teacher=runs/teacher"], set()), ([], {"teacher_labels"}),
+    (["training.class_weighting=balanced", "teacher=[a,b]"], {"class_weights"})])
+def test_controls_are_those_that_apply(settings, missing):
+    config = load_config(EvaluationConfig, overrides=settings)
+    assert config.chosen_controls == [name for name in CONTROLS if name not in {"target_only", *missing}]
 
 
 def test_what_decides_the_fits_of_a_judge_is_in_its_recipe(real, monkeypatch):
@@ -266,6 +285,7 @@ def test_what_decides_the_fits_of_a_judge_is_in_its_recipe(real, monkeypatch):
 @pytest.mark.parametrize(("settings", "fault"), [
     (["controls=[mixup,mixup]"], "'controls' must name each"), (["controls=[smote]"], "'controls' must be one of"),
     (["controls=[mixup,class_weights]", "training.class_weighting=balanced"], "'controls' names class_weights, which"),
+    (["controls=[teacher_labels]"], "'controls' names teacher_labels, which needs the teacher"),
     (["controls=[mixup]", "ensemble_size=3"], "'ensemble_size' has no effect"),
     (["judges=[gru,gru]"], "'judges' must name at least one"), (["judges=[]"], "'judges' must name at least one"),
     (["judges=[forest]"], "'judges' must be one of"),

@@ -25,7 +25,8 @@ def drawn(part: str, num_series: int, subject: bool) -> Split:
     owner = np.array([f"0{part}{row // 2}" for row in range(num_series)]) if subject else None
     # Of test rows no teacher has spoken.
     p = None if part == "test" else generator.dirichlet([1, 1], num_series).astype(np.float32)
-    return Split(x, np.arange(num_series) % 2, owner, mask, p)
+    ids = np.array([f"0{num_series}.{row}" for row in range(num_series)]) if subject else None
+    return Split(x, np.arange(num_series) % 2, owner, mask, p, ids)
 
 
 def written(folder: Path, interval: str = "1 h", subject: bool = True, parts: tuple[str, ...] = ("train", "val", "test")
@@ -66,6 +67,8 @@ def test_tables_reads_the_same_arrays_back(tmp_path, monkeypatch, form, file_for
             np.testing.assert_array_equal(found.p, expected.p)
         if subject:
             np.testing.assert_array_equal(found.subject, expected.subject)
+        np.testing.assert_array_equal(found.id, expected.id if subject else [f"{part}-{row}"
+                                                                             for row in range(len(expected))])
 
 
 def test_parquet_holds_numbers_and_absent_values(tmp_path):
@@ -75,6 +78,18 @@ def test_parquet_holds_numbers_and_absent_values(tmp_path):
     assert {name: str(kind) for name, kind in table.dtypes.items() if name in ("hours", "value")} == {
         "hours": "float64", "value": "float32"}
     assert len(table) == 12 * 6 * 3 and table["value"][:3].isna().all() and set(table["label"]) == set(META.classes)
+
+
+def test_ids_are_numbers_where_those_of_all_splits_are(tmp_path):
+    splits = {part: drawn(part, 4 + number, subject=False) for number, part in enumerate(("train", "test"))}
+    for name, ids in (("numbers", np.arange(5)), ("mixed", np.array(list("abcde")))):
+        write_dataset(tmp_path / name, {"train": replace(splits["train"], id=200_000 + np.arange(4)),
+                                        "test": replace(splits["test"], id=ids)}, META)
+        export.export(tmp_path / name, tmp_path / f"{name}-out", file_format="parquet")
+        for table in ("series", "labels"):
+            found = duckdb.sql(f"FROM '{tmp_path}/{name}-out/{table}.parquet'").df()["id"]
+            assert (found.dtype.kind == "i") == (name == "numbers")
+            assert found.unique().tolist() == [*(200_000 + np.arange(4)).astype(ids.dtype.type), *ids.tolist()]
 
 
 def test_without_train_no_command_reads_the_tables_back(tmp_path, capsys):
@@ -134,11 +149,13 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3", "\tx"])
-@pytest.mark.parametrize("what", ["channel", "class", "subject"])
+@pytest.mark.parametrize("what", ["channel", "class", "subject", "id"])
 def test_names_that_spreadsheets_would_run_are_refused_as_csv(tmp_path, capsys, what, name):
     split = drawn("train", 10, True)
     if what == "subject":
         split = replace(split, subject=np.where(np.arange(10) < 2, name, split.subject))
+    if what == "id":
+        split = replace(split, id=np.where(np.arange(10) < 1, name, split.id))
     meta = replace(META, channels=[name, "b", "c"] if what == "channel" else META.channels,
                    classes=["no", name] if what == "class" else ["-1", "+1.5"])
     write_dataset(tmp_path / "data", {"train": split}, meta)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +23,9 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     quick = quick_settings(replace(config, quick=True))
     assert (quick.seeds, quick.ratios, quick.repeats, quick.bootstrap, quick.fine_tuned) == (3, [1.0], 1, 100, 0)
     assert quick.training.steps == 200 and quick_settings(quick) == quick
-    assert quick.controls == ["guidance_rows", "class_weights"]
+    assert quick.controls == ["guidance_rows", "class_weights"] and quick.weights == []
+    assert quick_settings(replace(config, quick=True, teacher="runs/teacher")).controls == [
+        "guidance_rows", "teacher_labels", "class_weights"]
     assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == []
     assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "extremes", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
@@ -39,7 +42,8 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     monkeypatch.setattr(estimate, "_seconds_per_row", lambda *_: 2e-4)
 
     def minutes(**changes):
-        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"], controls=[]), **changes)
+        config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"], controls=[], weights=[]),
+                         **changes)
         return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics), cpu)
 
     cheap = minutes(fidelity_metrics=["marginal"], seeds=1)
@@ -49,6 +53,12 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     assert minutes(fidelity_metrics=["marginal"], controls=["jitter"]) > 1.5 * minutes(fidelity_metrics=["marginal"])
     boosted = minutes(fidelity_metrics=["marginal"], judges=["gru", "boosting"])
     assert boosted > minutes(fidelity_metrics=["marginal"])
+    assert minutes(fidelity_metrics=["marginal"], weights=[0.1, 0.5]) > 1.2 * minutes(fidelity_metrics=["marginal"])
+    alone = minutes(fidelity_metrics=["marginal"])
+    soft = replace(splits["train"], p=np.eye(2, dtype=np.float32)[splits["train"].y])
+    monkeypatch.setitem(sets, "copy", [soft])
+    assert minutes(fidelity_metrics=["marginal"]) > 1.7 * alone
+    assert minutes(fidelity_metrics=["marginal"], targets=["own"]) == alone
     longer = ClassifierTrainingConfig(steps=2000)
     assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
 

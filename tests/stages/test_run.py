@@ -9,7 +9,7 @@ import pytest
 from user_errors import assert_refused, contents, run_command
 
 from tardiff.config import ReportConfig, load_config
-from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.format import read_dataset, replace_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 
 
@@ -38,9 +38,23 @@ def test_a_teacher_of_a_run_labels_all_its_sets(tmp_path, monkeypatch, capsys):
     assert run_command("run", "data=data", "generation_seeds=2", "train_each_seed=true", "--dry-run",
                        "teacher=['members=[{model: forest, seeds: 1}]']") == 0
     printed = capsys.readouterr().out
+    assert "'teacher=[runs/data/teacher-seed0, runs/data/teacher-seed1]'" in printed.splitlines()[-2]
     for seed in range(2):
         assert f"tardiff teach 'members=[{{model: forest, seeds: 1}}]' data=data name=data seed={seed}" in printed
         assert printed.count(f"teacher=runs/data/teacher-seed{seed} output=runs/data/synthetic") == 2
+
+
+def test_a_dataset_too_small_for_a_teacher_is_told_of_before_the_first_stage(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(200, 0)
+    train = splits["train"]
+    write_dataset("data", splits | {"train": train[np.flatnonzero((train.y == 0) | (np.cumsum(train.y) <= 1))]}, meta)
+    before = contents(tmp_path)
+    capfd.readouterr()
+    code = run_command("run", "data=data")
+    assert_refused(code, capfd.readouterr().err, ("without fold", "teacher=null runs without a teacher"))
+    assert contents(tmp_path) == before
+    assert run_command("run", "data=data", "teacher=null", "--dry-run") == 0
 
 
 def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, capsys):
@@ -49,8 +63,9 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
     arguments = [
         "run", "data=data", "rotations=3", "guidance={plain: configs/guidance/none.yaml}",
         "base=[training.steps=2, model.base_channels=8, training.preview_every=0]",
-        "classifier=[training.steps=2, model.rnn.hidden_size=4]",
-        "evaluation=[seeds=1, 'controls=[]', 'sections=[utility]', 'ratios=[1.0]', bootstrap=20, training.steps=2, "
+        "classifier=[training.steps=2, model.rnn.hidden_size=4]", "teacher=['members=[{model: logistic, seeds: 1}]']",
+        "evaluation=[seeds=1, 'controls=[teacher_labels]', 'weights=[0.25]', 'sections=[utility]', "
+        "'ratios=[1.0]', bootstrap=20, training.steps=2, "
         "workers=1, model.rnn.hidden_size=4]"]
     assert run_command(*arguments) == 0
     whole, folder = read_dataset("data"), tmp_path / "runs" / "data"
@@ -59,7 +74,9 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
     assert sorted(tested) == sorted(np.concatenate([split.subject for split in whole.splits.values()]))
     assert len({(folder / f"rotations/{number}/base/model.safetensors").read_bytes() for number in range(3)}) == 3
     table = pd.read_csv(folder / "report" / "utility.csv")
-    assert table["protocol"].tolist() == ["TRTR", "TSTR", "TSRTR"]
+    assert table["arm"].tolist() == [
+        "TRTR", "control teacher_labels", "TSTR plain", "TSTR plain, soft", "TSRTR plain 1", "TSRTR mixed plain 0.25",
+        "TSRTR plain 1, soft", "TSRTR mixed plain 0.25, soft"]
     settings = load_config(ReportConfig, folder / "report" / "settings.yaml")
     assert settings.rotations == 3 and settings.real.endswith("rotations/{rotation}/data")
     assert "mean over 3 rotations" in re.sub(r"\s+", " ", (folder / "report" / "report.html").read_text())
@@ -69,7 +86,7 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
     assert contents(tmp_path / "runs" / "data" / "rotations") == written
     splits, meta = simulate_cohort(150, 0)
     for other in ((splits, replace(meta, positive="survived")), simulate_cohort(150, 1)):
-        write_dataset("data", *other)
+        replace_dataset("data", *other)
         code = run_command(*arguments)
         assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))
 

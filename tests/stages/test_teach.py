@@ -1,5 +1,6 @@
 """A teacher's probabilities beside the labels of a synthetic set: by the command, resumed, and refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,29 @@ def test_generation_writes_what_the_teacher_says_of_each_series(workplace, monke
     capsys.readouterr()
     code = run_tiny("generate", *PLAIN, "teacher=other")
     assert_refused(code, capsys.readouterr().err, ("content of teacher: the run was made on teacher, now teacher=oth",))
+
+
+def test_the_teacher_of_a_set_is_a_control_and_no_other_one_is(workplace, capsys):
+    assert run_tiny("generate", *PLAIN, "teacher=teacher") == 0
+    evaluate = ["evaluate", "real=data", "synthetic={made: out}", "output=table", "device=cpu", "workers=1", "seeds=2",
+                "bootstrap=20", "ratios=[0.1]", "weights=[0.2,0.4]", "model.rnn.hidden_size=4", "training.steps=10"]
+    assert run_command(*evaluate, "teacher=teacher", "controls=[teacher_labels,mixup]") == 0
+    rows = {re.sub(r"(mixed made) 0\.\d", r"\1", row["arm"]): row for row in read_json("table/utility.json")["rows"]}
+    assert list(rows) == ["TRTR", "control teacher_labels", "control mixup", "TSTR made", "TSTR made, soft",
+                          "TSRTR made 0.1", "TSRTR mixed made", "TSRTR made 0.1, soft", "TSRTR mixed made, soft"]
+    assert rows["TSRTR mixed made, soft"]["weight"] in (0.2, 0.4) and rows["TSTR made"]["weight"] is None
+    for arm in ("TSTR made, soft", "TSRTR mixed made"):
+        np.testing.assert_allclose(rows[arm]["auroc_minus_teacher"]["values"], np.subtract(
+            rows[arm]["auroc"]["values"], rows["control teacher_labels"]["auroc"]["values"]))
+    assert "auroc_minus_teacher" not in rows["control mixup"]
+    write_dataset("other_data", *simulate_cohort(200, 1))
+    assert run_command("teach", *TEACH, "members=[{model: logistic, seeds: 1}]", "output=other") == 0
+    capsys.readouterr()
+    for given, expected in (
+            (["teacher=other"], "out: was labelled by another teacher than other"),
+            (["teacher=teacher", "real=other_data", "synthetic={}"], "taught other train rows than those"),
+            (["teacher=data"], "data: not a run folder")):
+        assert_refused(run_command(*evaluate, *given), capsys.readouterr().err, (expected,))
 
 
 def test_a_teacher_that_is_none_is_refused_before_sampling(workplace, capsys):

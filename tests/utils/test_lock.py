@@ -18,25 +18,6 @@ from tardiff.utils.lock import LOCK, sole_writer
 FORK = multiprocessing.get_context("fork")  # A process at once, without the imports of a new one.
 
 
-def hold(folder, end):
-    """Hold a folder until the other end of a pipe says so."""
-    with sole_writer(folder):
-        end.send("held")
-        end.recv()
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that holds the folder `run`, and the end of a pipe that releases it."""
-    here, there = FORK.Pipe()
-    process = FORK.Process(target=hold, args=(tmp_path / "run", there))
-    process.start()
-    assert here.recv() == "held"
-    yield process, here
-    process.kill()
-    process.join()
-
-
 def test_the_second_is_told_who_writes_and_changes_nothing(tmp_path, holder):
     with pytest.raises(UserError) as error, sole_writer(tmp_path / "run"):
         raise AssertionError("two writers")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,24 @@ def test_the_same_settings_and_inputs_open_the_run_again_and_change_nothing(tmp_
     before = contents(tmp_path)
     open_run(tmp_path, changed(), INPUTS)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors", "metrics.jsonl", "state-mine.pt", "dataset.json",
+                                  "preview.png", "train.npz", "chunks/mine.npz", "tensorboard/mine"])
+@pytest.mark.parametrize("record", ["run.json", "provenance.json"])
+def test_files_of_others_stay_and_end_a_new_run(tmp_path, name, record):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"holds {name.partition('/')[0]}, which no run"):
+        open_run(tmp_path, changed(), INPUTS, record=record)
+    assert contents(tmp_path) == {Path(name).name: b"mine"}
+
+
+def test_what_no_run_writes_and_what_a_kill_left_do_not_matter(tmp_path):
+    (tmp_path / "slurm-1.out").write_text("mine")
+    (tmp_path / "config.yaml").write_text(to_yaml(changed()))
+    open_run(tmp_path, changed(), INPUTS)
+    assert (tmp_path / "run.json").exists() and (tmp_path / "slurm-1.out").read_text() == "mine"
 
 
 def test_a_semantic_change_is_refused_with_both_values(tmp_path):

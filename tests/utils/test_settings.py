@@ -314,7 +314,7 @@ TEXTS = st.one_of(
     st.sampled_from([*DIGITS.values(), "[" * 400, "\ud800", "${name}", "${data}", "${oc.env:A}", "\0", "-" * 3000]))
 
 
-@hypothesis_settings(max_examples=120, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(LEAVES), TEXTS, st.none() | TEXTS)
 @example((GenerationConfig, "guidance.classes"), "1", "x" * 5000)
 @example((EvaluationConfig, "synthetic"), "${real}", "a" * 5000)

@@ -1,0 +1,100 @@
+"""What denoising a Gaussian with the moments of the training rows predicts; the network learns the rest."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tardiff.diffusion.process import DiffusionProcess
+
+MAX_COMPONENTS = 256
+ROWS_PER_COMPONENT = 8
+"""Training rows behind each principal component, so that few rows are not taken for all there can be."""
+MAX_ROWS = 10_000
+"""Rows whose covariance is taken, drawn from the training rows."""
+
+
+class GaussianDenoiser(nn.Module):
+    """The best denoiser of Gaussian data, plus the output of a network of the same interface.
+
+    Each label, and 'no label', has a mean and a covariance: principal components, and one variance for what they leave
+    (probabilistic PCA, Tipping & Bishop 1999). What the Gaussian predicts is most of the score where noise is strong
+    (Wang & Vastola 2024, 'The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models'), and
+    there the level of a series is decided: a network alone is long in learning it, and gives levels too little spread
+    until then.
+    """
+
+    def __init__(self, network: nn.Module, process: DiffusionProcess, signals: tuple[int, int], num_components: int
+                 ) -> None:
+        """signals: the shape (L, C) of what is diffused. Until `fit` the Gaussian is white noise."""
+        super().__init__()
+        self.network, self.process, self.num_classes = network, process, network.num_classes
+        labels, size = self.num_classes + 1, signals[0] * signals[1]
+        self.register_buffer("means", torch.zeros(labels, size))
+        self.register_buffer("components", torch.zeros(labels, size, num_components))
+        self.register_buffer("variances", torch.ones(labels, num_components))
+        self.register_buffer("rest", torch.ones(labels, 1))
+
+    @staticmethod
+    def num_components(rows: int, signals: tuple[int, int]) -> int:
+        """Return how many components this many training rows of shape (L, C) bear."""
+        return min(MAX_COMPONENTS, rows // ROWS_PER_COMPONENT, signals[0] * signals[1] - 1)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor) -> None:
+        """Take the moments of rows x (N, L, C) float32 normalised, y (N,) int64, on the CPU, from the generator
+        state.
+
+        The covariance of a class of n rows counts n / (n + L C) in its own, the rest is the one within all classes
+        (regularised discriminant analysis, Friedman 1989).
+        """
+        rows = x.flatten(1)
+        means = [rows[y == label].mean(dim=0) if (y == label).any() else rows.mean(dim=0)
+                 for label in range(self.num_classes)]
+        self.means[:] = torch.stack([*means, rows.mean(dim=0)])
+        chosen = torch.randperm(len(rows))[:MAX_ROWS]
+        rows, y = rows[chosen], y[chosen]
+        self._set_covariance(self.num_classes, rows - self.means[-1])
+        within = rows - self.means[y]
+        for label in range(self.num_classes):
+            is_own = (y == label).float()
+            count = is_own.sum()
+            share = count / (count + rows.shape[1])
+            weights = share * is_own / count.clamp(min=1) + (1 - share) / len(rows)
+            self._set_covariance(label, within * (weights * len(rows)).sqrt()[:, None])
+
+    def _set_covariance(self, label: int, centred: Tensor) -> None:
+        """Set the covariance of a label to that of rows (N, L C) of mean 0."""
+        count = self.variances.shape[1]
+        if count:
+            _, singular, self.components[label] = torch.svd_lowrank(centred, q=count, niter=4)
+            self.variances[label] = singular.square() / len(centred)
+        left = centred.square().mean(dim=0).sum() - self.variances[label].sum()
+        self.rest[label] = (left / (centred.shape[1] - count)).clamp(min=1e-4)
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
+        labels (B,) int64 in 0..num_classes."""
+        return self.gaussian(x_t, t, labels) + self.network(x_t, t, labels)
+
+    def gaussian(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Return what the Gaussian alone predicts; arguments and result are those of `forward`.
+
+        Where x_t = a x_start + s noise, and x_start varies by v in some direction, the deviation of x_t from its mean
+        times a v / (a^2 v + s^2) is the expected one of x_start.
+        """
+        with torch.autocast(x_t.device.type, enabled=False):
+            signal, spread = (part[..., 0] for part in self.process.signal_and_spread(t, x_t))
+
+            def share(variance: Tensor) -> Tensor:
+                return signal * variance / (signal**2 * variance + spread**2)
+
+            mean, rest = self.means[labels], share(self.rest[labels])
+            deviation = x_t.flatten(1) - signal * mean
+            # The components of all labels side by side, and those of others times 0: one product, and no gathering.
+            bases = self.components.transpose(0, 1).flatten(1)
+            gains = F.one_hot(labels, len(self.means))[..., None] * (share(self.variances[labels]) - rest)[:, None]
+            x0_pred = mean + rest * deviation + (deviation @ bases * gains.flatten(1)) @ bases.T
+            x0_pred = x0_pred.view_as(x_t)
+            return self.process.target(x0_pred, t, self.process.eps_from_x0(x0_pred, x_t, t))

@@ -49,6 +49,7 @@ from tardiff.utils.errors import UserError
 
 SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
 WHOLE = "whole"
+GIVEN = tuple(name for name in ARRAYS if name != "guidance")
 
 
 def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
@@ -172,7 +173,7 @@ def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
     file has."""
     arrays = {}
     for path in files:
-        named = [word for word in words(path) if word in ARRAYS]
+        named = [word for word in words(path) if word in GIVEN]
         if len(named) != 1 or named[0] in arrays:
             raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy, mask.npy, p.npy and "
                             "id.npy, once each; the name of a split may stand before or after, as in x_train.npy.")
@@ -188,7 +189,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     with archive, readable(path):
         names = [name.lower() for name in archive.files]
         for name, lowered in zip(archive.files, names, strict=True):
-            if lowered not in ARRAYS or names.count(lowered) > 1:
+            if lowered not in GIVEN or names.count(lowered) > 1:
                 raise UserError(f"{path}: array '{name}' is unknown or there twice; expected x, y, and where known "
                                 "subject (whom a row is of), mask, p and id, once each. Rename or remove it.")
         return {lowered: archive[name] for name, lowered in zip(archive.files, names, strict=True)}

@@ -17,6 +17,7 @@ Decisions:
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import io
@@ -31,7 +32,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid
+from data_preprocess import command, count_tables, grid, target
 from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
@@ -49,6 +50,8 @@ PARAMETERS = {
     "MAP": ("MBP", 0), "NIMAP": ("MBP", 1),
 }
 CHANNELS = [vital.name for vital in grid.VITALS]
+DESCRIPTORS = ["Age", "Gender", "Height", "ICUType", "Weight"]
+"""What a record says of the stay at 00:00; ICUType: 1 coronary care, 2 cardiac surgery, 3 medical, 4 surgical."""
 
 # What the publisher's files hold; a difference is worth a warning, not an error.
 PUBLISHED = {
@@ -75,22 +78,25 @@ LABELS = {
 
 @dataclass(frozen=True)
 class StaySet:
-    """The kept stays of one set: x (N, hours, 7) float32 with NaN where unobserved, y and subject (N,) int64."""
+    """The kept stays of one set: x (N, hours, 7) float32 with NaN where unobserved, y and subject (N,) int64, and the
+    text of the DESCRIPTORS by row, '' where missing."""
 
     x: np.ndarray
     y: np.ndarray
     subject: np.ndarray
+    descriptors: pd.DataFrame
     attrition: dict[str, int]
 
 
-def preprocess(folder: Path, label_name: str, hours: int, names: Sequence[str] | None, ratios: Sequence[float],
-               seed: int) -> tuple[dict[str, Split], Metadata]:
+def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
     """Read the sets and print where every stay and row went; return the splits and their description.
 
-    names: sets to read, or None for those found in `folder`. Raises UserError.
+    Raises UserError.
     """
-    label = LABELS[label_name]
-    sets = {f"set-{name}": read_set(source, hours, label) for name, source in find_sets(folder, names).items()}
+    folder, label = options.input, LABELS[options.label]
+    target.conditions(options)
+    sets = {f"set-{name}": read_set(source, options.hours, label)
+            for name, source in find_sets(folder, options.sets).items()}
     attrition = {name: stays.attrition for name, stays in sets.items()}
     count_tables.print_attrition(attrition)
     observed = {f"{name} {item}": stays.attrition[item] for name, stays in sets.items() for item in stays.attrition}
@@ -100,11 +106,16 @@ def preprocess(folder: Path, label_name: str, hours: int, names: Sequence[str] |
     records, repeats = np.unique(subject, return_counts=True)
     if repeats.max(initial=0) > 1:
         raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
-    return grid.dataset_of_stays(Split(x, y, subject, id=subject), ratios, seed, Metadata(
-        name=f"cinc2012_{label_name}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
+    descriptors = pd.concat([part.descriptors for part in sets.values()])
+    kept, is_target, of_target = target.divided(options, {name.lower(): descriptors[name].to_numpy(dtype=str)
+                                                          for name in DESCRIPTORS}, subject)
+    rows = Split(x, y, subject, id=subject)[np.flatnonzero(kept)]
+    return grid.dataset_of_stays(rows, options.ratios, options.seed, Metadata(
+        name=f"cinc2012_{options.label}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
         licence="ODC-BY 1.0",
-        cohort={"label": f"{label.column} > {label.threshold}", "hours": hours, "attrition": attrition}))
+        cohort={"label": f"{label.column} > {label.threshold}", "hours": options.hours, "attrition": attrition,
+                **of_target}), is_target=is_target)
 
 
 def find_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
@@ -143,7 +154,8 @@ def read_set(source: Path, hours: int, label: Label) -> StaySet:
     deaths = int((outcomes["In-hospital_death"].loc[record] == 1).sum())
     attrition = {"stays read": len(record), "deaths among them": deaths, "rows read": len(rows), **row_counts,
                  **stay_counts, "stays kept": int(kept.sum())}
-    return StaySet(x[kept], (value > label.threshold)[kept].astype(np.int64), record[kept], attrition)
+    return StaySet(x[kept], (value > label.threshold)[kept].astype(np.int64), record[kept],
+                   read_descriptors(rows, len(record))[kept], attrition)
 
 
 def read_outcomes(path: Path) -> pd.DataFrame:
@@ -263,6 +275,13 @@ def grid_rows(rows: pd.DataFrame, files: Sequence[str], hours: int) -> tuple[np.
     return grid.first_observed(grids), {**counts, "rows used": int(kept.sum())}
 
 
+def read_descriptors(rows: pd.DataFrame, stays: int) -> pd.DataFrame:
+    """Return the text of each descriptor at admission, by stay, '' where it is missing (-1)."""
+    first = rows[(rows["time"] == "00:00") & rows["parameter"].isin(DESCRIPTORS)].drop_duplicates(["stay", "parameter"])
+    table = first.astype({"parameter": str, "value": str}).pivot(index="stay", columns="parameter", values="value")
+    return table.reindex(index=range(stays), columns=DESCRIPTORS).fillna("").replace("-1", "")
+
+
 def parse_texts(column: pd.Series, parse: Callable[[pd.Index], Sequence[float]]) -> np.ndarray:
     """Parse each distinct text of a categorical column once: (R,) float64, NaN where it does not parse."""
     return np.asarray(parse(column.cat.categories), dtype=np.float64)[column.cat.codes]
@@ -282,10 +301,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
     parser.add_argument("--sets", choices=SET_NAMES, nargs="+", help="sets to read (default: the ones found)")
     command.add_split_options(parser)
-    command.run(
-        parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"),
-        lambda options: preprocess(options.input, options.label, options.hours, options.sets,
-                                   options.ratios, options.seed))
+    target.add_options(parser, ", ".join(DESCRIPTORS))
+    command.run(parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"), preprocess)
 
 
 if __name__ == "__main__":

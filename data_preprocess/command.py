@@ -76,10 +76,12 @@ def require_plain_files(source: Path) -> None:
 
 
 def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what decides a dataset, for `meta.json`: the source and its options, with whole paths."""
+    """Return what decides a dataset, for `meta.json`: the source and its options, with whole paths; a target where one
+    is given."""
     plain = {Path: lambda path: str(path.resolve()), tuple: list}
     return {name: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
-            for name, value in vars(options).items() if name not in ("output", "memory_limit")}
+            for name, value in vars(options).items() if name not in ("output", "memory_limit")
+            and not (name in ("target", "source_rows") and value is None)}
 
 
 def warn_of_absent_classes(splits: dict[str, Split], meta: Metadata) -> None:

@@ -35,7 +35,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid, icu, query
+from data_preprocess import command, count_tables, grid, icu, query, target
 from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
@@ -48,6 +48,8 @@ VITALS = (
 )
 CHANNELS = [vital.name for vital in VITALS]
 COLUMNS = ("heartrate", "respiration", "sao2")
+HOSPITAL = ("numbedscategory", "teachingstatus", "region")
+"""Columns of the table hospital."""
 
 FULL = icu.Edition("eICU v2.0", "https://physionet.org/content/eicu-crd/2.0/", icu.CREDENTIALED, {
     "patients": 139_367, "stays read": 200_859, "rows read": 146_671_642})
@@ -86,6 +88,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     with query.open_engine(options.memory_limit, options.output) as connection:
         vital_periodic = query.find_table(options.input, "vitalPeriodic")
         stays, counts = read_stays(connection, options.input, options.label, options.days)
+        stays = with_condition_columns(connection, options, stays)
         labelled, label_counts = grid.drop_rows({"stays without a label": stays["y"].isna().to_numpy()})
         stays = stays[labelled].reset_index(drop=True)
         row_counts = scan(connection, vital_periodic, stays, cohort)
@@ -130,6 +133,22 @@ def read_stays(connection: duckdb.DuckDBPyConnection, folder: Path, label: str, 
     }[label]
     stays["y"] = (value > threshold).astype(float).where(known)
     return stays, {"patients": stays["uniquepid"].nunique(), "stays read": len(stays)}
+
+
+def with_condition_columns(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace, stays: pd.DataFrame
+                           ) -> pd.DataFrame:
+    """Return the stays with the columns that the condition of a target names, of their rows in the table patient, and
+    of their hospitals where they are in HOSPITAL."""
+    names = target.columns_named(options)
+    of_hospital = [name for name in names if name in HOSPITAL]
+    of_stay = [name for name in names if name not in HOSPITAL]
+    stays = icu.with_condition_columns(connection, options, stays, "patient",
+                                       list(dict.fromkeys([*of_stay, *["hospitalid"] * bool(of_hospital)])))
+    if not of_hospital:
+        return stays
+    hospitals = pd.to_numeric(stays[icu.CONDITION_COLUMN.format("hospitalid")]).rename("hospitalid").to_frame()
+    found = icu.with_condition_columns(connection, options, hospitals, "hospital", of_hospital)
+    return stays.join(found.drop(columns="hospitalid"))
 
 
 def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.DataFrame,
@@ -197,7 +216,8 @@ def read_cells(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, kept
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("eicu", __doc__, prog, "folder with the tables of eICU", tuple(COHORTS))
+    parser = icu.icu_parser("eicu", __doc__, prog, "folder with the tables of eICU", tuple(COHORTS),
+                            "those of patient, such as hospitalid or unittype, and of hospital, such as region")
     command.run(parser, arguments, lambda options: Path("data", f"eicu_{icu.TASKS[options.label]}"), preprocess)
 
 

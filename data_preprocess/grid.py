@@ -16,7 +16,7 @@ import numpy as np
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import Imputation
-from tardiff.data.splits import split_by_subject
+from tardiff.data.splits import split_by_subject, split_with_target
 from tardiff.utils.errors import UserError
 
 QUANTILES = {"minimum": 0.0, "0.1 %": 0.001, "50 %": 0.5, "99.9 %": 0.999, "maximum": 1.0}
@@ -134,15 +134,18 @@ def fill_gaps(splits: Mapping[str, Split], rule: str,
             for name, split in splits.items()}, imputation
 
 
-def split_and_impute(stays: Split, ratios: Sequence[float], seed: int,
-                     vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
+def split_and_impute(stays: Split, ratios: Sequence[float], seed: int, vitals: Sequence[Vital] = VITALS,
+                     is_target: np.ndarray | None = None) -> tuple[dict[str, Split], Imputation]:
     """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
 
-    stays: with NaN in x where unobserved. ratios: of train, val and test. Only observed training cells set the
-    medians. Returns the splits, whose masks are True where observed, and their
-    imputation. Raises UserError on bad ratios, an empty split, or a channel that training never observed.
+    stays: with NaN in x where unobserved. ratios: of train, val and test, of the target alone where is_target (N,) bool
+    is given (see `split_with_target`). Only observed training cells set the medians. Returns the splits, whose masks
+    are True where observed, and their imputation. Raises UserError on bad ratios, an empty split, or a channel that
+    training never observed.
     """
-    splits = split_by_subject(stays, dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
+    shares = dict(zip(SPLIT_NAMES, ratios, strict=True))
+    splits = (split_by_subject(stays, shares, seed) if is_target is None else
+              split_with_target(stays, is_target, shares, seed))
     return fill_gaps(splits, "forward", vitals)
 
 
@@ -171,15 +174,16 @@ def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VI
 
 
 def dataset_of_stays(stays: Split, ratios: Sequence[float], seed: int, meta: Metadata,
-                     vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Metadata]:
+                     vitals: Sequence[Vital] = VITALS, is_target: np.ndarray | None = None
+                     ) -> tuple[dict[str, Split], Metadata]:
     """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
 
-    stays: with NaN in x where unobserved. meta: complete but for what is found here, which joins its `cohort`. Raises
-    UserError where no stay is left.
+    stays: with NaN in x where unobserved; is_target as in `split_and_impute`. meta: complete but for what is found
+    here, which joins its `cohort`. Raises UserError where no stay is left.
     """
     if len(stays) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, imputation = split_and_impute(stays, ratios, seed, vitals)
+    splits, imputation = split_and_impute(stays, ratios, seed, vitals, is_target)
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,

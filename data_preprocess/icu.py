@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, grid, query
+from data_preprocess import command, grid, query, target
 from tardiff.data.format import Metadata, Split
 from tardiff.utils.errors import UserError
 
@@ -19,6 +19,8 @@ from tardiff.utils.errors import UserError
 TASKS = {"mortality": "mortality", "length_of_stay": "icu_stay"}
 CREDENTIALED = "PhysioNet Credentialed Health Data License 1.5.0"
 OPEN = "ODbL 1.0"
+CONDITION_COLUMN = "condition {}"
+"""What the table of stays calls a column that a condition names."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class Edition:
     published: Mapping[str, int]
 
 
-def icu_parser(module: str, docstring: str, prog: str | None, files: str,
-               cohorts: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser of an ICU database, with the first of the cohorts as default."""
+def icu_parser(module: str, docstring: str, prog: str | None, files: str, cohorts: Sequence[str],
+               columns: str) -> argparse.ArgumentParser:
+    """Return the parser of an ICU database, with the first of the cohorts as default. columns: what the condition of a
+    target may name."""
     outputs = " or ".join(f"data/{module}_{task}" for task in TASKS.values())
     parser = command.source_parser(module, docstring, prog, files, outputs)
     parser.add_argument("--label", choices=TASKS, default="mortality", help="default: mortality")
@@ -42,6 +45,7 @@ def icu_parser(module: str, docstring: str, prog: str | None, files: str,
     parser.add_argument("--memory-limit", default="8GB", metavar="SIZE",
                         help="memory of the query; what does not fit goes to disk beside the output (default: 8GB)")
     command.add_split_options(parser)
+    target.add_options(parser, columns)
     return parser
 
 
@@ -85,6 +89,20 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
     return table.set_index(key).loc[wanted].set_index(wanted.index)
 
 
+def with_condition_columns(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace, stays: pd.DataFrame,
+                           name: str, names: Sequence[str]) -> pd.DataFrame:
+    """Return the stays with the columns `names` of the table `name`, whose key is the first column of stays, as text
+    under CONDITION_COLUMN; '' where missing."""
+    if not names:
+        return stays
+    key = str(stays.columns[0])
+    table = read_table(connection, options.input, name, {key: "INTEGER", **{
+        column: "VARCHAR" for column in names if column != key}})
+    found = look_up(table, name, stays[key])
+    return stays.assign(**{CONDITION_COLUMN.format(column): (
+        stays[key] if column == key else found[column].fillna("")).astype(str) for column in names})
+
+
 def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, stays: pd.DataFrame, stay: str,
                      patient: str, vitals: Sequence[grid.Vital], edition: Edition, classes: list[str], interval: str,
                      cohort: dict) -> tuple[dict[str, Split], Metadata]:
@@ -95,10 +113,12 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
+    columns = {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in target.columns_named(options)}
+    kept, is_target, of_target = target.divided(options, columns, subject)
     meta = Metadata(
         name=f"{module}_{TASKS[options.label]}", channels=[vital.name for vital in vitals],
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
         source=f"{edition.title}, {edition.url}", licence=edition.licence,
-        cohort={"rule": options.cohort, "label": classes[1], **cohort})
-    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))
-    return grid.dataset_of_stays(rows, options.ratios, options.seed, meta, vitals)
+        cohort={"rule": options.cohort, "label": classes[1], **cohort, **of_target})
+    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))[np.flatnonzero(kept)]
+    return grid.dataset_of_stays(rows, options.ratios, options.seed, meta, vitals, is_target)

@@ -40,7 +40,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid, icu, query
+from data_preprocess import command, count_tables, grid, icu, query, target
 from tardiff.data.format import Metadata, Split
 
 HOURS = 24
@@ -80,6 +80,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     with query.open_engine(options.memory_limit, options.output) as connection:
         chartevents = query.find_table(options.input, "CHARTEVENTS")
         stays, counts = read_stays(connection, options.input, options.label, options.days)
+        stays = icu.with_condition_columns(connection, options, stays, "ICUSTAYS", target.columns_named(options))
         clean = options.cohort == "clean"
         rules = clean_rules(stays) if clean else {"stays without a label": stays["y"].isna()}
         kept, stay_counts = grid.drop_rows(rules)
@@ -213,7 +214,8 @@ def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str]
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("mimic3", __doc__, prog, "folder with the tables of MIMIC-III", COHORTS)
+    parser = icu.icu_parser("mimic3", __doc__, prog, "folder with the tables of MIMIC-III", COHORTS,
+                            "those of ICUSTAYS, such as first_careunit")
     command.run(parser, arguments, lambda options: Path("data", f"mimic3_{icu.TASKS[options.label]}"), preprocess)
 
 

@@ -41,7 +41,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid, own_data
+from data_preprocess import command, count_tables, grid, own_data, target
 from data_preprocess.measurements import (
     UNITS,
     Clock,
@@ -56,8 +56,11 @@ from data_preprocess.measurements import (
 from data_preprocess.query import fetch, identifier, open_engine, source
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_by_subject
+from tardiff.data.splits import split_by_subject, split_with_target
 from tardiff.utils.errors import UserError
+
+CONDITION_COLUMN = "condition {}"
+"""What the table of stays calls a column that a condition names."""
 
 
 def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
@@ -75,11 +78,13 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     if options.labels.is_dir():
         raise UserError(f"{options.labels}: is a folder; expected a .csv, .csv.gz or .parquet file with the labels.")
     require_columns(options.labels, ("id", "label", "subject", "split", "origin"), options)
+    if target.conditions(options) and options.split:
+        raise UserError("--target: the rows of a target are split by --ratios; leave out --split.")
     with open_engine(options.memory_limit, options.output) as connection:
         # Rows are numbered in messages as they stand in the file.
         connection.execute("SET preserve_insertion_order = true")
         measurements = find_measurements(connection, options)
-        table = read_labels(connection, measurements.clock, options)
+        table = with_condition_columns(connection, read_labels(connection, measurements.clock, options), options)
         stays = table[table["complete"]]
         of_kept_class = own_data.of_kept_classes(stays["label"].to_numpy(dtype=str), options.drop_class,
                                                  str(options.labels))
@@ -124,6 +129,8 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
                         f"{own_data.listed(classes)}, in this order.")
     p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
+    columns = {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in target.columns_named(options)}
+    kept, is_target, of_target = target.divided(options, columns, stays["subject"].to_numpy(dtype=str))
     whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32),
                   id=stays["id"].to_numpy(dtype=str))
     if not options.subject:
@@ -136,13 +143,16 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         splits = own_data.cut_validation(given, options.val_ratio, options.seed)
         rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
     else:
-        splits = split_by_subject(whole, dict(zip(SPLIT_NAMES, options.ratios, strict=True)), options.seed)
+        shares = dict(zip(SPLIT_NAMES, options.ratios, strict=True))
+        splits = (split_by_subject(whole, shares, options.seed) if is_target is None else
+                  split_with_target(whole[kept], is_target, shares, options.seed))
         rule = {"ratios": list(options.ratios)}
     splits = {name: replace(part, p=None) if part.p is not None and np.isnan(part.p).all() else part
               for name, part in splits.items()}
     splits, imputation = grid.fill_gaps(splits, options.impute, channels)
     own_data.warn_of_extremes(splits, channels)
-    cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, "seed": options.seed,
+    cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, **of_target,
+              "seed": options.seed,
               "attrition": attrition, "channels": grid.summarize_channels(splits, channels)}
     return own_data.dataset_of(splits, Metadata(
         name=options.name or options.output.name, channels=[channel.name for channel in channels],
@@ -192,6 +202,19 @@ def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: ar
             row = int(wrong.argmax())
             raise UserError(f"{path}, row {row + 1}: {what.format(**stays.iloc[row])} ({int(wrong.sum())} such rows).")
     return stays.assign(complete=complete)
+
+
+def with_condition_columns(connection: duckdb.DuckDBPyConnection, table: pd.DataFrame, options: argparse.Namespace
+                           ) -> pd.DataFrame:
+    """Return the table of labels with the text of the columns that the condition of a target names, '' where it is
+    missing, under CONDITION_COLUMN."""
+    if not (names := target.columns_named(options)):
+        return table
+    fields = ", ".join(f"coalesce(CASE WHEN {is_missing(column)} THEN '' ELSE {column} END, '') AS {column}"
+                       for column in map(identifier, names))
+    found = fetch(connection, f"SELECT {fields} FROM {source(options.labels, dict.fromkeys(names, 'VARCHAR'))}",
+                  "columns of the conditions", options.labels)
+    return table.assign(**{CONDITION_COLUMN.format(name): found[name] for name in names})
 
 
 def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measurements,
@@ -263,6 +286,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
                         "median; the median also where a series has none (default: forward)")
     parser.add_argument("--memory-limit", default="8GB", help="memory for reading the tables (default: 8GB)")
     own_data.add_options(parser)
+    target.add_options(parser, "those of the table of labels")
     command.run(parser, arguments, lambda options: Path("data", options.input.name.split(".")[0]), preprocess)
 
 

@@ -10,7 +10,7 @@ That was the whole job on simulated patients. Open the report:
   xdg-open $PWD/runs/simulated/report/report.html      (macOS: open ...)
 What next:
   source .venv/bin/activate
-  bash generation.sh configs/guidance/anchored.yaml                        another objective of guidance
+  bash generation.sh configs/guidance/classifier.yaml                      another objective of guidance
   bash generation.sh guidance.scale=2 output=runs/simulated/synthetic/s2   a stronger one
   tardiff report --synthetic runs/simulated/synthetic/*                    the full report, on all of them
   tardiff run data=YOUR_DATASET                                            all stages on your own data

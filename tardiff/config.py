@@ -21,6 +21,8 @@ DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cud
 
 
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
+AUTO = "auto"
+"""The guidance scale that is looked for."""
 STUDY = "${folder_name:${data}}"
 ROTATION = "{rotation}"
 """Stands for the number of a rotation of the split in the paths of an evaluation."""
@@ -337,10 +339,13 @@ class GuidanceConfig:
     """How the classifier steers the reverse process."""
 
     objective: str = setting(
-        "classifier", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
-                      "influence_weight times influence) or none.",
+        "anchored", "What guidance climbs: influence (the paper), classifier (log p(y|x)), anchored (classifier plus "
+                    "influence_weight times influence) or none.",
         choices=("none", "influence", "classifier", "anchored"))
-    scale: float = setting(1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler.")
+    scale: float | str = setting(
+        1.0, "Strength (the paper's w). Positive climbs the objective; 0 is the unguided sampler. auto: looked for, in "
+             "at most 4 tries, so that a classifier other than the guide (the teacher, where one is given) separates "
+             "the labels of 1,000 series as well as those of the selection half; 0 where it does so of unguided ones.")
     step_size: str = setting(
         "bayes", "What scale multiplies: bayes (the predicted clean series moves by the gradient times the variance "
         "left in it: on white data scale 1 is Bayes' rule for every sampler and schedule) or constant (the paper: the "
@@ -349,10 +354,10 @@ class GuidanceConfig:
     location: str = setting("x0_pred", "Where the classifier is read: x0_pred, or x_t as in the paper's Algorithm 1.",
                             choices=("x0_pred", "x_t"))
     through_denoiser: bool = setting(False, "At x0_pred, differentiate through the denoiser as well (slower).")
-    influence_weight: float = setting(0.1, "Weight of influence in the anchored objective.")
+    influence_weight: float = setting(0.2, "Weight of influence in the anchored objective.")
     classes: str | list[str | int] | dict[Any, float] = setting(
-        "all", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
-               "{class: weight}; classes by name or number.")
+        "balanced", "Guidance rows behind G: all, minority, majority, balanced, a list of classes, or a mixture "
+                    "{class: weight}; classes by name or number.")
     divide_by: str = setting(
         "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of "
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
@@ -386,6 +391,8 @@ class GuidanceConfig:
         return [name for name in unused if getattr(self, name) != getattr(GuidanceConfig, name)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.scale, str) and self.scale != AUTO:
+            yield "scale", f"must be a number or {AUTO}, got '{self.scale}'."
         if self.through_denoiser and self.location == "x_t":
             yield "through_denoiser", "has no effect with guidance.location=x_t."
         if self.parameters == "head" and self.method != GuidanceConfig.method:
@@ -443,8 +450,8 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "ensemble", "teacher_labels", "self_distillation", "jitter", "mixup", "cutmix",
-            "class_weights")
+CONTROLS = ("guidance_rows", "target_only", "ensemble", "teacher_labels", "self_distillation", "jitter", "mixup",
+            "cutmix", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -492,8 +499,9 @@ class EvaluationConfig:
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that apply: teacher_labels needs a teacher, and class_weights is TRTR itself with "
-              "training.class_weighting=balanced. self_distillation and jitter together cost five fits more per seed.",
+              "null: all that apply, but target_only: teacher_labels needs a teacher, and class_weights is TRTR itself "
+              "with training.class_weighting=balanced. self_distillation and jitter together cost five fits more per "
+              "seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -520,7 +528,7 @@ class EvaluationConfig:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
-        applies = {"class_weights": self.training.class_weighting != "balanced",
+        applies = {"class_weights": self.training.class_weighting != "balanced", "target_only": False,
                    "teacher_labels": self.teacher is not None}
         return [name for name in CONTROLS if applies.get(name, True)]
 
@@ -566,7 +574,7 @@ class ExperimentConfig:
     teacher: str | list[str] | None = setting(
         [], "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; those of "
             "the real rows are a control. null for none.")
-    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/classifier.yaml"},
+    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/anchored.yaml"},
                              "Synthetic sets to make: {name: arguments of stage 3}.")
     generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
                                        "alone in folder NAME.", low=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from classifier.teacher import Teacher
 from classifier.train import Guide
-from tardiff.config import EvaluationConfig, GuidanceConfig, SamplerConfig, TeacherConfig, load_config
+from tardiff.config import AUTO, EvaluationConfig, GuidanceConfig, SamplerConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, read_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
@@ -24,6 +25,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
+from tardiff.influence.signal import Agreement, GuidanceSignal, Rows, agreement_words, cached_guidance_signal
 from tardiff.influence.task import layer_parameters
 from tardiff.sampling.generate import sample_chunk
 from tardiff.sampling.samplers import Callback, Conditioning
@@ -80,8 +82,16 @@ class Guidance:
         self.config = load_config(GuidanceConfig, values=settings)
         if unused := self.config.without_effect():
             raise UserError(f"guidance: {', '.join(unused)} has no effect with objective={self.config.objective}.")
+        if self.config.scale == AUTO:
+            raise UserError("guidance: scale=auto is of `tardiff generate`. Give a number.")
         self.group = group or ProcessGroup(0, 1, self.guide.task.device)
         self.dataset = self.guide.data if dataset is None else dataset
+
+    def at_scale(self, scale: float) -> Guidance:
+        """Return the same guidance with another strength."""
+        other = copy.copy(self)
+        other.config = replace(self.config, scale=scale)
+        return other
 
     def check(self, denoiser: FittedDenoiser) -> None:
         """Raise UserError if the guide does not read what the denoiser writes, couples the series of a batch, or has no
@@ -100,7 +110,7 @@ class Guidance:
         guide.task.check_independence(self._probes())
         if self.config.uses_guidance_gradient:
             self._counted_parameters()
-            self._chosen(np.bincount(self._guidance_half.y, minlength=guide.num_classes).tolist())
+            self._chosen(self._counts)
 
     def conditioning(self, labels: Tensor) -> Conditioning | None:
         """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
@@ -117,6 +127,25 @@ class Guidance:
         x, y = torch.from_numpy(self.guide.normalizer.transform(half.x)), torch.from_numpy(half.y)
         return cached_guidance_gradient(self.guide.folder, self.guide.task, x, y, self.guide.num_classes,
                                         len(self._dataset.train), self.group)
+
+    @cached_property
+    def signal(self) -> GuidanceSignal | None:
+        """How far G of parts of the guidance half and of training rows agree, kept beside G; None of few subjects."""
+        guidance, training = (Rows(torch.from_numpy(self.guide.normalizer.transform(part.x)), torch.from_numpy(part.y),
+                                   part.subjects()) for part in (self._guidance_half, self._dataset.train))
+        return cached_guidance_signal(self.guide.folder, self.guide.task, guidance, training, self.guide.num_classes,
+                                      self.guide.task.device)
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """How far G of the chosen classes and parameters agrees with itself; None where that cannot be told."""
+        return None if self.signal is None else self.signal.agreement(self._chosen(self._counts),
+                                                                      self._counted_parameters())
+
+    def signal_words(self) -> list[str]:
+        """Return what to print of how much of G is signal."""
+        rows = sum(self._counts[label] for label in self._chosen(self._counts))
+        return agreement_words(self.agreement, str(self.config.classes), rows)
 
     @cached_property
     def _direction(self) -> dict[str, Tensor] | None:
@@ -153,6 +182,11 @@ class Guidance:
         dataset = self.dataset if isinstance(self.dataset, Dataset) else read_dataset(self.dataset, ("train", "val"))
         require_trained_on(self.guide.folder, dataset, "train", "val")
         return dataset
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """The guidance rows of each class."""
+        return np.bincount(self._guidance_half.y, minlength=self.guide.num_classes).tolist()
 
     @cached_property
     def _guidance_half(self) -> Split:

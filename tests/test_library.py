@@ -191,7 +191,8 @@ def test_a_guide_of_other_data_and_unfit_settings_are_refused(base, guide, runs)
     with pytest.raises(UserError, match="other_classifier: trained with another normaliser than the denoiser"):
         base.sample({"died": 1}, steps=STEPS, guidance=tardiff.Guidance(other))
     for settings, message in (({"scal": 1}, "unknown key 'scal'. Did you mean 'scale'?"),
-                              ({"classes": ["died"]}, "classes has no effect with objective=classifier"),
+                              ({"objective": "classifier", "classes": ["died"]},
+                               "classes has no effect with objective=classifier"),
                               ({**GUIDED, "classes": ["dead"]}, "'dead' is not a class")):
         with pytest.raises(UserError, match=message.replace("?", r"\?")):
             base.sample({"died": 1}, steps=STEPS, guidance=tardiff.Guidance(guide, **settings))

@@ -2,7 +2,8 @@
 
 Each split holds `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`,
 `mask (N, L, C) bool` (True = observed), `p (N, K) float32`, a teacher's probability of each class, and `id (N,)`, what
-the source calls each row. NaN is allowed only where the mask is False.
+the source calls each row. NaN is allowed only where the mask is False. Where val and test are of a target and train is
+of a source, val has `guidance (N,) bool`, True in its guidance half, which are the target's own training rows.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK, sole_writer
 
 SPLIT_NAMES = ("train", "val", "test")
-ARRAYS = ("x", "y", "subject", "mask", "p", "id")
+ARRAYS = ("x", "y", "subject", "mask", "p", "id", "guidance")
 DATASET_FILES = {"meta.json", *(f"{name}.npz" for name in SPLIT_NAMES)}
 FORMAT_VERSION = 1
 OTHER_FOLDER = "Choose another output folder, or delete this one."
@@ -99,7 +100,8 @@ class Metadata:
 class Split:
     """One split: `x (N, L, C) float32` in raw units, `y (N,) int64`, and where known `subject (N,)`, integers or text,
     `mask (N, L, C) bool`, True where observed, `p (N, K) float32`, a teacher's probability of each class, and
-    `id (N,)`, integers or text, what the source calls each row, such as a stay."""
+    `id (N,)`, integers or text, what the source calls each row, such as a stay; of a val split with given halves
+    `guidance (N,) bool`, True in the guidance half."""
 
     x: np.ndarray
     y: np.ndarray
@@ -107,6 +109,7 @@ class Split:
     mask: np.ndarray | None = None
     p: np.ndarray | None = None
     id: np.ndarray | None = None
+    guidance: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -277,11 +280,22 @@ def split_faults(split: Split, meta: Metadata) -> list[str]:
             faults += repeated_ids(names)
     if split.p is not None:
         faults += _probability_faults(split.p, len(meta.classes))
+    if split.guidance is not None and not faults:
+        faults += _halves_faults(split)
     if split.mask is not None and (split.mask.dtype != bool or split.mask.shape != x.shape):
         faults.append(f"array mask must be {x.shape} bool, got {split.mask.shape} {split.mask.dtype}.")
     elif not faults:
         faults += _value_faults(x, split.mask)
     return faults
+
+
+def _halves_faults(split: Split) -> list[str]:
+    half = split.guidance
+    if half.shape != (len(split),) or half.dtype != bool or half.all() or not half.any():
+        return [f"array guidance must be ({len(split)},) bool with rows of both halves, got {half.shape} {half.dtype}."]
+    shared = np.intersect1d(split.subjects()[half], split.subjects()[~half])
+    return [f"array guidance: subject {shared[0]} stands in both halves ({len(shared)} such subjects). Cut by subject."
+            ] if len(shared) else []
 
 
 def repeated_ids(ids: np.ndarray) -> list[str]:

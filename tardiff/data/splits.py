@@ -59,12 +59,37 @@ def split_by_subject(whole: Split, ratios: dict[str, float], seed: int) -> dict[
 
 
 def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
-    """Cut the validation split by subject into the guidance half and the selection half, stratified by label.
+    """Cut the validation split by subject into the guidance half and the selection half, stratified by label, unless
+    its halves are given.
 
     The guidance half feeds the guidance gradient; only the selection half chooses weights, scales and settings.
     """
+    if (is_guidance := validation.guidance) is not None:
+        whole = replace(validation, guidance=None)
+        return whole[np.flatnonzero(is_guidance)], whole[np.flatnonzero(~is_guidance)]
     halves = split_by_subject(validation, {"guidance": 0.5, "selection": 0.5}, seed)
     return halves["guidance"], halves["selection"]
+
+
+def with_target(source: Split, target: dict[str, Split]) -> dict[str, Split]:
+    """Return the splits of a dataset that is trained on a source and tested on a target: the source's rows as train,
+    the target's own train and val as the guidance and the selection half of val, the target's test as test."""
+    halves = [target["train"], target["val"]]
+    is_guidance = np.repeat([True, False], list(map(len, halves)))
+    return {"train": source, "val": replace(joined(halves), guidance=is_guidance), "test": target["test"]}
+
+
+def split_with_target(whole: Split, is_target: np.ndarray, ratios: dict[str, float], seed: int) -> dict[str, Split]:
+    """Divide rows, of which is_target (N,) bool are of the target, as `with_target` does; the target's by subject and
+    ratios, stratified by label.
+
+    Raises UserError if a part would stay empty.
+    """
+    for name, rows in (("source", ~is_target), ("target", is_target)):
+        if not rows.any():
+            raise UserError(f"no row is of the {name}.")
+    target = split_by_subject(whole[np.flatnonzero(is_target)], ratios, seed)
+    return with_target(whole[np.flatnonzero(~is_target)], target)
 
 
 def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset:
@@ -72,8 +97,11 @@ def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset
 
     All rows are cut by subject into `count` folds, stratified by label. Rotation `number` (0-based) tests on the fold
     of its number, validates on the next one and trains on the others, whose observed cells set the medians that gaps
-    are filled with. Raises UserError if a fold would be empty.
+    are filled with. Raises UserError if a fold would be empty, or if test is of another population than train.
     """
+    if dataset.val.guidance is not None:
+        raise UserError(f"{dataset.path}: has a target of its own, which its train rows are not of, so they cannot be "
+                        "tested in turn. Give rotations=1.")
     whole = joined([dataset.splits[name] for name in SPLIT_NAMES])
     folds = split_by_subject(whole, {str(fold): 1 / count for fold in range(count)}, seed)
     of_test, of_val = str(number), str((number + 1) % count)

@@ -1,6 +1,8 @@
 """Honest rivals of synthetic data: what the same classifier makes of real rows alone, used in another way.
 
 - `guidance_rows`: the guidance half is added to the training rows, for the guide has seen it.
+- `target_only`: the guidance half alone; where the dataset has a target of its own, the target's training rows. Beside
+  it, TRTR is the source alone, and `guidance_rows` source and target rows.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
 - `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
   the patient: what a set with soft targets has to beat.

@@ -160,6 +160,8 @@ class Protocol:
         has seen is not counted."""
         if arm.protocol == "TSTR":
             return 0
+        if arm.protocol == "target_only":
+            return len(self.guidance)
         return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
@@ -188,6 +190,8 @@ class Protocol:
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
+        if arm.protocol == "target_only":
+            return self.inputs(self.guidance), self.guidance.y
         if arm.protocol == "teacher_labels":
             return x, self._teacher_labels(seed)
         if arm.protocol == "self_distillation":

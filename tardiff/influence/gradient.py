@@ -97,24 +97,34 @@ def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_cl
     The gradient of a summed loss does not depend on the batch size, and memory does not grow with N. Sums are
     accumulated in float64 and over all processes, each of which takes its share of the batches.
     """
-    sums = [{name: torch.zeros_like(value, dtype=torch.float64) for name, value in task.parameters.items()}
-            for _ in range(num_classes)]
+    sums = summed_gradients(task, x, y, y, num_classes, group, torch.float64, batch_size)
+    of_class = [{name: value[label].float() for name, value in sums.items()} for label in range(num_classes)]
+    counts = [int((y == label).sum()) for label in range(num_classes)]
+    return GuidanceGradient(of_class, counts, num_train, guidance_key(task, x, y, num_classes, num_train))
+
+
+def summed_gradients(task: DownstreamTask, x: Tensor, y: Tensor, part: Tensor, num_parts: int, group: ProcessGroup,
+                     dtype: torch.dtype, batch_size: int = 512) -> dict[str, Tensor]:
+    """Return the loss gradients summed over the rows of each part, on the CPU, by parameter name (num_parts, ...).
+
+    x (N, L, C) float32 normalised, y (N,) int64, part (N,) int64 below num_parts. The rows are streamed once, and sums
+    are taken over all processes, each of which takes its share of the batches.
+    """
+    sums = {name: torch.zeros(num_parts, *value.shape, dtype=dtype) for name, value in task.parameters.items()}
     parameters = {name: value.clone().requires_grad_() for name, value in task.parameters.items()}
-    batches = [(label, rows) for label in range(num_classes)
-               for rows in torch.split(torch.nonzero(y == label)[:, 0], batch_size) if len(rows)]
+    batches = [(number, rows) for number in range(num_parts)
+               for rows in torch.split(torch.nonzero(part == number)[:, 0], batch_size) if len(rows)]
     own_batches = batches[group.rank::group.world_size]
     with progress("guidance gradient", len(own_batches), "part", shown=group.is_main) as bar:
-        for label, rows in own_batches:
+        for number, rows in own_batches:
             with full_precision():
                 loss = task.losses(x[rows].to(group.device), y[rows].to(group.device), parameters).sum()
                 gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for name, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
-                    sums[label][name] += gradient.double()
+                    sums[name][number] += gradient.to("cpu", dtype)
             bar.update()
-    reduced = [{name: group.sum(value).float().cpu() for name, value in total.items()} for total in sums]
-    counts = [int((y == label).sum()) for label in range(num_classes)]
-    return GuidanceGradient(reduced, counts, num_train, guidance_key(task, x, y, num_classes, num_train))
+    return {name: group.sum(value) for name, value in sums.items()}
 
 
 def guidance_key(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tardiff.utils.errors import UserError, exit_on_user_error
 
-SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays")
+SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays", "target")
 
 
 def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:

@@ -180,8 +180,8 @@ def quoted(text: str) -> str:
 
 def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series: Path, labels: Path) -> str | None:
     """Return the command that makes a dataset with the same arrays of the tables; None without train, which it
-    needs."""
-    if "train" not in splits:
+    needs, and with given halves of val, which it does not know."""
+    if "train" not in splits or any(split.guidance is not None for split in splits.values()):
         return None
     length = next(iter(splits.values())).x.shape[1]
     time, _ = time_axis(meta, length)

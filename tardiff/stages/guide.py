@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from classifier.models import build_classifier, custom_source
-from classifier.train import chance_warning, fit_network, guide_auroc, normalized_splits, save_classifier
+from classifier.train import Guide, chance_warning, fit_network, guide_auroc, normalized_splits, save_classifier
 from tardiff.config import ClassifierConfig
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.metrics import chance_average_precision
+from tardiff.library import Guidance
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.logging import open_run
 
@@ -43,3 +44,6 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
           f"{fitted.selection_loss:.4f}, at step {fitted.step}; written to {config.output}")
     if (warning := chance_warning(*auroc)) is not None:
         print(warning)
+    guide = Guide.load(config.output, device)
+    for classes in ("all", "balanced"):
+        print(*Guidance(guide, dataset, objective="influence", classes=classes).signal_words(), sep="\n")

@@ -21,7 +21,7 @@ from tardiff.evaluation.frame import long_frame
 from tardiff.evaluation.sets import read_sets, synthetic_folders
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
-from tardiff.library import require_trained_on
+from tardiff.library import Guidance, require_trained_on
 from tardiff.utils.checkpoint import require_folder, write_json, writing
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -31,12 +31,15 @@ TRAINING, SELECTION, GUIDANCE, ALL = "real training", "real selection", "real gu
 TITLES = {
     "gradient_norms": "Loss gradients of the guidance rows: norm of their mean; norms of each (mean and sd: the "
                       "paper's table)",
+    "guidance_signal": "How much of the guidance gradient G is signal: cosine between G of two halves of the guidance "
+                       "rows, beside chance, and between G of a half and of as many training rows",
     "influence_distribution": "Influence: fall of the mean guidance loss per unit of learning rate (mean with 95 % "
                               "interval)",
     "fine_tuning": "Influence against the fall measured after one gradient step on each series alone, in float64"}
 FINE_TUNED_SERIES = "fine_tuned_series"
 """The table of the single series behind `fine_tuning`."""
-GROUPS = {"gradient_norms": "class", "influence_distribution": "class", "fine_tuning": "learning_rate"}
+GROUPS = {"gradient_norms": "class", "guidance_signal": "rows of G", "influence_distribution": "class",
+          "fine_tuning": "learning_rate"}
 """The column of each table that, with the set, names a row."""
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -80,6 +83,8 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes,
                                 len(real.train), device)
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
+    if signal := signal_rows(guide, real):
+        tables["guidance_signal"] = signal
     for row in tables["influence_distribution"]:
         if row["class"] == ALL:
             row["guide_auroc"] = guide_auroc(guide, parts_of[row["set"]])
@@ -102,6 +107,20 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     print(f"\nwritten to {folder}: influence.json, {', '.join(f'{name}.csv' for name in tables)} and "
           f"{', '.join(f'{name}.png' for name in figures)}")
     return tables
+
+
+def signal_rows(guide: Guide, real: Dataset) -> list[dict[str, Any]]:
+    """Return one row for G of all guidance rows, and for G with equal weight for each class: how far it agrees with
+    itself; print what there is to warn of."""
+    rows = []
+    for classes in ("all", "balanced"):
+        guidance = Guidance(guide, real, objective="influence", classes=classes)
+        found = guidance.agreement
+        print(*guidance.signal_words()[found is not None:], sep="\n")
+        if found is not None:
+            rows.append({"rows of G": classes, "cosine_of_halves": found.halves, "chance_low": found.chance_low,
+                         "chance_high": found.chance_high, "cosine_with_training": found.training})
+    return rows
 
 
 def remove_tables(folder: Path) -> None:

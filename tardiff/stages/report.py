@@ -58,7 +58,7 @@ from tardiff.utils.parallel import worker_count
 from tardiff.utils.settings import to_yaml
 
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
-QUICK_CONTROLS = ("guidance_rows", "teacher_labels", "class_weights")
+QUICK_CONTROLS = ("guidance_rows", "target_only", "teacher_labels", "class_weights")
 """Those of one training each."""
 FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
          *PICTURES)

@@ -5,6 +5,7 @@ OmegaConf resolves what refers to other settings, `${...}`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -196,6 +197,9 @@ def _of_text(text: str, parts: set[Any]) -> Any:
     """Return text as what one of the types asks for. Raises ValueError if it fits none."""
     if isinstance(text, Plain) and text in NULL and type(None) in parts:
         return None
+    if {str, float} <= parts:
+        with contextlib.suppress(ValueError):
+            return float(text)
     if str in parts:
         return str(text)
     if bool in parts:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.imputation import Imputation
-from tardiff.data.splits import halve_validation, joined_subjects, rotated, split_subjects
+from tardiff.data.splits import halve_validation, joined_subjects, rotated, split_subjects, split_with_target
 from tardiff.utils.errors import UserError
 
 RATIOS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -141,6 +141,22 @@ def test_rows_without_subjects_are_rotated_as_subjects_of_their_own():
     turn = rotated(dataset_of(np.arange(60), y, with_subjects=False), 0, 5)
     assert [len(part) for part in turn.splits.values()] == [36, 12, 12]
     assert len(set(np.concatenate([part.subject for part in turn.splits.values()]))) == 60
+
+
+@given(cohorts(classes=2), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_a_target_is_split_as_if_it_were_alone_and_the_source_trains(cohort, seed):
+    subject, y = cohort
+    names = np.unique(subject)
+    is_target = np.isin(subject, names[:len(names) * 3 // 4])
+    whole = Split(np.arange(len(y), dtype=np.float32)[:, None, None], y, subject)
+    splits = split_with_target(whole, is_target, RATIOS, seed)
+    alone = split_subjects(subject[is_target], y[is_target], RATIOS, seed)
+    rows = np.flatnonzero(is_target)
+    guidance, selection = halve_validation(splits["val"])
+    for found, expected in ((splits["train"], np.flatnonzero(~is_target)), (guidance, rows[alone["train"]]),
+                            (selection, rows[alone["val"]]), (splits["test"], rows[alone["test"]])):
+        assert found.x[:, 0, 0].tolist() == expected.tolist() and found.y.tolist() == y[expected].tolist()
 
 
 def test_a_rotation_fills_gaps_with_the_medians_of_its_own_training_rows():

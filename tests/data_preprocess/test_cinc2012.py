@@ -444,3 +444,40 @@ def test_real_stays_agree_with_the_oracle(shared_data, tmp_path, capsys):
         np.testing.assert_array_equal(mask, ~np.isnan(cells), err_msg=str(record))
         filled = pd.DataFrame(cells).ffill().fillna(dict(enumerate(medians))).to_numpy()
         np.testing.assert_allclose(x, filled, rtol=1e-6, err_msg=str(record))
+
+
+@pytest.fixture(scope="module")
+def challenge(tmp_path_factory):
+    """Of 21 stays with vital signs those of even numbers are medical, one has no type."""
+    folder = write_set(tmp_path_factory.mktemp("challenge"), *cohort())
+    for path in (folder / "set-a").glob("*.txt"):
+        kind = "-1" if path.stem == "132550" else "3" if int(path.stem) % 2 == 0 else "2"
+        path.write_text(path.read_text().replace("00:00,ICUType,4", f"00:00,ICUType,{kind}"))
+    return folder
+
+
+def test_from_surgical_to_medical_stays(challenge, tmp_path, capsys, check_composed):
+    dataset = convert(challenge, tmp_path / "out", "--source", "ICUType in (2, 4)", "--target", "ICUType in (3)")
+    sizes = check_composed(dataset, lambda record: record % 2 == 0)
+    assert sizes == (6, 2, 2) and len(dataset.train) == 10
+    assert 132550 not in [*dataset.val.subject, *dataset.test.subject]
+    found = dataset.meta.cohort["target"]
+    assert (found["target"], found["rows of the target"], found["rows of neither"]) == ("ICUType in (3)", 10, 1)
+    assert dataset.meta.cohort["command"]["target"] == "ICUType in (3)"
+    assert "rows of neither" in capsys.readouterr().out
+    medians = [np.median(dataset.train.x[..., channel][dataset.train.mask[..., channel]]) for channel in range(7)]
+    assert dataset.meta.imputation.medians == medians  # Of the source alone.
+    others = convert(challenge, tmp_path / "others", "--target", "ICUType = 3 and Age >= 54")
+    assert len(others.train) == 11
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (["--target", "Ward = 3"], "column 'ward' of a condition is not there; there are age, gender"),
+    (["--source", "ICUType = 3"], "--source: needs --target"),
+    (["--target", "ICUType = 3", "--source", "ICUType > 1"], "10 rows are of --source and of --target"),
+    (["--target", "ICUType = 9"], "no row is of the target"),
+    (["--target", "ICUType > 0 and Age > 1", "--source", "ICUType > 8"], "no row is of the source"),
+    (["--target", "ICUType is 3"], "expected a condition such as"),
+])
+def test_what_cannot_be_divided_is_one_message(challenge, tmp_path, refusal, options, expected):
+    assert expected in refusal(cinc2012.main, "--input", challenge, "--output", tmp_path / "out", *options)

@@ -279,3 +279,20 @@ def test_the_demo_with_generated_vital_signs(shared_data, tmp_path, capsys):
                    for patient, y in zip(split.subject, split.y, strict=True))
     assert found == sorted(zip(known["uniquepid"], (known["hospitaldischargestatus"] == "Expired").astype(int),
                                strict=True))
+
+
+def test_a_target_by_region_and_by_hospital(tmp_path, check_composed):
+    """Patients of odd hospitals are in the south; one has a stay in either."""
+    patients, vitals = cohort(20)
+    hospitals = [11 + number % 2 for number in range(20)]
+    patients[1] = patients[1].replace("002-1", "002-0")
+    folder = write_tables(tmp_path / "in", (patients, vitals))
+    rows = [f"{PATIENT_HEADER},hospitalid",
+            *(f"{row},{hospital}" for row, hospital in zip(patients, hospitals, strict=True))]
+    (folder / "patient.csv").write_text("\n".join(rows) + "\n")
+    (folder / "hospital.csv").write_text("hospitalid,numbedscategory,teachingstatus,region\n11,,t,South\n12,,f,\n")
+    for name, condition in (("region", "region = South"), ("hospital", "hospitalid < 12")):
+        dataset = convert(folder, tmp_path / name, "--target", condition)
+        sizes = check_composed(dataset, lambda patient: patient % 2 == 0, lambda own: int(own.split("-")[1]))
+        assert sizes == (6, 2, 2) and len(dataset.train) == 9
+        assert dataset.meta.cohort["target"]["rows of the source, of patients of the target"] == 1

@@ -513,3 +513,12 @@ def test_the_demo_agrees_with_the_oracle(shared_data, tmp_path, capsys, rule, or
                    for subject, y, x, mask in zip(split.subject, split.y, split.x, split.mask, strict=True))
     assert [row[:2] for row in found] == [row[:2] for row in expected]
     np.testing.assert_allclose([row[2] for row in found], [row[2] for row in expected], atol=2e-3)
+
+
+def test_a_target_by_care_unit(tmp_path, check_composed):
+    found = cohort()
+    found["ICUSTAYS"] = [row.replace('"MICU"', '"SICU"', 1) if number % 2 else row
+                         for number, row in enumerate(found["ICUSTAYS"])]
+    dataset = convert(write_tables(tmp_path / "in", found), tmp_path / "out",
+                                  "--target", "FIRST_CAREUNIT = SICU")
+    assert check_composed(dataset, lambda subject: subject % 2 == 0) == (6, 2, 2)

@@ -638,3 +638,16 @@ def test_an_origin_with_text_after_the_time_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert(vitals, labels, tmp_path / "out", "--origin", "start")
     assert "row 8: the origin '2150-01-01 02:00:00 PM' of id 's7' is not a timestamp" in capsys.readouterr().err
+
+
+def test_a_target_by_a_column_of_the_labels(tmp_path, refusal, check_composed):
+    rows, labels = cohort()
+    vitals, _ = write_cohort(tmp_path, rows, labels)
+    table = write_table(tmp_path / "wards.csv", ["id", "label", "patient", "Ward"], [
+        (*row, "" if row[0] == "s3" else "north, 2" if row[2] < "p12" else "south") for row in labels])
+    arguments = [*HOURS, "--subject", "patient", "--target", "ward = 'north, 2'"]
+    dataset = convert(vitals, table, tmp_path / "out", *arguments, "--source", "ward = south")
+    check_composed(dataset, lambda patient: patient < "p12", str)
+    message = refusal(tables.main, "--input", vitals, "--labels", table, "--output", tmp_path / "other", *arguments,
+                      "--split", "ward")
+    assert "leave out --split" in message

@@ -15,7 +15,8 @@ from tardiff.cli import COMMANDS, main
 from tardiff.config import BaseConfig, load_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/data.md"))
+PAGES = "\n".join((ROOT / page).read_text(encoding="utf-8")
+                  for page in ("README.md", "docs/data.md", "docs/guidance.md"))
 BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", PAGES, flags=re.DOTALL | re.MULTILINE)
 
 TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_heads=2", "training.steps=2",

@@ -136,6 +136,8 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     def rows(name):
         return protocol.training_rows(Arm(name), 1, taught)
 
+    of_target = rows("target_only")
+    assert len(of_target[0]) == 50 and np.array_equal(of_target[1], protocol.guidance.y)
     guided = rows("guidance_rows")
     np.testing.assert_array_equal(guided[0][200:], protocol.normalizer.transform(protocol.guidance.x))
     np.testing.assert_array_equal(guided[1], np.concatenate([real.y, protocol.guidance.y]))
@@ -151,7 +153,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
         assert len(found[0]) == len(found[1]) == 400
     np.testing.assert_array_equal(rows("jitter")[1][200:], taught)
     np.testing.assert_array_equal(rows("mixup")[0][200:], controls.mixup(x, one_hot, derive_seed(1, "mixup"))[0])
-    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, *[200] * 7]
+    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 50, *[200] * 7]
 
 
 def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
@@ -197,8 +199,9 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     with pytest.raises(KeyboardInterrupt):
         replace(protocol, judges={"": Judge(killed, {})}).predictions(arms, 1)
     resumed = protocol.predictions(arms, 1)
-    # 5 teachers, 3 members, and one each of guidance rows, teacher's labels, self-distillation, jitter, mixup, cutmix.
-    assert len(teacher.calls) == 5 + 3 + 6
+    # 5 teachers, 3 members, one each of guidance rows with others and alone, teacher's labels, self-distillation,
+    # jitter, mixup and cutmix.
+    assert len(teacher.calls) == 5 + 3 + 7
     whole = replace(protocol, folder=None).predictions(arms, 1)
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):

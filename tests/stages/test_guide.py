@@ -72,7 +72,9 @@ def test_a_guide_at_chance_is_told_of_in_training_and_in_generation(informative,
     custom = ["model.name=custom", "model.custom.import_path=user_models:Linear",
               "model.custom.loss_path=user_models:own_loss", "training.steps=60"]
     assert run_tiny("guide", "output=classifier", *custom) == 0
-    assert (WARNING in capsys.readouterr().out) != informative
+    printed = capsys.readouterr().out
+    assert (WARNING in printed) != informative
+    assert "G of all (" in printed and "G of balanced (" in printed and "cosine between two halves" in printed
     auroc = Guide.load("classifier", torch.device("cpu")).auroc
     assert (auroc[1] > 0.5) == informative and auroc[1] <= auroc[0] <= auroc[2]
     assert run_tiny("train", "output=base") == 0

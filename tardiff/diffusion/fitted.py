@@ -63,13 +63,12 @@ class FittedDenoiser:
         values were observed.
 
         `decode` leaves gaps out, so they hold what is easiest to learn, whatever rule filled them: straight lines
-        between observations, and see `_lend`.
+        between observations.
         """
         if not self.mask or split.mask is None:
             values = torch.from_numpy(self.normalizer.transform(split.x))
             return torch.cat([values, torch.ones_like(values)], dim=2) if self.mask else values
         lines = replace(self.meta.imputation, rule="linear").fill(np.where(split.mask, split.x, np.float32(np.nan)))
-        _lend(lines, split.mask)
         bits = 2 * torch.from_numpy(split.mask).float() - 1
         return torch.cat([torch.from_numpy(self.normalizer.transform(lines)), bits], dim=2)
 
@@ -102,21 +101,6 @@ class FittedDenoiser:
     def fingerprint(self) -> str:
         """Return a hash of the weights and the normaliser."""
         return fingerprint(self.denoiser.state_dict(), self.normalizer.fingerprint())
-
-
-def _lend(x: np.ndarray, observed: np.ndarray) -> None:
-    """Give series x (N, L, C) without any observation of a channel the values of random ones that have some, in place,
-    where those observe less than half of it.
-
-    Most series would be constant there, and few bits would tell which: a denoiser takes long to learn such a mixture,
-    and draws too narrow values until then. Where bits are many they tell, and the constant helps them.
-    """
-    generator = np.random.default_rng(0)
-    for channel in range(x.shape[2]):
-        has = observed[:, :, channel].any(axis=1)
-        if has.any() and observed[has, :, channel].mean() < 0.5:
-            lenders = generator.choice(np.flatnonzero(has), (~has).sum())
-            x[~has, :, channel] = x[lenders, :, channel]
 
 
 def models_mask(config: BaseConfig, dataset: Dataset) -> bool:

@@ -77,22 +77,6 @@ def test_gaps_are_straight_lines_and_medians():
     assert signals[0, :, 2].tolist() == [1, 1, -1, -1, 1, 1]
 
 
-@pytest.mark.parametrize(("share", "lent"), [(0.1, 1.0), (0.9, 0.0)])
-def test_unobserved_channels_borrow_from_other_series_where_those_have_few_observations(share, lent):
-    generator = np.random.default_rng(1)
-    mask = np.zeros((2000, 10, 2), dtype=bool)
-    mask[:1000, 0] = True
-    mask[:1000, 1:] = generator.random((1000, 9, 2)) < (share * 10 - 1) / 9
-    x = META.imputation.fill(np.where(mask, generator.normal((80, 37), 5, mask.shape), np.nan).astype(np.float32))
-    split = Split(x, np.zeros(len(x), dtype=int), mask=mask)
-    denoiser = fitted(split, True)
-    values = denoiser.normalizer.inverse(denoiser.encode(split)[..., :2].numpy())
-    borrowed = ~np.isclose(values[1000:], META.imputation.medians, rtol=1e-6).all(axis=1)
-    np.testing.assert_allclose(borrowed.mean(axis=0), lent, atol=0.05)
-    lenders = {row.tobytes() for row in values[:1000, :, 0]}
-    assert all(row.tobytes() in lenders for row in values[1000:][borrowed[:, 0], :, 0])
-
-
 def test_the_mask_is_learned_where_there_are_gaps_and_the_rule_is_known():
     split = gappy_split()
 

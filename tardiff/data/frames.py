@@ -30,8 +30,9 @@ RELATIVE_TOLERANCE = 1e-3  # of steps that count as equal: times in hours are ro
 def to_frame(split: Split, meta: Metadata, form: str = "wide") -> pd.DataFrame:
     """Return a split as a frame of N * L rows (`wide`) or N * L * C rows (`long`), in order of the arrays.
 
-    Where the split has no ids, they are numbers from 0. Values are float32, label and variable are categories in the
-    order of the metadata. Raises UserError on another form and on channels or classes that cannot be told apart.
+    Where the split has no ids, they are numbers from 0, which `from_frame` takes for none. Values are float32, label
+    and variable are categories in the order of the metadata. Raises UserError on another form and on channels or
+    classes that cannot be told apart.
     """
     if form not in FORMS:
         raise UserError(f"'{form}': expected the form {' or '.join(FORMS)}.")
@@ -110,8 +111,9 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
     length, interval = _regular(hours[order], series[order], ids)
     x = _numbers(values).take(order, axis=0).reshape(len(ids), length, values.shape[1])
     observed = ~np.isnan(x)
+    # Numbers in order, as `to_frame` gives rows without ids, name nothing, and those of other splits are the same.
     split = Split(x, y, subject, None if observed.all() else observed, p,
-                  _integers_or_text(np.asarray(ids)))
+                  None if np.array_equal(ids, np.arange(len(ids))) else _integers_or_text(np.asarray(ids)))
     meta = _metadata(frame.attrs, list(map(str, values.columns)), classes, units)
     meta = replace(meta, name=name or meta.name,
                    sampling_interval="" if time == "step" else _interval_text(interval, meta.sampling_interval))

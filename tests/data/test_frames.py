@@ -56,6 +56,12 @@ def test_a_frame_holds_the_split_and_its_metadata(form, interval, subject):
     assert back_meta == replace(meta, sampling_interval=interval if interval in INTERVALS else "")
 
 
+@pytest.mark.parametrize("ids", [None, np.arange(9) + 3, np.arange(9)[::-1], np.array(list("abcdefghi"))])
+def test_ids_come_back_and_rows_without_get_none(ids):
+    """Else no two splits of numbered rows could stand in one dataset."""
+    np.testing.assert_equal(from_frame(to_frame(replace(drawn(), id=ids), META))[0].id, ids)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_complete_split_has_no_mask(form):
     split = replace(drawn(), mask=None)

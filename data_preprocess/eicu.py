@@ -146,7 +146,7 @@ def with_condition_columns(connection: duckdb.DuckDBPyConnection, options: argpa
                                        list(dict.fromkeys([*of_stay, *["hospitalid"] * bool(of_hospital)])))
     if not of_hospital:
         return stays
-    hospitals = pd.to_numeric(stays[icu.CONDITION_COLUMN.format("hospitalid")]).rename("hospitalid").to_frame()
+    hospitals = pd.to_numeric(stays[target.CONDITION_COLUMN.format("hospitalid")]).rename("hospitalid").to_frame()
     found = icu.with_condition_columns(connection, options, hospitals, "hospital", of_hospital)
     return stays.join(found.drop(columns="hospitalid"))
 

@@ -19,8 +19,6 @@ from tardiff.utils.errors import UserError
 TASKS = {"mortality": "mortality", "length_of_stay": "icu_stay"}
 CREDENTIALED = "PhysioNet Credentialed Health Data License 1.5.0"
 OPEN = "ODbL 1.0"
-CONDITION_COLUMN = "condition {}"
-"""What the table of stays calls a column that a condition names."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,14 @@ def look_up(table: pd.DataFrame, name: str, wanted: pd.Series) -> pd.DataFrame:
 def with_condition_columns(connection: duckdb.DuckDBPyConnection, options: argparse.Namespace, stays: pd.DataFrame,
                            name: str, names: Sequence[str]) -> pd.DataFrame:
     """Return the stays with the columns `names` of the table `name`, whose key is the first column of stays, as text
-    under CONDITION_COLUMN; '' where missing."""
+    under target.CONDITION_COLUMN; '' where missing."""
     if not names:
         return stays
     key = str(stays.columns[0])
     table = read_table(connection, options.input, name, {key: "INTEGER", **{
         column: "VARCHAR" for column in names if column != key}})
     found = look_up(table, name, stays[key])
-    return stays.assign(**{CONDITION_COLUMN.format(column): (
+    return stays.assign(**{target.CONDITION_COLUMN.format(column): (
         stays[key] if column == key else found[column].fillna("")).astype(str) for column in names})
 
 
@@ -113,7 +111,7 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
-    columns = {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in target.columns_named(options)}
+    columns = target.condition_columns(options, stays)
     kept, is_target, of_target = target.divided(options, columns, subject)
     meta = Metadata(
         name=f"{module}_{TASKS[options.label]}", channels=[vital.name for vital in vitals],

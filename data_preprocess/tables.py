@@ -59,9 +59,6 @@ from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject, split_with_target
 from tardiff.utils.errors import UserError
 
-CONDITION_COLUMN = "condition {}"
-"""What the table of stays calls a column that a condition names."""
-
 
 def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
     """Read both tables and print where every reading and id went; return the splits and their description.
@@ -129,7 +126,7 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
                         f"{own_data.listed(classes)}, in this order.")
     p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
-    columns = {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in target.columns_named(options)}
+    columns = target.condition_columns(options, stays)
     kept, is_target, of_target = target.divided(options, columns, stays["subject"].to_numpy(dtype=str))
     whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32),
                   id=stays["id"].to_numpy(dtype=str))
@@ -207,14 +204,14 @@ def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: ar
 def with_condition_columns(connection: duckdb.DuckDBPyConnection, table: pd.DataFrame, options: argparse.Namespace
                            ) -> pd.DataFrame:
     """Return the table of labels with the text of the columns that the condition of a target names, '' where it is
-    missing, under CONDITION_COLUMN."""
+    missing, under target.CONDITION_COLUMN."""
     if not (names := target.columns_named(options)):
         return table
     fields = ", ".join(f"coalesce(CASE WHEN {is_missing(column)} THEN '' ELSE {column} END, '') AS {column}"
                        for column in map(identifier, names))
     found = fetch(connection, f"SELECT {fields} FROM {source(options.labels, dict.fromkeys(names, 'VARCHAR'))}",
                   "columns of the conditions", options.labels)
-    return table.assign(**{CONDITION_COLUMN.format(name): found[name] for name in names})
+    return table.assign(**{target.CONDITION_COLUMN.format(name): found[name] for name in names})
 
 
 def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measurements,

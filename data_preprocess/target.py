@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_preprocess import command, count_tables
 from tardiff.data.format import Dataset, Metadata, Split, read_dataset
@@ -26,6 +27,8 @@ from tardiff.data.splits import with_target
 from tardiff.utils.errors import UserError
 
 CONDITION = "COLUMN in (A, B), not in (A, B), = A, != A, < 5, <= 5, > 5 or >= 5; several joined by 'and'"
+CONDITION_COLUMN = "condition {}"
+"""What the table of stays calls a column that a condition names."""
 VALUE = r"""(?:'[^']*'|"[^"]*"|[^\s,()'"<>=!]+)"""
 TERM = re.compile(rf"""\s*(?P<column>\w+)\s*(?:(?P<relation><=|>=|!=|=|<|>)\s*(?P<value>{VALUE})
                        |(?P<no>\s+not)?\s+in\s*\(\s*(?P<values>{VALUE}(?:\s*,\s*{VALUE})*)\s*\))\s*""",
@@ -113,6 +116,11 @@ def columns_named(options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(term.column for terms in conditions(options).values() for term in terms))
 
 
+def condition_columns(options: argparse.Namespace, stays: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the text (N,) of the columns that the conditions name, of stays that have them under CONDITION_COLUMN."""
+    return {name: stays[CONDITION_COLUMN.format(name)].to_numpy(dtype=str) for name in columns_named(options)}
+
+
 def divided(options: argparse.Namespace, columns: Mapping[str, np.ndarray], subject: np.ndarray
             ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Return which rows are kept (N,) bool, which of the kept are of the target (n,) bool, None where all are of one
@@ -145,7 +153,7 @@ def divided(options: argparse.Namespace, columns: Mapping[str, np.ndarray], subj
 
 def composed(source: Dataset, target: Dataset, other_patients: bool) -> tuple[dict[str, Split], Metadata]:
     """Return the splits of a dataset that trains on the train rows of `source` and tests on `target`, and their
-    description. other_patients: subjects of equal name are two patients.
+    description. other_patients: subjects of equal name are two patients. A part without subjects or ids stays without.
 
     Raises UserError if the two do not fit.
     """
@@ -157,14 +165,12 @@ def composed(source: Dataset, target: Dataset, other_patients: bool) -> tuple[di
         raise UserError(f"(length, channels): {source.path} has {source.shape}, {target.path} has {target.shape}.")
     parts = {"source": source.train, **{f"target {name}": split for name, split in target.splits.items()}}
     for name in ("subject", "id"):
-        arrays = {part: getattr(split, name) for part, split in parts.items()}
-        if any(array is None for array in arrays.values()):
-            arrays = dict.fromkeys(arrays)
-        elif other_patients or len({array.dtype.kind for array in arrays.values()}) > 1:
+        arrays = {part: array for part, split in parts.items() if (array := getattr(split, name)) is not None}
+        if other_patients or len({array.dtype.kind for array in arrays.values()}) > 1:
             prefix = {part: part.split()[0] + " " if other_patients else "" for part in arrays}
             arrays = {part: np.array([f"{prefix[part]}{own}" for own in array.tolist()])
                       for part, array in arrays.items()}
-        parts = {part: replace(split, **{name: arrays[part]}) for part, split in parts.items()}
+        parts |= {part: replace(parts[part], **{name: array}) for part, array in arrays.items()}
     meta = replace(source.meta, positive=source.meta.with_positive(source.train.y).positive,
                    name=f"{source.meta.name} to {target.meta.name}",
                    source=f"{source.meta.source}; {target.meta.source}",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data_preprocess import target
-from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.format import Dataset, read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.utils.errors import UserError
@@ -68,3 +68,13 @@ def test_two_dataset_folders_become_one(tmp_path, monkeypatch, refusal, check_co
         assert made.test.x[row, 0, channel] == np.float32(source.meta.imputation.medians[channel])
     write_dataset("D", other.splits, replace(other.meta, channels=[*other.meta.channels[:-1], "other"]))
     assert "channels: A has" in refusal(target.main, "--input", "A", "--target", "D", "--output", Path("E"))
+
+
+def test_patients_of_one_folder_are_kept_where_the_other_knows_none():
+    """Or rows of one test patient would be resampled as several patients."""
+    (first, meta), (second, _) = (simulate_cohort(200, seed=seed) for seed in (0, 1))
+    nobody = {name: replace(split, subject=None) for name, split in first.items()}
+    for source, other in ((nobody, second), (second, nobody)):
+        splits, _ = target.composed(Dataset(Path("A"), meta, source), Dataset(Path("B"), meta, other), False)
+        np.testing.assert_equal(splits["train"].subject, source["train"].subject)
+        np.testing.assert_equal(splits["test"].subject, other["test"].subject)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tardiff
+from classifier.train import Guide
 from tardiff.data.format import Dataset, Split
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.plots import save_figure
@@ -42,7 +42,7 @@ SHARES = (0.125, 0.25, 0.5, 1.0)
 DRAWS = 5
 
 
-def sampled(options: argparse.Namespace, denoiser: tardiff.Denoiser, real: Dataset, guide: tardiff.Guide, scale: float,
+def sampled(options: argparse.Namespace, denoiser: tardiff.Denoiser, real: Dataset, guide: Guide, scale: float,
             classes: str) -> Split:
     """Return series guided with a scale and a choice of guidance rows, made once."""
     settings = {"objective": options.objective, "scale": scale} | (
@@ -67,7 +67,7 @@ def utility(options: argparse.Namespace, real: Dataset, sets: dict[str, Split]) 
     return frame[frame["protocol"] == "TSTR"].set_index(["set", "metric"])[["mean", "sd"]]
 
 
-def signal_rows(real: Dataset, guide: tardiff.Guide) -> list[dict[str, float]]:
+def signal_rows(real: Dataset, guide: Guide) -> list[dict[str, float]]:
     """Return how far G of all and of balanced rows agrees with itself, for shares of the guidance rows, drawn by
     subject."""
     half = halve_validation(real.val)[0]
@@ -91,7 +91,7 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     real = tardiff.read_dataset(options.data)
     half = halve_validation(real.val)[0]
     opened = InfluenceStudy.open(options.output, guide.task, *prepared([half], guide.normalizer), real.num_classes,
-                                 len(real.train), torch.device("cpu"))
+                                 len(real.train), guide.task.device)
     sweep = {f"scale {scale:g}": (scale, sampled(options, denoiser, real, guide, scale, options.classes))
              for scale in sorted({*options.scales, 0.0})}
     choices = {} if options.objective == "classifier" else {

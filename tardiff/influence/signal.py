@@ -9,7 +9,6 @@ products.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from tardiff.data.splits import split_subjects
 from tardiff.influence.gradient import class_weights, guidance_key, summed_gradients
 from tardiff.influence.task import DownstreamTask
-from tardiff.utils.cache import cached, result_path
+from tardiff.utils.cache import cached_where_writable
 from tardiff.utils.distributed import ProcessGroup
 
 BLOCKS, FEWEST_BLOCKS = 16, 8
@@ -169,8 +168,7 @@ def cached_guidance_signal(folder: str | Path, task: DownstreamTask, guidance: R
 
     key = ("guidance_signal", BLOCKS, *(part for rows in (guidance, training) for part in (
         guidance_key(task, rows.x, rows.y, num_classes, len(training.y)), rows.subjects)))
-    may_keep = result_path(folder, key).exists() or os.access(folder, os.W_OK) or not Path(folder).exists()
-    found = cached(folder, key, compute) if may_keep else compute()
+    found = cached_where_writable(folder, key, compute)
     if not found:
         return None
     return GuidanceSignal({name: found[f"products/{name}"] for name in task.parameters}, found["counts"])

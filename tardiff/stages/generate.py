@@ -20,7 +20,7 @@ from tardiff.evaluation.metrics import auroc
 from tardiff.influence.scale import matched_scale
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
 from tardiff.sampling.generate import at_one_size, generate_dataset, label_plan, sample_chunk
-from tardiff.utils.cache import cached
+from tardiff.utils.cache import cached_where_writable
 from tardiff.utils.checkpoint import read_json, write_json
 from tardiff.utils.distributed import process_group, resolve_device
 from tardiff.utils.logging import open_run, read_run_config
@@ -107,14 +107,15 @@ def record_scale(config: GenerationConfig, dataset: Dataset, denoiser: FittedDen
                  teacher: Teacher | None) -> None:
     """Look for the guidance scale, unless the record of the output has it, write it there and print it.
 
-    Series of all generation seeds share one search, which is kept beside the guide.
+    Series of all generation seeds share one search, which is kept beside the guide where that may be written.
     """
     path = Path(config.output) / RECORD
     record = read_json(path, inputs=dict)
     if FOUND not in record:
         settings = {name: value for name, value in record["config"].items() if name in ("bf16", "sampler", "guidance")}
-        found = cached(guidance.guide.folder, ("guidance_scale", record["inputs"], dataset.val.fingerprint(), settings),
-                       lambda: _search(config, dataset, denoiser, guidance, teacher))
+        key = ("guidance_scale", record["inputs"], dataset.val.fingerprint(), settings)
+        found = cached_where_writable(guidance.guide.folder, key,
+                                      lambda: _search(config, dataset, denoiser, guidance, teacher))
         record[FOUND] = {"scale": found["scale"], "target": found["target"],
                          "tried": dict(zip(map(str, found["scales"].tolist()), found["separabilities"].tolist(),
                                            strict=True))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ def cached(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]
         remove_leftovers(folder)
         _store(path, compute)
     return _read(path)
+
+
+def cached_where_writable(folder: str | Path, key: Sequence[Any], compute: Callable[[], Values]) -> Values:
+    """Return what `cached` does; in a folder that may not be written nothing is kept, but what is there is read."""
+    may_write = os.access(folder, os.W_OK) or not Path(folder).exists()
+    return cached(folder, key, compute) if may_write or result_path(folder, key).exists() else compute()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tardiff.evaluation.learned_scores import discriminative_score
 from tardiff.utils import cache
-from tardiff.utils.cache import Job, cached, cached_jobs
+from tardiff.utils.cache import Job, cached, cached_jobs, cached_where_writable
 from tardiff.utils.errors import UserError
 
 
@@ -34,6 +34,14 @@ def test_a_result_is_computed_once_for_what_decides_it(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.torch, "__version__", "0.0")
     cached(tmp_path, ("toy", 1, np.ones(3)), compute)
     assert len(calls) == 5
+
+
+def test_where_nothing_may_be_written_what_is_kept_is_read_and_the_rest_computed(tmp_path, monkeypatch):
+    cached(tmp_path, ("toy", 1), lambda: {"score": 0.1})
+    monkeypatch.setattr(cache.os, "access", lambda *_: False)
+    found = [cached_where_writable(tmp_path, ("toy", key), lambda: {"score": 0.2})["score"] for key in (1, 2)]
+    assert found == [0.1, 0.2]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("spoil", [

@@ -116,16 +116,15 @@ def read_protocol(config: EvaluationConfig) -> Protocol | Rotations:
 
 
 def check_teachers(config: EvaluationConfig, real: Dataset) -> None:
-    """Raise UserError if a teacher was not taught the training rows, or is not the one that labelled a set: it would be
-    no rival of it."""
-    if not config.teachers:
-        return
-    given = {out_of_fold(folder, real)[1] for folder in config.teachers}
-    for path in (path for paths in synthetic_folders(config).values() for path in paths):
-        inputs = (read_generation(Path(path)) or {"inputs": {}})["inputs"]
-        if inputs.get("teacher", next(iter(given))) not in given:
-            raise UserError(f"{path}: was labelled by another teacher than {', '.join(config.teachers)}. Give the one "
-                            "that its provenance.json names, teacher=RUN, or a list of all that labelled these sets.")
+    """Raise UserError if a teacher was not taught the training rows, or is not the one that labelled the dataset which
+    a seed takes beside it: it would be no rival of it."""
+    teachers = [(folder, out_of_fold(folder, real)[1]) for folder in config.teachers]
+    pairs = {(paths[seed % len(paths)], teachers[seed % len(teachers)]) for paths in synthetic_folders(config).values()
+             for seed in range(config.seeds) if teachers}
+    for path, (folder, own) in sorted(pairs):
+        if (read_generation(Path(path)) or {"inputs": {}})["inputs"].get("teacher", own) != own:
+            raise UserError(f"{path}: was labelled by another teacher than {folder}. Give the one that its "
+                            "provenance.json names, teacher=RUN, or one for each folder of a set, in their order.")
 
 
 def splits_read(config: EvaluationConfig) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ def test_the_teacher_of_a_set_is_a_control_and_no_other_one_is(workplace, capsys
     capsys.readouterr()
     for given, expected in (
             (["teacher=other"], "out: was labelled by another teacher than other"),
+            (["teacher=[other,teacher]"], "out: was labelled by another teacher than other"),
             (["teacher=teacher", "real=other_data", "synthetic={}"], "taught other train rows than those"),
             (["teacher=data"], "data: not a run folder")):
         assert_refused(run_command(*evaluate, *given), capsys.readouterr().err, (expected,))

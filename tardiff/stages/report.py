@@ -77,6 +77,10 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     real = read_dataset(config.real, splits_read(config))
     guidance, selection = halve_validation(real.val)
     held_out = scored_split(config, real)
+    if real.val.guidance is not None and "privacy" in config.sections:
+        config = dataclasses.replace(config, sections=[part for part in config.sections if part != "privacy"])
+        print("note: privacy is not measured: no patients of the source are held out, and attacks would tell those "
+              "that trained from patients of the target, whatever the set gives away.")
     sets = read_sets(folders, real)
     check_teachers(config, real)
     check_classifier(config, real, device)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from user_errors import run_command
 
 from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, ReportConfig, load_config
-from tardiff.data.format import Dataset
+from tardiff.data.format import Dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
 from tardiff.stages import estimate
@@ -61,6 +62,19 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     assert minutes(fidelity_metrics=["marginal"], targets=["own"]) == alone
     longer = ClassifierTrainingConfig(steps=2000)
     assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
+
+
+def test_privacy_is_not_measured_where_members_and_others_are_of_two_populations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(200, seed=0)
+    write_dataset("made", {"train": splits["train"]}, meta)
+    val = replace(splits["val"], guidance=np.arange(len(splits["val"])) % 2 == 0, subject=None)
+    write_dataset("data", splits | {"val": val}, meta)
+    assert run_command("report", "real=data", "synthetic={made: made}", "output=report", "device=cpu", "workers=1",
+                       "reference=null", "sections=[fidelity, privacy]", "repeats=1",
+                       "fidelity_metrics=[marginal]") == 0
+    assert "privacy is not measured" in capsys.readouterr().out
+    assert Path("report/fidelity.csv").exists() and not Path("report/privacy.csv").exists()
 
 
 def test_a_report_without_parts_is_refused():

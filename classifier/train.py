@@ -174,7 +174,7 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 
     Raises UserError if the selection half lacks a class: no weights could be chosen on it.
     """
-    normalizer = Normalizer.fit(kind, dataset.train.x)
+    normalizer = Normalizer.fit(kind, dataset.observed)
     _, selection = halve_validation(dataset.val)
     faults = absent_classes(selection, dataset.meta, f"the selection half of {dataset.path}/val.npz")
     if faults:

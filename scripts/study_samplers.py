@@ -1,14 +1,14 @@
-"""How good series are for the steps they take: every sampler with few and many steps, on a trained denoiser.
+"""How good series are for the steps they take: every sampler with few and many steps, on trained denoisers.
 
-    python scripts/study_samplers.py --base runs/cinc2012_mortality/base --data data/cinc2012_mortality
+    python scripts/study_samplers.py --base runs/cinc2012_mortality/base-seed* --data data/cinc2012_mortality
     python scripts/study_samplers.py ... --steps 10 25 --series 768 --quick
 
 Without guidance and without test: fidelity is measured against the selection half, which TSTR is scored on as well.
 Writes samplers.csv and samplers.png to the output folder. Series and results are kept there, so that a killed study
 resumes. Columns: `level`, the variance over series of their mean over time, and `within`, the mean of their variance
 over time, each synthetic / real in normalised units, as mean over channels and per channel; the first figures of
-marginal distances, context-FID and strong discriminative score; AUROC and AUPRC of TSTR. `--quick` measures only what
-trains no network.
+marginal distances, context-FID and strong discriminative score; AUROC and AUPRC of TSTR. Of several denoisers all are
+means, and `level sd` is the standard deviation over them. `--quick` measures only what trains no network.
 """
 
 from __future__ import annotations
@@ -61,25 +61,30 @@ def sampled(denoiser: tardiff.Denoiser, counts: dict[int, int], seed: int, sampl
 
 def study(options: argparse.Namespace) -> pd.DataFrame:
     """Return one row for the real training rows and each sampler and number of steps."""
-    denoiser, real = tardiff.load_denoiser(options.base), tardiff.read_dataset(options.data)
+    denoisers, real = [tardiff.load_denoiser(base) for base in options.base], tardiff.read_dataset(options.data)
     scaler, (_, selection) = Normalizer.fit("zscore", real.train.x), halve_validation(real.val)
     train, held_out = (Split(scaler.transform(rows.x), rows.y, rows.subject) for rows in (real.train, selection))
     plan = label_plan("train", options.series, real.train.y, real.meta.classes)
     counts = dict(enumerate(np.bincount(plan, minlength=real.num_classes).tolist()))
     rows, sets, splits = {REAL: {"sampler": REAL, "level": 1.0, "within": 1.0}}, {}, {}
-    normalizer = denoiser.fitted.normalizer
+    normalizer = denoisers[0].fitted.normalizer
     of_real = variances(normalizer.transform(real.train.x))
     for steps in options.steps:
         for sampler in options.samplers:
             name = f"{sampler} {steps}"
-            found = sampled(denoiser, counts, options.seed, sampler, steps, options.output / "series")
-            splits[name], sets[name] = Split(found["x"], found["y"]), [scaler.transform(found["x"])]
-            rows[name] = {"sampler": sampler, "steps": steps, "seconds": found["seconds"]}
-            for key, values in variances(normalizer.transform(found["x"])).items():
-                ratios = values / of_real[key]
-                rows[name] |= {key: ratios.mean(), **{f"{key} {channel}": ratio for channel, ratio in
-                                                      zip(real.meta.channels, ratios, strict=True)}}
-            print(f"{name}: {found['seconds']:.0f} s, level {rows[name]['level']:.3f}, within "
+            found = [sampled(denoiser, counts, options.seed, sampler, steps, options.output / "series")
+                     for denoiser in denoisers]
+            splits[name] = [Split(of_one["x"], of_one["y"]) for of_one in found]
+            sets[name] = [scaler.transform(of_one["x"]) for of_one in found]
+            rows[name] = {"sampler": sampler, "steps": steps,
+                          "seconds": np.mean([of_one["seconds"] for of_one in found])}
+            of_all = [variances(normalizer.transform(of_one["x"])) for of_one in found]
+            for key, real_values in of_real.items():
+                ratios = np.array([of_one[key] / real_values for of_one in of_all])
+                rows[name] |= {key: ratios.mean(), f"{key} sd": ratios.mean(axis=1).std(ddof=min(len(found) - 1, 1)),
+                               **{f"{key} {channel}": ratio for channel, ratio in
+                                  zip(real.meta.channels, ratios.mean(axis=0), strict=True)}}
+            print(f"{name}: {rows[name]['seconds']:.0f} s, level {rows[name]['level']:.3f}, within "
                   f"{rows[name]['within']:.3f}", flush=True)
     metrics = fidelity_metrics(["marginal"] if options.quick else list(METRICS))
     frame = evaluate_fidelity(train, held_out, sets, metrics, options.repeats, options.output / "metrics", 1,
@@ -120,14 +125,15 @@ def figure_of(frame: pd.DataFrame) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True, help="run folder of a denoiser")
-    parser.add_argument("--data", required=True, help="the dataset that it was trained on")
+    parser.add_argument("--base", required=True, nargs="+", help="run folders of denoisers of one dataset")
+    parser.add_argument("--data", required=True, help="the dataset that they were trained on")
     parser.add_argument("--output", type=Path, default=Path("runs/study_samplers"))
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 8, 10, 15, 25, 50, 200])
     parser.add_argument("--series", type=int, help="series to sample (default: as many as in train)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--repeats", type=int, default=3, help="seeds of the networks that measure")
+    parser.add_argument("--repeats", type=int, default=3,
+                        help="seeds of the networks that measure; seed r takes denoiser r modulo their number")
     parser.add_argument("--quick", action="store_true", help="leave out what trains networks")
     options = parser.parse_args()
     frame = study(options)

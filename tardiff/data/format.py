@@ -153,6 +153,13 @@ class Dataset:
         return self.meta.classes.index(self.meta.with_positive(self.train.y).positive)
 
     @property
+    def observed(self) -> np.ndarray:
+        """x (N, L, C) of the training rows, with NaN where a rule that is known filled a gap: what a normaliser is
+        fitted on, for the values of a rule would crowd those that were measured into what room they leave."""
+        x, mask = self.train.x, self.train.mask
+        return x if self.meta.imputation is None or mask is None else np.where(mask, x, np.float32(np.nan))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(L, C), equal in every split."""
         return next(iter(self.splits.values())).x.shape[1:]

@@ -272,7 +272,7 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     judges, balanced = ({name: judge_of(model, training, real, device) for name, model in config.judge_models.items()}
                         for training in (config.training, replace(config.training, class_weighting="balanced")))
     return Protocol(real.train, selection, scored_split(config, real), sets,
-                    Normalizer.fit(config.normalizer, real.train.x), judges, folder,
+                    Normalizer.fit(config.normalizer, real.observed), judges, folder,
                     worker_count(config.workers, device), real.positive, guidance, balanced, config.ensemble_size,
                     with_mask, [out_of_fold(folder, real)[0] for folder in config.teachers])
 

@@ -48,7 +48,7 @@ def run(config: BaseConfig, dry_run: bool) -> None:
 
 
 def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: ProcessGroup) -> None:
-    normalizer = Normalizer.fit(config.normalizer, dataset.train.x)
+    normalizer = Normalizer.fit(config.normalizer, dataset.observed)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
     if done > config.training.steps:

@@ -12,6 +12,7 @@ from user_errors import contents
 
 from tardiff.data.format import (
     ARRAYS,
+    Dataset,
     Metadata,
     Split,
     class_numbers,
@@ -328,3 +329,12 @@ def test_an_unknown_class_is_refused_with_the_list(given):
     with pytest.raises(UserError, match=r"survived \(0\), died \(1\)") as error:
         class_numbers([given], ["survived", "died"])
     assert ("Did you mean died?" in str(error.value)) == (given == "dead") and len(str(error.value)) < 400
+
+
+def test_normalisers_are_fitted_on_what_was_observed():
+    x, mask = np.arange(24, dtype=np.float32).reshape(4, 3, 2), np.zeros((4, 3, 2), dtype=bool)
+    mask[::2] = True
+    meta = Metadata("a", ["b", "c"], ["", ""], ["0", "1"], imputation=Imputation("median", [0.0, 0.0]))
+    dataset = Dataset(None, meta, {"train": Split(x, np.tile([0, 1], 2), mask=mask)})
+    assert np.array_equal(np.isnan(dataset.observed), ~mask) and np.array_equal(dataset.observed[mask], x[mask])
+    assert np.array_equal(replace(dataset, meta=replace(meta, imputation=None)).observed, x)

@@ -60,8 +60,8 @@ def test_a_killed_comparison_of_trained_baselines_goes_on(workplace, tmp_path):
     configs.mkdir()
     (configs / "timevae.yaml").write_text("budget: tiny\nepochs: 1\nfilters: [4, 4]\n")
     arguments = ["--baselines", "timevae", "smote", f"configs={configs}", "generation_seeds=2", "seeds=2",
-                 "controls=[]", "bootstrap=20", "ratios=[0.5]", "model.rnn.hidden_size=8", "training.steps=20",
-                 "training.batch_size=32", *ONE_METRIC,
+                 "controls=[]", "bootstrap=20", "ratios=[0.5]", "weights=[]", "model.rnn.hidden_size=8",
+                 "training.steps=20", "training.batch_size=32", *ONE_METRIC,
                  "sections=[utility,fidelity]", "variants={again: [timevae, sample_seed=7], unmade: [timegan]}"]
     process = workplace._start(sys.executable, "-m", "tardiff", "compare", "--real", str(workplace.folder / "data"),
                                "--output", str(output), *arguments)
@@ -152,7 +152,7 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
     unbuildable.mkdir()
     (unbuildable / "timevae.yaml").write_text("filters: []\n")
     for setting, message in (
-            ("ratios=[0.5,0.5]", "each once"),
+            ("ratios=[0.5,0.5]", "each number once"),
             ("ratios=[2.0]", "the ratio needs"), ("fidelity_metrics=[fid]", "'fid' is not one of"),
             ("reference=nobody", "reference=nobody"), ("configs=nowhere", "folder nowhere not found"),
             ("variants={more: timevae}", "variants.more: expected a baseline and its settings"),

@@ -21,7 +21,7 @@ from tardiff.evaluation.sections import COPY, FRESH
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUICK = ["device=cpu", "controls=[guidance_rows,mixup]", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]",
+QUICK = ["device=cpu", "controls=[guidance_rows,mixup]", "seeds=2", "bootstrap=40", "ratios=[0.1,0.2]", "weights=[]",
          "model.rnn.hidden_size=8", "training.steps=20", "training.batch_size=32", "repeats=2", "fine_tuned=12",
          "reference=first", "fidelity_metrics=[correlational,autocorrelation,marginal,mmd]"]
 
@@ -219,7 +219,7 @@ def test_the_report_opens_offline_in_a_browser_and_prints(report, tmp_path):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--synthetic", "{sets}/nowhere", "reference=null"], "no finished dataset"),
     (["--real", "{sets}/nowhere"], "no finished dataset"),
-    (["ratios=[0.2,0.2]"], "and each once"), (["sections=[influence]", "classifier=null"], "needs the classifier"),
+    (["ratios=[0.2,0.2]"], "each number once"), (["sections=[influence]", "classifier=null"], "needs the classifier"),
     (["fidelity_metrics=[]"], "names none"),
     (["synthetic={real: {sets}/second}"], "stands for other rows"), (["synthetic={}"], "no synthetic dataset"),
     (["synthetic={a$b: {sets}/second}"], "a name may hold"), (["classifier={sets}/second"], "does not fit this stage"),

@@ -24,9 +24,10 @@ TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model
 TINY_SAMPLER = ["sampler.num_inference_steps=2"]
 TINY_EVALUATION = ["seeds=1", "controls=[]", "bootstrap=20", "training.steps=2", "ratios=[0.2]",
                    "weights=[]"]
+TINY_TEACHER = "members=[{model: logistic, seeds: 1}]"
 TINY_RUN = [
     f"base=[{','.join(repr(text) for text in TINY_MODEL)}]", "classifier=training.steps=2",
-    "teacher=['members=[{model: logistic, seeds: 1}]']",
+    f"teacher=[{TINY_TEACHER!r}]",
     "guidance={unguided: [configs/guidance/none.yaml, 'sampler.num_inference_steps=2'], "
     "guided: ['sampler.num_inference_steps=2']}",
     f"evaluation=[{','.join(repr(text) for text in ['quick=true', *TINY_EVALUATION])}]"]
@@ -34,7 +35,7 @@ TINY_RUN = [
 FEWER = {
     "run configs/experiment/cinc2012_mortality.yaml": ["--dry-run"], "run data=data/mine rotations": ["--dry-run"],
     "run": TINY_RUN, "simulate": ["--stays", "200"], "train": TINY_MODEL, "guide": ["training.steps=2"],
-    "teach": ["training.steps=2", "workers=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
+    "teach": [TINY_TEACHER, "workers=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
     "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]", "sections=[utility, fidelity]"],
     "influence": ["fine_tuned=6", "bootstrap=20"], "baseline timevae": ["epochs=1"],
     "compare": ["--dry-run", "baselines=[timevae]"],

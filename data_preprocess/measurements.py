@@ -86,7 +86,7 @@ class Clock:
             return "a number (leave out --time-unit for timestamps)"
         offset = ("with an offset from UTC, as the first time has" if self.zoned
                   else "without an offset, as the first time is")
-        return f"a timestamp such as 2024-01-31 15:00:00, {offset} (for numbers, give --time-unit)"
+        return f"a timestamp such as 2024-01-31 15:00:00, {offset} (of numbers give the unit, such as --time-unit h)"
 
 
 @dataclass(frozen=True)

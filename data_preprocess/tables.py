@@ -229,8 +229,9 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
                      f"WHERE NOT {is_missing('variable')}")
         present = sorted(fetch(connection, variables, "variables", path)["variable"].tolist())
     if not present:
-        raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. The first id there is "
-                        f"'{first_id(connection, measurements)}'.")
+        labelled = fetch(connection, "SELECT min(id) AS id FROM stays", "labelled id", path)["id"][0]
+        raise UserError(f"{path}: no row is of an id in {options.labels} that has a label. Its first id is "
+                        f"'{first_id(connection, measurements)}'; one with a label is '{labelled}'.")
     names = measurements.wide or options.channels or present
     there, seen = set(map(measurements.key, present)), set()
     for channel, key in zip(names, map(measurements.key, names), strict=True):

@@ -176,6 +176,9 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     if not folder.is_dir():
         raise UserError(f"{folder}: dataset folder not found. Make it with tardiff simulate or tardiff convert, or "
                         "give the path of an existing dataset.")
+    if not (folder / "meta.json").exists():
+        raise UserError(f"{folder / 'meta.json'}: file not found, so {folder} is no dataset folder. tardiff convert "
+                        "makes one of tables and arrays.")
     meta = read_metadata(folder / "meta.json")
     read: dict[str, Split] = {}
     faults: list[str] = []

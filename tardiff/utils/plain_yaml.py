@@ -57,7 +57,8 @@ def read_mapping(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path}: configuration file not found.") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; expected a YAML configuration file.") from None
+        raise UserError(f"{path}: is a folder; expected a YAML configuration file. A folder is given to a setting, "
+                        f"such as data={path}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

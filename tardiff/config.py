@@ -290,7 +290,7 @@ class TeacherConfig:
               "one on a GPU.", low=1, semantic=False)
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     members: list[dict[str, Any]] = setting(
-        [{"model": "gru", "seeds": 2}, {"model": "boosting", "seeds": 2}, {"model": "forest", "seeds": 1},
+        [{"model": "gru", "seeds": 1}, {"model": "boosting", "seeds": 2}, {"model": "forest", "seeds": 1},
          {"model": "logistic", "seeds": 1}],
         f"The ensemble, [{{model: NAME, seeds: NUMBER}}, ...]. NAME is one of {', '.join(ARCHITECTURES)}, "
         f"{', '.join(SUMMARY_MODELS)}; each counts alike, whatever the number of its seeds.")

@@ -70,12 +70,14 @@ def take_report(report: Path, folder: Path) -> None:
     is_utility = frame["judge"] != ""
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)
+    tables = {name: table for name, table in tables.items() if len(table)}
     for name, table in tables.items():
         write_csv(folder / f"{name}.csv", table)
     shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
     if not (folder / "words.md").exists():
         made_by = f"By `tardiff report {folder / 'settings.yaml'}` at commit {commit}."
-        write_text(folder / "words.md", f"## {folder.name}\n\n{made_by}\n\n{{utility.csv}}\n\n{{quality.csv}}\n")
+        places = "".join(f"\n{{{name}.csv}}\n" for name in tables)
+        write_text(folder / "words.md", f"## {folder.name}\n\n{made_by}\n{places}")
 
 
 def utility_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import torch
 from tardiff.config import BaseConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
-from tardiff.diffusion.fitted import models_mask
+from tardiff.diffusion.fitted import FittedDenoiser, models_mask
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.models.unet1d import UNet1d
 from tardiff.stages import train
@@ -71,15 +71,16 @@ def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplac
     """The gradient and the logged loss are those of the two half batches laid together."""
     config = load_config(BaseConfig, trained / "first" / "config.yaml")
     dataset = read_dataset(workplace.folder / "data", ("train",))
-    x = torch.from_numpy(Normalizer.fit(config.normalizer, dataset.train.x).transform(dataset.train.x))
-    x = torch.cat([x, 2 * torch.from_numpy(dataset.train.mask).float() - 1], dim=2)
+    process, normalizer = DiffusionProcess(config.diffusion), Normalizer.fit(config.normalizer, dataset.observed)
+    network = new_network(config, dataset)
+    x = FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=True).encode(dataset.train)
     y = torch.from_numpy(dataset.train.y)
-    denoiser = train.new_denoiser(new_network(config, dataset), DiffusionProcess(config.diffusion), x, y).train()
+    denoiser = train.new_denoiser(network, process, x, y).train()
     halves = []
     for rank in (0, 1):
         seed_torch(config.seed, "denoiser", 0, rank)
         halves.append(training_draws(x, y, 16, 200, 0.1, 2))
-    loss = DiffusionProcess(config.diffusion).loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
+    loss = process.loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(denoiser.parameters(), config.training.gradient_clip)
     moments = load_state(trained / "first" / "state-1.pt")["optimizer"]["state"]

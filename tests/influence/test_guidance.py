@@ -130,7 +130,7 @@ def test_classifier_objective_climbs_the_probability_of_the_label():
 def test_gradient_through_the_denoiser_is_the_pullback():
     task, weight = fitted_task("gru"), torch.randn(3, 3)
     x_t = X.clone().requires_grad_()
-    found = guidance_function(task, None, Y, GuidanceConfig(through_denoiser=True))(x_t, x_t @ weight, 0)
+    found = guidance_function(task, None, Y, GuidanceConfig("classifier", through_denoiser=True))(x_t, x_t @ weight, 0)
     expected = -input_gradient(task, (X @ weight).detach(), Y) @ weight.T
     assert torch.allclose(found, expected, atol=1e-6)
 
@@ -140,7 +140,7 @@ def test_unit_rms_is_of_the_channels_that_the_classifier_reads(through_denoiser)
     """Beside them are masks, of which it knows nothing."""
     task, weight = fitted_task("gru"), torch.randn(6, 6)
     x_t = torch.cat([X, torch.ones_like(X)], dim=2).requires_grad_()
-    config = GuidanceConfig(unit_rms=True, through_denoiser=through_denoiser)
+    config = GuidanceConfig("classifier", unit_rms=True, through_denoiser=through_denoiser)
     found = guidance_function(task, None, Y, config, num_channels=3)(x_t, x_t @ weight, 0)
     assert found.shape == x_t.shape
     assert torch.allclose(found[..., :3].pow(2).mean(dim=(1, 2)), torch.ones(len(X)), atol=1e-4)

@@ -519,7 +519,7 @@ FAULTS = {
                               "is '1e300'; expected a number"),
     "time": (replace_in("vitals.csv", "s2,1,HR,72", "s2,noon,HR,72"), [],
              "the time of id 's2', variable 'HR', is 'noon'"),
-    "numbers without a unit": (nothing, ["--no-unit"], "for numbers, give --time-unit"),
+    "numbers without a unit": (nothing, ["--no-unit"], "--time-unit"),
     "label": (replace_in("labels.csv", "s2,0", "s2,0.5"), [], "label '0.5' is not a whole number"),
     "rare variable": (lambda folder: (folder / "vitals.csv").open("a").write("s1,1,troponin,0.1\n"), ["--seed", "3"],
                       "(tables: --channels HR SBP)"),

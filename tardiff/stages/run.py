@@ -144,7 +144,7 @@ def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
 def generation_steps(config: ExperimentConfig) -> list[Step]:
     """Return the stages that end with the synthetic sets."""
     output, shared = Path(config.output), _shared(config)
-    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
+    suffixes, labelled_by = _training_suffixes(config), teachers(config)
     steps, denoisers = [], []
     for seed, suffix in enumerate(suffixes):
         values = shared | ({"seed": seed} if config.train_each_seed else {})
@@ -152,9 +152,8 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
         steps += [
             denoisers[-1],
             step("guide", "classifier", config.classifier, values | {"output": str(output / f"classifier{suffix}")})]
-        if config.teacher is not None:
-            steps.append(step("teach", "teacher", config.teacher, values | {"output": teachers(config)[seed]}))
-    labelled_by = teachers(config)
+        if labelled_by:
+            steps.append(step("teach", "teacher", config.teacher, values | {"output": labelled_by[seed]}))
     for name, folders in synthetic_sets(config).items():
         for seed, folder in enumerate(folders):
             suffix = suffixes[seed % len(suffixes)]
@@ -196,8 +195,12 @@ def teachers(config: ExperimentConfig) -> list[str]:
     """Return the run folders of the teachers of an experiment, in the order of their seeds."""
     if config.teacher is None:
         return []
-    suffixes = [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
-    return [str(Path(config.output) / f"teacher{suffix}") for suffix in suffixes]
+    return [str(Path(config.output) / f"teacher{suffix}") for suffix in _training_suffixes(config)]
+
+
+def _training_suffixes(config: ExperimentConfig) -> list[str]:
+    """Return how the names of the runs of each training end, in the order of their seeds."""
+    return [f"-seed{seed}" for seed in range(config.generation_seeds)] if config.train_each_seed else [""]
 
 
 def synthetic_sets(config: ExperimentConfig) -> dict[str, list[str]]:

@@ -49,7 +49,7 @@ TITLES = {"compared": "What was compared", "utility": "Utility: does it help?",
           "provenance": "Provenance"}
 """The headings by the anchor of their part."""
 
-OUTSIDE, AT_ENDS = "Outside the range of 99.8 % of the real values", "At an end of the training range, or beyond,"
+OUTSIDE, AT_ENDS = "Outside the range of 99.8 % of the real values", "At an end of the training range or beyond"
 """The shares of values that tell of implausible series."""
 
 OUTER_PERCENTILES = ("p01", "p10", "p25", "p75", "p90", "p99")
@@ -172,8 +172,8 @@ def headline(metric: FidelityMetric, fidelity: dict[str, dict[str, dict[str, Sum
     values = {name: of_set[metric.name][column.key]["mean"] for name, of_set in fidelity.items()}
     sets = sorted(((name, value) for name, value in values.items() if name not in (REAL, NOISE)),
                   key=lambda pair: (math.isnan(pair[1]), abs(pair[1] - (column.perfect or 0))))
-    return None if metric.name == "extremes" else {"metric": metric, "perfect": column.perfect,
-                                                   "of_real": values[REAL], "sets": sets}
+    return None if metric.name == "extremes" else {"metric": metric, "meaning": metric.meaning.split(". ")[0],
+                                                   "perfect": column.perfect, "of_real": values[REAL], "sets": sets}
 
 
 def plausibility(description: dict[str, Any], fidelity: dict[str, dict[str, dict[str, Summary]]]
@@ -204,15 +204,16 @@ def _shares(shares: dict[str, list[float]], channels: list[str], names: list[str
 
 def leaks(privacy: dict[str, dict[str, dict[str, Summary]]], names: Iterable[str]) -> dict[str, Any]:
     """Return what attacks found: `flagged`, sets by the attacks that flag them, the `unflagged` others, and `copies`:
-    set, whose rows, and which share of them stands in it."""
+    by set, of which rows which share stands in it."""
     flagged: dict[str, list[str]] = {}
-    unflagged, copies = [], []
+    unflagged, copies = [], {}
     for name in names if privacy else ():
         found = [title for attack, title in ATTACK_TITLES.items()
                  if attack in privacy[name] and any(privacy[name][attack]["flagged"]["values"])]
         (flagged.setdefault(" and ".join(found), []) if found else unflagged).append(name)
-        copies += [(name, members, share) for attack, members in ATTACKS.items()
-                   if (share := privacy[name][attack]["exact_copies"]["mean"]) > 0]
+        shares = {members: privacy[name][attack]["exact_copies"]["mean"] for attack, members in ATTACKS.items()}
+        if any(shares.values()):
+            copies[name] = {members: share for members, share in shares.items() if share}
     return {"flagged": flagged, "unflagged": unflagged, "copies": copies}
 
 
@@ -255,6 +256,6 @@ def cell(value: Any) -> str:
 
 
 def breakable(text: object) -> Markup:
-    """Return text for HTML that may wrap within a path or a long name, with intervals, which only wrap in print,
-    marked."""
-    return Markup(re.sub(r"(\[.*?\])", r"<span>\1</span>", re.sub(r"([/_])", r"\1<wbr>", str(escape(text)))))
+    """Return text for HTML that may wrap within a path or a long name, with what stands in brackets marked, which does
+    not."""
+    return Markup(re.sub(r"(\[.*?\]|\(.*?\))", r"<span>\1</span>", re.sub(r"([/_])", r"\1<wbr>", str(escape(text)))))

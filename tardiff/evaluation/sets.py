@@ -145,11 +145,11 @@ def read_at_bounds(folders: list[str], channels: list[str]) -> dict[str, list[fl
     paths = [Path(folder) / "at_bounds.json" for folder in folders]
     if not all(path.exists() for path in paths):
         return None
-    records = [read_json(path, channels=list, synthetic=list, train=list) for path in paths]
+    records = [read_json(path, "channels", "synthetic", "train") for path in paths]
     for path, record in zip(paths, records, strict=True):
-        if record["channels"] != channels or not all(
-                len(record[key]) == len(channels) and all(isinstance(share, float) for share in record[key])
-                for key in ("synthetic", "train")):
+        kinds = [list(map(type, shares)) if isinstance(shares, list) else None
+                 for shares in (record["synthetic"], record["train"])]
+        if record["channels"] != channels or kinds != [[float] * len(channels)] * 2:
             raise UserError(f"{path}: expected a number for each of the channels {', '.join(channels)}. Delete the "
                             "file, or generate the set again.")
     return {key: np.mean([record[key] for record in records], axis=0).tolist() for key in ("synthetic", "train")}

@@ -55,8 +55,9 @@ def test_a_dry_run_misses_what_nobody_makes_alone(tmp_path, monkeypatch, capsys)
         assert run_command("run", "data=data", "--dry-run", *settings) == 0
         printed = capsys.readouterr().out
         assert "Missing input" not in printed
-        assert all(f"Earlier steps make {'runs/data/rotations/0' if settings else 'runs/data'}/{folder}" in printed
-                   for folder in ("base", "synthetic/unguided"))
+        awaited = " ".join(line for line in printed.splitlines() if line.startswith("settings are valid. Earlier"))
+        assert all(f"{'runs/data/rotations/0' if settings else 'runs/data'}/{folder}" in awaited
+                   for folder in ("base", "classifier", "synthetic/unguided"))
 
 
 def test_a_dataset_too_small_for_a_teacher_is_told_of_before_the_first_stage(tmp_path, monkeypatch, capfd):

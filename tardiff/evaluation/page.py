@@ -116,8 +116,8 @@ def utility_outcomes(frame: pd.DataFrame, utility: dict[str, Any]) -> list[dict[
     by what the verdicts make of them, each with its `name` and its rows `alone` and `added`, or None; `kind`: why there
     is no verdict (`chance`: the classifier does no better on real data; `no_tsrtr`; `few_seeds`), or `judged`, with the
     names of the sets that `gained` and `lost` against TRTR, and of those that gained against the best control as well,
-    and so are `needed`; `missed`, the smallest and the largest of the `smallest_visible` of the others; and of the sets
-    by the verdict on them `alone`.
+    and so are `needed`; `room`, the lowest and the highest end of the intervals of those without gain or loss; and the
+    sets by the verdict on them `alone`.
     """
     rows = utility_rows(frame)
     return [_outcome(judge, [row for row in rows if row["judge"] == judge], utility)
@@ -141,8 +141,7 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
     kind = ("chance" if at_chance(trtr) else "no_tsrtr" if not added
             else "few_seeds" if utility["seeds"] < FEWEST_SEEDS else "judged")
     best = best_control("auprc", {row["protocol"]: row["auprc"]["mean"] for row in controls})
-    missed = [added[name]["auprc_minus_trtr"]["smallest_visible"] for name, found in verdicts.items()
-              if found == NEITHER]
+    unshown = [added[name]["auprc_minus_trtr"] for name, found in verdicts.items() if found == NEITHER]
     standings: dict[str, list[dict[str, Any]]] = {standing: [] for standing in STANDINGS}
     alone_by: dict[str, list[str]] = {}
     for name in names:
@@ -154,7 +153,8 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
             "best_control": best, "control": next((row for row in controls if row["protocol"] == best), None),
             "gained": gained, "needed": [name for name in gained if rivals.get(name) == GAIN],
             "lost": [name for name, found in verdicts.items() if found == LOSS],
-            "missed": [number(min(missed)), number(max(missed))] if missed else [], "alone": alone_by,
+            "room": (min(one["low"] for one in unshown), max(one["high"] for one in unshown)) if unshown else None,
+            "alone": alone_by,
             "standings": {standing: sets for standing, sets in standings.items() if sets}}
 
 

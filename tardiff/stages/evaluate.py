@@ -78,7 +78,8 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     print(f"{format_table(rows, reference)}\n{ADJUSTED}")
     print_warnings(rows, kinds)
     if (few := few_subjects(protocol.scored)) is not None:
-        print(f"Only {counted(few, 'subject')} of the rarest class are scored: intervals are wide, and rough near 0 and 1.")
+        print(f"Only {counted(few, 'subject')} of the rarest class are scored: intervals are wide, and rough near "
+              "0 and 1.")
     if single := [name for name, paths in folders.items() if min(len(paths), config.seeds) < 2]:
         print(f"One dataset alone of {', '.join(single)}: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")

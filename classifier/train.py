@@ -16,7 +16,7 @@ from classifier.models import build_classifier, build_loss, custom_source
 from classifier.targets import class_shares, class_weights
 from classifier.timesnet import TimesNet
 from tardiff.config import ClassifierConfig, ClassifierModelConfig, ClassifierTrainingConfig
-from tardiff.data.format import Dataset, Metadata, Split, absent_classes
+from tardiff.data.format import Dataset, Metadata, Split, absent_classes, absent_masks
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
@@ -170,18 +170,23 @@ def expected_losses(loss_function: LossFunction, logits: Tensor, targets: Tensor
     return (torch.stack(of_class, dim=1) * targets * weights).sum(dim=1)
 
 
-def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str, Rows]]:
-    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half.
+def normalized_splits(dataset: Dataset, kind: str, reads_mask: bool = False) -> tuple[Normalizer, dict[str, Rows]]:
+    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half; x with the mask
+    where the classifier `reads_mask`, as `Normalizer.inputs` has it.
 
-    Raises UserError if the selection half lacks a class: no weights could be chosen on it.
+    Raises UserError if the selection half lacks a class, so that no weights could be chosen on it, or if a mask that is
+    to be read is missing.
     """
     normalizer = Normalizer.fit(kind, dataset.observed)
     _, selection = halve_validation(dataset.val)
     faults = absent_classes(selection, dataset.meta, f"the selection half of {dataset.path}/val.npz")
+    if reads_mask:
+        faults += absent_masks((f"{dataset.path}/{name}.npz", dataset.splits[name]) for name in ("train", "val"))
     if faults:
         raise UserError(faults[0])
     parts: dict[str, Split] = {"train": dataset.train, "selection": selection}
-    return normalizer, {name: (normalizer.transform(part.x), part.y) for name, part in parts.items()}
+    return normalizer, {name: (normalizer.inputs(part.x, part.mask if reads_mask else None), part.y)
+                        for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -190,12 +195,14 @@ class Guide:
 
     auroc: on the guidance half, with the ends of its 95 % interval; None where an earlier version trained it.
 
-    `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
-    `code` has the hashes of the source of a model and loss of the user's own.
+    `architecture` is its `model.name`; with `reads_mask` it reads the mask behind the values; `data` is the folder of the
+    dataset that it was trained on; `shape` is (L, C); `code` has the hashes of the source of a model and loss of the
+    user's own.
     """
 
     folder: Path
     architecture: str
+    reads_mask: bool
     task: DownstreamTask
     normalizer: Normalizer
     shape: tuple[int, int]
@@ -213,26 +220,37 @@ class Guide:
     def num_classes(self) -> int:
         return len(self.meta.classes)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (N, K) float64 for series x (N, L, C) in raw units."""
+    def predict(self, x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return class probabilities (N, K) float64 for series x (N, L, C) in raw units, whose mask (N, L, C) bool is
+        read where it `reads_mask`. Raises UserError if it is missing then."""
         # A copy, for predicting changes the mode of layers.
-        return predict(copy.deepcopy(self.task.model), self.normalizer.transform(x))
+        return predict(copy.deepcopy(self.task.model), self.inputs(x, mask))
+
+    def inputs(self, x: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+        """Return what the model reads of x (N, L, C) in raw units with their mask; see `Normalizer.inputs`.
+
+        Raises UserError if it reads a mask and there is none.
+        """
+        if self.reads_mask and mask is None:
+            raise UserError(f"{self.folder}: reads masks (model.inputs=values+mask), and these series have none.")
+        return self.normalizer.inputs(x, mask if self.reads_mask else None)
 
     @staticmethod
     def load(folder: str | Path, device: torch.device) -> Guide:
         """Load a run folder. Raises UserError if the run is unfinished, damaged or its files do not belong together."""
         config = read_run_config(folder, ClassifierConfig)
         trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
-        model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
+        model = build_classifier(config.model, config.model.input_shape(trained.shape), len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
         recorded = trained.record.get("guidance_auroc")
         known = None if recorded is None else tuple(map(float, recorded.split()))
         task = DownstreamTask(model.to(device), build_loss(config.model))
-        return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
-                     config.data, custom_source(config.model), known)
+        return Guide(Path(folder), config.model.name, config.model.reads_mask, task, trained.normalizer, trained.shape,
+                     trained.meta, config.data, custom_source(config.model), known)
 
 
-def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset) -> tuple[float, float, float]:
+def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset, reads_mask: bool = False
+                ) -> tuple[float, float, float]:
     """Return the AUROC on the guidance half, which training does not read, and the ends of its 95 % interval.
 
     The interval is `level_interval` over subjects, with the variance of a bootstrap of them. Where the guidance half
@@ -241,7 +259,8 @@ def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Datas
     guidance, _ = halve_validation(dataset.val)
     if absent_classes(guidance, dataset.meta, "the guidance half"):
         return float("nan"), 0.0, 1.0
-    p, subjects = fitted.predict(normalizer.transform(guidance.x)), guidance.subjects()
+    p = fitted.predict(normalizer.inputs(guidance.x, guidance.mask if reads_mask else None))
+    subjects = guidance.subjects()
     value, freedom = float(auroc(guidance.y, p)[0]), subject_freedom(guidance.y, subjects)
     variance = main_subject_variance(auroc(guidance.y, p, subject_weights(subjects, BOOTSTRAP, seed=0))[None], freedom)
     return value, *level_interval(value, variance**0.5, freedom, freedom + 1)

@@ -53,7 +53,7 @@ def sampled(options: argparse.Namespace, denoiser: tardiff.Denoiser, real: Datas
     def compute() -> dict[str, np.ndarray]:
         guidance = tardiff.Guidance(guide, real, **settings)
         series = denoiser.sample(counts, seed=options.seed, steps=options.steps, guidance=guidance)
-        return {"x": series.x, "y": series.y}
+        return series.split.arrays()
 
     key = ("series", denoiser.fitted.fingerprint(), guide.task.fingerprint(), real.val.fingerprint(), settings,
            options.steps, options.seed, str(counts))
@@ -71,7 +71,7 @@ def signal_rows(real: Dataset, guide: Guide) -> list[dict[str, float]]:
     """Return how far G of all and of balanced rows agrees with itself, for shares of the guidance rows, drawn by
     subject."""
     half = halve_validation(real.val)[0]
-    guidance, training = (Rows(*prepared([part], guide.normalizer), part.subjects()) for part in (half, real.train))
+    guidance, training = (Rows(*prepared([part], guide), part.subjects()) for part in (half, real.train))
     rows = []
     for share in SHARES:
         for draw in range(1 if share == 1 else DRAWS):
@@ -90,7 +90,7 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     denoiser, guide = tardiff.load_denoiser(options.base), tardiff.load_guide(options.guide)
     real = tardiff.read_dataset(options.data)
     half = halve_validation(real.val)[0]
-    opened = InfluenceStudy.open(options.output, guide.task, *prepared([half], guide.normalizer), real.num_classes,
+    opened = InfluenceStudy.open(options.output, guide.task, *prepared([half], guide), real.num_classes,
                                  len(real.train), guide.task.device)
     sweep = {f"scale {scale:g}": (scale, sampled(options, denoiser, real, guide, scale, options.classes))
              for scale in sorted({*options.scales, 0.0})}
@@ -99,7 +99,7 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     scores = utility(options, real, {name: part for name, (_, part) in sweep.items()} | choices)
     sweep_rows, class_rows = [], []
     for name, (scale, part) in sweep.items():
-        influence = influence_summary(opened.scores(*prepared([part], guide.normalizer)), np.arange(len(part)), 1000, 0)
+        influence = influence_summary(opened.scores(*prepared([part], guide)), np.arange(len(part)), 1000, 0)
         sweep_rows.append({"scale": scale, **{key: influence[key] for key in ("mean", "mean_low", "mean_high")},
                            "auroc": scores.loc[name, "auroc"]["mean"], "auroc_sd": scores.loc[name, "auroc"]["sd"]})
     for name in ["scale 0", *choices]:

@@ -197,13 +197,22 @@ class ClassifierModelConfig:
 
     name: str = setting("gru", "Architecture.", choices=ARCHITECTURES)
     inputs: str = setting(
-        "values", "values, or values+mask: with what was observed (0 or 1) as further channels, for judges of sets "
-                  "with masks.",
+        "values", "values, or values+mask: with what was observed (0 or 1) as further channels, for guides and judges "
+                  "of series with masks.",
         choices=("values", "values+mask"))
     rnn: RNNConfig = setting(RNNConfig, "")
     timesnet: TimesNetConfig = setting(TimesNetConfig, "")
     boosting: BoostingConfig = setting(BoostingConfig, "")
     custom: CustomModelConfig = setting(CustomModelConfig, "")
+
+    @property
+    def reads_mask(self) -> bool:
+        return self.inputs == "values+mask"
+
+    def input_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return the shape of what it reads of series of shape (L, C): that, or (L, 2C)."""
+        length, channels = shape
+        return length, channels * (1 + self.reads_mask)
 
     @property
     def section(self) -> str:
@@ -267,8 +276,6 @@ class ClassifierConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.model.name == "boosting":
             yield "model.name", "boosting has no gradient that could guide. It can be a judge of an evaluation."
-        if self.model.inputs != "values":
-            yield "model.inputs", "is for judges: series are generated without masks, so a guide reads values."
         yield from _unused_custom_model(self.model, [self.model.name])
 
 
@@ -310,8 +317,8 @@ class TeacherConfig:
             yield "members", "must give logistic one seed: its fit does not depend on it."
         if self.model.name != ClassifierModelConfig.name:
             yield "model.name", "has no effect: members names the models."
-        if self.model.inputs != "values":
-            yield "model.inputs", "is for judges: a teacher reads values alone, which every synthetic set has."
+        if self.model.reads_mask:
+            yield "model.inputs", "is for guides and judges: a teacher reads values, which every synthetic set has."
         yield from _unused_custom_model(self.model, [member["model"] for member in self.members])
 
 
@@ -648,7 +655,7 @@ class CompareConfig(ReportConfig):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         yield from super().faults()
-        if self.model.inputs != "values":
+        if self.model.reads_mask:
             yield "model.inputs", "needs sets with masks, and what is trained here generates none."
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,22 @@ class Guidance:
         if guide.task.device != denoiser.device:
             raise UserError(f"{guide.folder}: is on {guide.task.device}, the denoiser on {denoiser.device}. Load both "
                             "on the same device.")
+        if guide.reads_mask and not denoiser.mask:
+            raise UserError(f"{guide.folder}: reads masks (model.inputs=values+mask), and this denoiser generates "
+                            "none. Train a guide with model.inputs=values, or the denoiser on data with gaps, with "
+                            "mask=true.")
         guide.task.check_independence(self._probes())
         if self.config.uses_guidance_gradient:
             self._counted_parameters()
             self._chosen(self._counts)
 
-    def conditioning(self, labels: Tensor) -> Conditioning | None:
-        """Return what a sampler needs to follow the guide for labels (B,) int64; None where guidance is off."""
+    def conditioning(self, denoiser: FittedDenoiser, labels: Tensor) -> Conditioning | None:
+        """Return what a sampler of the denoiser needs to follow the guide for labels (B,) int64; None where guidance is
+        off."""
         if not self.config.is_on:
             return None
-        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config, self.guide.shape[1])
+        cond_fn = guidance_function(self.guide.task, self._direction, labels, self.config,
+                                    partial(denoiser.read, with_mask=self.guide.reads_mask))
         return Conditioning(cond_fn, self.config.scale, self.config.step_size, self.config.location,
                             self.config.through_denoiser)
 
@@ -124,14 +130,14 @@ class Guidance:
     def gradient(self) -> GuidanceGradient:
         """G of each class, read from the guide's run folder or computed and kept there."""
         half = self._guidance_half
-        x, y = torch.from_numpy(self.guide.normalizer.transform(half.x)), torch.from_numpy(half.y)
+        x, y = torch.from_numpy(self.guide.inputs(half.x, half.mask)), torch.from_numpy(half.y)
         return cached_guidance_gradient(self.guide.folder, self.guide.task, x, y, self.guide.num_classes,
                                         len(self._dataset.train), self.group)
 
     @cached_property
     def signal(self) -> GuidanceSignal | None:
         """How far G of parts of the guidance half and of training rows agree, kept beside G; None of few subjects."""
-        guidance, training = (Rows(torch.from_numpy(self.guide.normalizer.transform(part.x)), torch.from_numpy(part.y),
+        guidance, training = (Rows(torch.from_numpy(self.guide.inputs(part.x, part.mask)), torch.from_numpy(part.y),
                                    part.subjects()) for part in (self._guidance_half, self._dataset.train))
         return cached_guidance_signal(self.guide.folder, self.guide.task, guidance, training, self.guide.num_classes,
                                       self.guide.task.device)
@@ -163,9 +169,12 @@ class Guidance:
         return [name for name in layer_parameters(task.head(self._probes())) if name in task.parameters]
 
     def _probes(self) -> Tensor:
-        """Return a few series (8, L, C) within the normaliser's range, on the guide's device."""
+        """Return what the guide reads of a few series (8, L, C) within the normaliser's range, on its device."""
+        generator, shape = np.random.default_rng(0), (8, *self.guide.shape)
         low, high = self.guide.normalizer.low, self.guide.normalizer.high
-        probes = np.random.default_rng(0).uniform(low, high, size=(8, *self.guide.shape))
+        probes = generator.uniform(low, high, size=shape)
+        if self.guide.reads_mask:
+            probes = np.concatenate([probes, generator.integers(2, size=shape)], axis=2)
         return torch.from_numpy(probes.astype(np.float32)).to(self.guide.task.device)
 
     def _chosen(self, counts: list[int]) -> dict[int, float]:
@@ -243,7 +252,7 @@ class Denoiser:
         y = np.repeat(np.array(numbers, dtype=np.int64), sizes)
         device = self.fitted.device
         labels, samples = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
-        condition = guidance.conditioning if guidance is not None else lambda labels: None
+        condition = partial(guidance.conditioning, self.fitted) if guidance is not None else lambda labels: None
         parts = []
         chunks = list(zip(labels.split(batch_size), samples.split(batch_size), strict=True))
         with progress("sampling", len(chunks), "chunk", shown=len(chunks) > 1) as bar:

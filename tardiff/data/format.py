@@ -497,6 +497,12 @@ def absent_classes(split: Split, meta: Metadata, what: str) -> list[str]:
     return [f"{what}: no row of class {names}; every class of meta.json must be there."] if absent else []
 
 
+def absent_masks(splits: Iterable[tuple[str, Split]]) -> list[str]:
+    """Return one fault for each split without a mask; each stands behind its name."""
+    return [f"{what}: has no mask, which model.inputs=values+mask reads; model.inputs=values reads none."
+            for what, split in splits if split.mask is None]
+
+
 def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
     faults = []
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}

@@ -70,6 +70,12 @@ class Normalizer:
         filled = np.where(np.isnan(x), self.fill, x)
         return self._map(filled, self.raw, self.normalized)
 
+    def inputs(self, x: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Return what a classifier reads of x (N, L, C) in raw units: (N, L, C) float32 normalised, and with a mask
+        (N, L, C) bool behind them 1 where observed, else 0: (N, L, 2C)."""
+        values = self.transform(x)
+        return values if mask is None else np.concatenate([values, mask.astype(np.float32)], axis=2)
+
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Map x (N, L, C) from normalised to raw units, float32."""
         self._check_channels(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tardiff.config import BaseConfig
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.trained import WEIGHTS, TrainedWeights
-from tardiff.diffusion.gaps import analog_bits, borrowed
+from tardiff.diffusion.gaps import analog_bits, borrowed, filled
 from tardiff.diffusion.gaussian import GaussianDenoiser
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.models.unet1d import UNet1d
@@ -77,6 +78,25 @@ class FittedDenoiser:
         signals = signals.cpu().numpy()
         x = self.normalizer.inverse(signals[..., :self.shape[1]])
         return np.where(signals[..., self.shape[1]:] > 0, x, np.float32(np.nan)) if self.mask else x
+
+    def read(self, signals: Tensor, with_mask: bool) -> Tensor:
+        """Return what a classifier will read of the finished series, normalised, for signals (B, L, C or 2C): values
+        (B, L, C), gaps filled by the rule of the dataset; `with_mask`, which takes 2C signals, (B, L, 2C), behind them
+        their bits as 1 where observed, 0 where not.
+
+        Gradients flow to the observed values that gaps are filled with, and to the bits; values in gaps have none. The
+        rule `linear` draws its lines in normalised units, which under an ECDF bends them.
+        """
+        if not self.mask:
+            return signals
+        values, bits = signals.chunk(2, dim=2)
+        finished = filled(values, bits > 0, self.meta.imputation.rule, self._medians)
+        return torch.cat([finished, ((bits + 1) / 2).clamp(0, 1)], dim=2) if with_mask else finished
+
+    @cached_property
+    def _medians(self) -> Tensor:
+        medians = np.array(self.meta.imputation.medians)[None, None]
+        return torch.from_numpy(self.normalizer.transform(medians))[0, 0].to(self.device)
 
     def save(self, folder: str | Path, config: BaseConfig) -> None:
         """Write what `load` reads to the run folder that was begun with `config`."""

@@ -1,4 +1,5 @@
-"""What a denoiser learns of series with gaps: their mask beside their values, nothing of channels never observed."""
+"""What a denoiser learns of series with gaps: their mask beside their values, nothing of channels never observed; and
+what is read of those that it makes."""
 
 from __future__ import annotations
 
@@ -39,3 +40,23 @@ def learned_signals(signals: Tensor) -> Tensor:
     values of channels that were observed at least once, for those that were not are borrowed."""
     observed = (signals[..., signals.shape[2] // 2:] > 0).any(dim=1, keepdim=True)
     return torch.cat([observed, torch.ones_like(observed)], dim=2)
+
+
+def filled(values: Tensor, observed: Tensor, rule: str, medians: Tensor) -> Tensor:
+    """Return values (B, L, C) as `Imputation.fill` fills gaps, where observed (B, L, C) bool is False: by a rule of
+    `RULES`, and with the medians (C,) where it leaves one.
+
+    Gradients flow to the observed values that gaps are filled with; values in gaps have none.
+    """
+    length = values.shape[1]
+    steps = torch.arange(length, device=values.device)[:, None]
+    own = torch.where(observed, steps, -1)
+    before = own.cummax(dim=1).values
+    after = torch.where(observed, steps, length).flip(1).cummin(dim=1).values.flip(1)
+    start, end = {"forward": (before, before), "median": (own, own),
+                  "linear": (torch.where(before < 0, after, before), torch.where(after == length, before, after)),
+                  }[rule]
+    is_known = (start >= 0) & (start < length)
+    first, last = (values.gather(1, step.clamp(0, length - 1)) for step in (start, end))
+    share = (steps - start) / (end - start).clamp(min=1)
+    return torch.where(is_known, torch.where(end > start, first + share * (last - first), first), medians)

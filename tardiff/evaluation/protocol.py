@@ -148,8 +148,7 @@ class Protocol:
 
     def inputs(self, split: Split) -> np.ndarray:
         """Return what judges read of a split: x (N, L, C) float32 normalised, and with masks (N, L, 2 C)."""
-        x = self.normalizer.transform(split.x)
-        return np.concatenate([x, split.mask.astype(np.float32)], axis=2) if self.with_mask else x
+        return self.normalizer.inputs(split.x, split.mask if self.with_mask else None)
 
     def dataset_number(self, arm: Arm, seed: int) -> int | None:
         """Return which dataset of its synthetic set an arm uses; None without a set."""

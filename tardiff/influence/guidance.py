@@ -107,24 +107,26 @@ def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mappi
 
 
 def guidance_function(task: DownstreamTask, direction: Mapping[str, Tensor] | None, y: Tensor, config: GuidanceConfig,
-                      num_channels: int | None = None) -> Callable[[Tensor, Tensor, int], Tensor]:
-    """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, C) for labels y (B,) int64.
+                      read: Callable[[Tensor], Tensor] = lambda signals: signals
+                      ) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return `cond_fn(x_t, x0_pred, t)` for samplers: the ascent gradient (B, L, S) for labels y (B,) int64.
 
-    It is that of `objective_function` at x0_pred or x_t, of whose signals the classifier reads the first `num_channels`
-    (None: all), pulled back from x0_pred to x_t where `through_denoiser`, and scaled per sample where `unit_rms`, to
-    RMS 1 of these channels. Each row depends on its own sample.
+    It is that of `objective_function` at x0_pred or x_t, of whose signals (B, L, S) the classifier is given what `read`
+    makes of them, (B, L, C) with C <= S, differentiable; pulled back from x0_pred to x_t where `through_denoiser`, and
+    scaled per sample where `unit_rms`, to RMS 1 of the first C signals. Each row depends on its own sample.
     """
     objective = objective_function(task, direction, config)
 
     def cond_fn(x_t: Tensor, x0_pred: Tensor, t: int) -> Tensor:
-        signals = x_t if config.location == "x_t" else x0_pred
-        gradient = objective(signals[..., :num_channels], y)
-        gradient = F.pad(gradient, (0, signals.shape[2] - gradient.shape[2]))
+        with torch.enable_grad():
+            signals = (x_t if config.location == "x_t" else x0_pred).detach().requires_grad_()
+            inputs = read(signals)
+        (gradient,) = torch.autograd.grad(inputs, signals, grad_outputs=objective(inputs.detach(), y))
         if config.through_denoiser:
             (gradient,) = torch.autograd.grad(x0_pred, x_t, grad_outputs=gradient)
         if config.unit_rms:
-            read = gradient[..., :num_channels]
-            gradient = gradient / read.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
+            of_read = gradient[..., :inputs.shape[2]]
+            gradient = gradient / of_read.pow(2).mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=1e-12)
         return gradient
 
     return cond_fn

@@ -16,7 +16,7 @@ from classifier.models import build_classifier, custom_source
 from classifier.teacher import out_of_fold
 from classifier.train import fit_classifier
 from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
-from tardiff.data.format import Dataset, Split, absent_classes, read_dataset, read_metadata
+from tardiff.data.format import Dataset, Split, absent_classes, absent_masks, read_dataset, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import MIXED, SOFT, utility_rows
@@ -265,12 +265,11 @@ def build_protocol(config: EvaluationConfig, real: Dataset, sets: dict[str, list
     faults = absent_classes(selection, real.meta, f"the selection half of {real.path}/val.npz")
     if config.score_on == "test":
         faults += absent_classes(real.test, real.meta, f"{real.path}/test.npz")
-    with_mask = config.model.inputs == "values+mask"
+    with_mask = config.model.reads_mask
     if with_mask:
         splits = [*((f"{real.path}/{name}.npz", real.splits[name]) for name in splits_read(config)),
                   *((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)]
-        faults += [f"{what}: has no mask, which model.inputs=values+mask reads. Evaluate with model.inputs=values."
-                   for what, split in splits if split.mask is None]
+        faults += absent_masks(splits)
     if faults:
         raise UserError("\n".join(faults))
     device = resolve_device(config.device)
@@ -288,8 +287,7 @@ def judge_of(model: ClassifierModelConfig, training: ClassifierTrainingConfig, r
     if model.name == "boosting":
         code = {"scikit-learn": sklearn.__version__, "bins": BINS}
     else:
-        length, channels = real.shape
-        build_classifier(model, (length, channels * (2 if model.inputs == "values+mask" else 1)), real.num_classes)
+        build_classifier(model, model.input_shape(real.shape), real.num_classes)
         code = custom_source(model)
 
     def fit(train, chosen_on, x_scored, seed):

@@ -89,7 +89,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
             group.barrier()
             found = read_json(Path(config.output) / RECORD, **{FOUND: dict})[FOUND]
             guidance = guidance.at_scale(found["scale"])
-        condition = guidance.conditioning if guidance is not None else lambda labels: None
+        condition = (functools.partial(guidance.conditioning, denoiser) if guidance is not None
+                     else lambda labels: None)
         sample = functools.partial(sample_chunk, denoiser, seed=config.seed, config=config.sampler,
                                    condition=condition, bf16=config.bf16)
         if config.compile and group.device.type == "cuda":
@@ -129,32 +130,34 @@ def record_scale(config: GenerationConfig, dataset: Dataset, denoiser: FittedDen
 def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser, guidance: Guidance,
             teacher: Teacher | None) -> dict[str, Any]:
     device = guidance.guide.task.device
-    predict = independent_classifier(config.classifier, dataset, device) if teacher is None else teacher.predict
+    predict = (independent_classifier(config.classifier, dataset, device) if teacher is None
+               else lambda x, mask: teacher.predict(x))
     # Balanced, for the rarer class decides how sure an AUROC is, and the shares of the classes do not change it.
     y = label_plan("balanced", SEARCHED, dataset.train.y, dataset.meta.classes)
     labels, numbers = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
 
     def separability(scale: float) -> float:
-        condition = guidance.at_scale(scale).conditioning
+        condition = functools.partial(guidance.at_scale(scale).conditioning, denoiser)
         x = np.concatenate([sample_chunk(denoiser, *part, derive_seed(0, "scale"), config.sampler, condition,
                                          config.bf16)
                             for part in zip(labels.split(config.batch_size), numbers.split(config.batch_size),
                                             strict=True)])
-        return float(auroc(y, predict(denoiser.meta.filled(x)))[0])
+        return float(auroc(y, predict(denoiser.meta.filled(x), ~np.isnan(x)))[0])
 
-    found = matched_scale(separability, float(auroc(dataset.val.y, predict(dataset.val.x))[0]))
+    found = matched_scale(separability, float(auroc(dataset.val.y, predict(dataset.val.x, dataset.val.mask))[0]))
     return {"scale": found.scale, "target": found.target, "scales": np.array(list(found.tried)),
             "separabilities": np.array(list(found.tried.values()))}
 
 
-def independent_classifier(folder: str, dataset: Dataset, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """Return `predict(x (N, L, C) in raw units)`, class probabilities (N, K), of a classifier trained as the guide in
-    `folder` was, with another seed."""
+def independent_classifier(folder: str, dataset: Dataset, device: torch.device
+                           ) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """Return `predict(x (N, L, C) in raw units, mask)`, class probabilities (N, K), of a classifier trained as the
+    guide in `folder` was, with another seed."""
     config = read_run_config(folder, ClassifierConfig)
-    normalizer, parts = normalized_splits(dataset, config.normalizer)
+    normalizer, parts = normalized_splits(dataset, config.normalizer, config.model.reads_mask)
     fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                          derive_seed(config.seed, "independent of the guide"), device)
-    return lambda x: fitted.predict(normalizer.transform(x))
+    return lambda x, mask: fitted.predict(normalizer.inputs(x, mask if config.model.reads_mask else None))
 
 
 def _tell_of_bounds(synthetic: Dataset, train: Split, config: GenerationConfig) -> None:

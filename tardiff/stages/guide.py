@@ -21,8 +21,8 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
         print(f"settings are valid. Missing input: dataset {config.data}.")
         return
     dataset = read_dataset(config.data, ("train", "val"))
-    normalizer, parts = normalized_splits(dataset, config.normalizer)
-    model = build_classifier(config.model, dataset.shape, dataset.num_classes)
+    normalizer, parts = normalized_splits(dataset, config.normalizer, config.model.reads_mask)
+    model = build_classifier(config.model, config.model.input_shape(dataset.shape), dataset.num_classes)
     size = sum(parameter.numel() for parameter in model.parameters())
     for section in config.model.without_effect():
         print(f"note: model.{section} has no effect with model.name={config.model.name}.")
@@ -34,7 +34,7 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder = open_run(config.output, config, inputs)
     fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                          config.seed, device, run_folder, dataset.positive)
-    auroc = guide_auroc(fitted, normalizer, dataset)
+    auroc = guide_auroc(fitted, normalizer, dataset, config.model.reads_mask)
     save_classifier(run_folder.folder, config, fitted, normalizer, dataset, auroc)
     run_folder.close()
     chance = chance_average_precision(parts["selection"][1], dataset.num_classes, dataset.positive)

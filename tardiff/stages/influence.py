@@ -13,8 +13,7 @@ import torch
 
 from classifier.train import Guide
 from tardiff.config import InfluenceAnalysisConfig
-from tardiff.data.format import Dataset, Split, read_dataset
-from tardiff.data.normalize import Normalizer
+from tardiff.data.format import Dataset, Split, absent_masks, read_dataset
 from tardiff.data.splits import halve_validation, joined_subjects
 from tardiff.evaluation import metrics, plots
 from tardiff.evaluation.frame import long_frame
@@ -57,8 +56,8 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
         print(f"settings are valid. Missing input: {', '.join(missing)}.")
         return
     real = read_dataset(config.real, ("train", "val"))
-    load_matching_guide(config.classifier, real, device)
-    sets = read_sets(folders, real)
+    guide, sets = load_matching_guide(config.classifier, real, device), read_sets(folders, real)
+    check_masks(guide, sets)
     if not dry_run:
         analyse(config, real, sets)
         return
@@ -71,16 +70,16 @@ def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list
     """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return
     the tables by name.
 
-    Raises UserError if the classifier was trained on another dataset than `real`.
+    Raises UserError if the classifier was trained on another dataset than `real`, or reads masks that sets lack.
     """
     device = resolve_device(config.device)
     guide = load_matching_guide(config.classifier, real, device)
-    task, normalizer = guide.task, guide.normalizer
+    check_masks(guide, sets)
     guidance, _ = halve_validation(real.val)
     parts_of = analysed_sets(real, sets)
-    series = {name: prepared(parts, normalizer) for name, parts in parts_of.items()}
+    series = {name: prepared(parts, guide) for name, parts in parts_of.items()}
     subjects = {name: joined_subjects(parts) for name, parts in parts_of.items()}
-    study = InfluenceStudy.open(config.output, task, *prepared([guidance], normalizer), real.num_classes,
+    study = InfluenceStudy.open(config.output, guide.task, *prepared([guidance], guide), real.num_classes,
                                 len(real.train), device)
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
     if signal := signal_rows(guide, real):
@@ -165,15 +164,23 @@ def load_matching_guide(folder: str, dataset: Dataset, device: torch.device) -> 
     return guide
 
 
-def prepared(parts: list[Split], normalizer: Normalizer) -> Series:
-    """Return x (N, L, C) normalised and y (N,) of the rows of all parts."""
-    return (torch.from_numpy(np.concatenate([normalizer.transform(part.x) for part in parts])),
+def check_masks(guide: Guide, sets: dict[str, list[Split]]) -> None:
+    """Raise UserError if the guide reads masks and a set has none."""
+    pairs = ((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)
+    if guide.reads_mask and (faults := absent_masks(pairs)):
+        raise UserError("\n".join([f"{guide.folder} reads masks:", *faults]))
+
+
+def prepared(parts: list[Split], guide: Guide) -> Series:
+    """Return what the guide reads of the rows of all parts, and y (N,)."""
+    return (torch.from_numpy(np.concatenate([guide.inputs(part.x, part.mask) for part in parts])),
             torch.from_numpy(np.concatenate([part.y for part in parts])))
 
 
 def guide_auroc(guide: Guide, parts: list[Split]) -> float | None:
     """Return the AUROC of the guide on the labels of all parts; far below 0.5, labels are wrong. None where a class is
     absent."""
-    y, x = (np.concatenate([getattr(part, name) for part in parts]) for name in "yx")
-    auroc = float(metrics.auroc(y, guide.predict(x))[0])
+    y, x, *masks = (np.concatenate([getattr(part, name) for part in parts])
+                    for name in ("y", "x", *(["mask"] if guide.reads_mask else [])))
+    auroc = float(metrics.auroc(y, guide.predict(x, *masks))[0])
     return None if math.isnan(auroc) else auroc

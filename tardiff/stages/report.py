@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from classifier.train import Guide
 from tardiff.config import InfluenceAnalysisConfig, ReportConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.normalize import Normalizer
@@ -46,6 +47,7 @@ from tardiff.stages.influence import (
     SELECTION,
     TRAINING,
     analyse,
+    check_masks,
     frame_tables,
     influence_frame,
     load_matching_guide,
@@ -84,7 +86,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
               "that trained from patients of the target, whatever the set gives away.")
     sets = read_sets(folders, real)
     check_teachers(config, real)
-    check_classifier(config, real, device)
+    check_classifier(config, real, sets, device)
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
@@ -178,10 +180,15 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
     check_reference(config, folders)
 
 
-def check_classifier(config: ReportConfig, real: Dataset, device: torch.device) -> None:
-    """Raise UserError if the guide of the influence part is not there, or not one of this dataset."""
-    if "influence" in config.sections and config.classifier is not None:
-        load_matching_guide(config.classifier, real, device)
+def check_classifier(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], device: torch.device
+                     ) -> Guide | None:
+    """Return the guide of the influence part, None without one. Raises UserError if it is not there, not one of this
+    dataset, or reads masks that sets lack."""
+    if "influence" not in config.sections or config.classifier is None:
+        return None
+    guide = load_matching_guide(config.classifier, real, device)
+    check_masks(guide, sets)
+    return guide
 
 
 def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 
 from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
-from tardiff.config import ROTATION, BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
+from tardiff.config import (
+    ROTATION,
+    BaseConfig,
+    ClassifierConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    TeacherConfig,
+    load_config,
+)
 from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
@@ -62,16 +71,15 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 
     Raises UserError as the stages do.
     """
-    report_config = report_step(config).config
-    report.check_settings(report.quick_settings(report_config), synthetic_folders(report_config))
+    last = report_step(config)
+    report.check_settings(report.quick_settings(last.config), synthetic_folders(last.config))
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
     _require_folds(config, steps)
-    if report_config.model.inputs == "values+mask" and Path(config.data).exists():
-        _require_masks(config, steps)
+    require_masks(config.data, [*steps, last])
     if config.rotations > 1 and not dry_run:
         write_rotations(config)
     rotated = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
-    run_steps([*steps, report_step(config)], dry_run, rotated)
+    run_steps([*steps, last], dry_run, rotated)
 
 
 def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
@@ -87,13 +95,18 @@ def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
         raise UserError(f"{error} teacher=null runs without a teacher.") from None
 
 
-def _require_masks(config: ExperimentConfig, steps: Sequence[Step]) -> None:
-    """Raise UserError, before hours of training, if judges are to read masks and a denoiser would generate none."""
-    dataset = read_dataset(config.data)
+def require_masks(data: str, steps: Sequence[Step]) -> None:
+    """Raise UserError, before hours of training, if a guide or judges are to read masks and a denoiser would generate
+    none."""
+    readers = [name for name, schema in (("classifier", ClassifierConfig), ("evaluation", EvaluationConfig))
+               if any(isinstance(step.config, schema) and step.config.model.reads_mask for step in steps)]
+    if not readers or not Path(data).exists():
+        return
+    dataset = read_dataset(data)
     bases = [step.config for step in steps if isinstance(step.config, BaseConfig)]
     if not all(models_mask(base, dataset) for base in bases):
-        raise UserError("evaluation: model.inputs=values+mask needs sets with masks, and none would be generated: "
-                        f"base has mask=false, or {config.data} has no gaps, or does not say how they were filled.")
+        raise UserError(f"{readers[0]}: model.inputs=values+mask needs sets with masks, and none would be generated: "
+                        f"base has mask=false, or {data} has no gaps, or does not say how they were filled.")
 
 
 def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:

@@ -195,9 +195,9 @@ class Guide:
 
     auroc: on the guidance half, with the ends of its 95 % interval; None where an earlier version trained it.
 
-    `architecture` is its `model.name`; with `reads_mask` it reads the mask behind the values; `data` is the folder of the
-    dataset that it was trained on; `shape` is (L, C); `code` has the hashes of the source of a model and loss of the
-    user's own.
+    `architecture` is its `model.name`; with `reads_mask` it reads the mask behind the values; `data` is the folder of
+    the dataset that it was trained on; `shape` is (L, C) of the series; `code` has the hashes of the source of a model
+    and loss of the user's own.
     """
 
     folder: Path

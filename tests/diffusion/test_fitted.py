@@ -9,7 +9,7 @@ from torch import nn
 
 from tardiff.config import BaseConfig, DiffusionConfig
 from tardiff.data.format import Dataset, Metadata, Split
-from tardiff.data.imputation import Imputation
+from tardiff.data.imputation import RULES, Imputation
 from tardiff.data.normalize import Normalizer
 from tardiff.diffusion.fitted import FittedDenoiser, models_mask
 from tardiff.diffusion.process import DiffusionProcess
@@ -39,6 +39,59 @@ def test_encoded_rows_are_decoded_and_filled_to_what_they_were(kind):
     x = denoiser.decode(signals)
     assert np.array_equal(np.isnan(x), ~split.mask)
     np.testing.assert_allclose(META.filled(x), split.x, rtol=1e-5)
+
+
+def drawn_signals(denoiser, rows=12):
+    """Signals whose bits are not yet -1 or 1, of series with gaps of all kinds; the first two are all gaps and none."""
+    signals = denoiser.encode(gappy_split(rows), 0)
+    signals[0, :, 2:], signals[1, :, 2:] = -1, 1
+    torch.manual_seed(0)
+    signals[..., 2:] *= 1.2 * torch.rand(rows, 6, 2)
+    return signals
+
+
+EXACT = [(rule, kind) for rule in RULES for kind in ("zscore", "minmax", "ecdf", "normal_ecdf")
+         if (rule, kind) not in (("linear", "ecdf"), ("linear", "normal_ecdf"))]
+
+
+@pytest.mark.parametrize(("rule", "kind"), EXACT)
+def test_what_is_read_is_what_the_finished_series_are(rule, kind):
+    split, meta = gappy_split(), replace(META, imputation=replace(META.imputation, rule=rule))
+    observed = np.where(split.mask, split.x, np.nan)
+    denoiser = replace(fitted(split, True), meta=meta, normalizer=Normalizer.fit(kind, observed))
+    signals = drawn_signals(denoiser)
+    x = denoiser.decode(signals)
+    finished = denoiser.normalizer.inputs(meta.filled(x), ~np.isnan(x))
+    read = denoiser.read(signals, with_mask=True)
+    np.testing.assert_allclose(denoiser.read(signals, with_mask=False), finished[..., :2], atol=2e-5)
+    assert torch.equal(read[..., :2], denoiser.read(signals, with_mask=False))
+    assert np.array_equal(read[..., 2:] > 0.5, finished[..., 2:]) and 0 <= read[..., 2:].min() < read.max()
+    signals[..., 2:] = signals[..., 2:].sign()
+    assert np.array_equal(denoiser.read(signals, with_mask=True)[..., 2:], finished[..., 2:])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradients_reach_the_values_that_gaps_take_and_the_bits(rule):
+    """Against the matrix of the fill, column by column of `Imputation.fill`."""
+    denoiser = replace(fitted(gappy_split(), True), meta=replace(META, imputation=Imputation(rule, [0.0, 0.0])))
+    signals = drawn_signals(denoiser).requires_grad_()
+    torch.manual_seed(1)
+    slope = torch.randn(signals.shape)
+    (gradient,) = torch.autograd.grad(denoiser.read(signals, with_mask=True), signals, slope)
+    observed = (signals[..., 2:] > 0).numpy()
+    expected = np.zeros(observed.shape)
+    for step in range(6):
+        unit = np.where(observed, (np.arange(6) == step)[:, None], np.nan)
+        expected[:, step] = (denoiser.meta.filled(unit) * slope[..., :2].numpy()).sum(axis=1) * observed[:, step]
+    np.testing.assert_allclose(gradient[..., :2], expected, atol=1e-5)
+    within = signals[..., 2:].abs() <= 1
+    assert torch.equal(gradient[..., 2:], slope[..., 2:] / 2 * within) and 0 < within.float().mean() < 1
+
+
+def test_without_the_mask_what_is_read_is_the_series_itself():
+    denoiser = fitted(gappy_split(), False)
+    signals = denoiser.encode(gappy_split(), 0)
+    assert denoiser.read(signals, with_mask=False) is signals
 
 
 def test_without_the_mask_signals_are_the_values():

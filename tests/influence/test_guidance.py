@@ -135,13 +135,23 @@ def test_gradient_through_the_denoiser_is_the_pullback():
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("location", ["x0_pred", "x_t"])
+def test_the_gradient_is_pulled_back_through_what_is_read(location):
+    task, weight = fitted_task("gru"), torch.randn(6, 3)
+    x_t, x0_pred = torch.randn(2, len(X), X.shape[1], 6)
+    config = GuidanceConfig("classifier", location=location)
+    found = guidance_function(task, None, Y, config, read=lambda signals: signals @ weight)(x_t, x0_pred, 0)
+    at = x_t if location == "x_t" else x0_pred
+    assert torch.allclose(found, -input_gradient(task, at @ weight, Y) @ weight.T, atol=1e-6)
+
+
 @pytest.mark.parametrize("through_denoiser", [False, True])
-def test_unit_rms_is_of_the_channels_that_the_classifier_reads(through_denoiser):
+def test_unit_rms_is_of_the_signals_that_the_classifier_reads(through_denoiser):
     """Beside them are masks, of which it knows nothing."""
     task, weight = fitted_task("gru"), torch.randn(6, 6)
     x_t = torch.cat([X, torch.ones_like(X)], dim=2).requires_grad_()
     config = GuidanceConfig("classifier", unit_rms=True, through_denoiser=through_denoiser)
-    found = guidance_function(task, None, Y, config, num_channels=3)(x_t, x_t @ weight, 0)
+    found = guidance_function(task, None, Y, config, read=lambda signals: signals[..., :3])(x_t, x_t @ weight, 0)
     assert found.shape == x_t.shape
     assert torch.allclose(found[..., :3].pow(2).mean(dim=(1, 2)), torch.ones(len(X)), atol=1e-4)
     assert (found[..., 3:] != 0).all() == through_denoiser

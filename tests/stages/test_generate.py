@@ -1,27 +1,34 @@
-"""guidance.scale=auto: what is searched, kept and shared."""
+"""guidance.scale=auto: what is searched, kept and shared; and guides that read masks."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import roc_auc_score
 from user_errors import run_tiny
 
+import tardiff
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.data.splits import halve_validation
 from tardiff.stages import generate
 from tardiff.utils.checkpoint import read_json
+from tardiff.utils.errors import UserError
 
 INDEPENDENT = generate.independent_classifier
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A cohort, a denoiser that has learnt hardly anything, and a guide."""
+    """A cohort, a denoiser that has learnt hardly anything, a guide, and one that reads masks."""
     folder = tmp_path_factory.mktemp("runs")
     write_dataset(folder / "data", *simulate_cohort(2000, seed=0))
     assert run_tiny("train", f"data={folder / 'data'}", f"output={folder / 'base'}", "training.steps=30") == 0
     assert run_tiny("guide", f"data={folder / 'data'}", f"output={folder / 'classifier'}", "training.steps=150") == 0
+    assert run_tiny("guide", f"data={folder / 'data'}", f"output={folder / 'masks'}", "training.steps=60",
+                    "model.inputs=values+mask") == 0
     return folder
 
 
@@ -29,7 +36,7 @@ def runs(tmp_path_factory):
 def place(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(generate, "SEARCHED", 300)
-    for name in ("data", "base", "classifier"):
+    for name in ("data", "base", "classifier", "masks"):
         shutil.copytree(runs / name, name)
 
 
@@ -47,7 +54,7 @@ def classifier_of_sharp_real_series(folder, dataset, device):
     """The independent classifier, to which real labels are easier to see, AUROC 0.86, than any denoiser makes them."""
     predict, val = INDEPENDENT(folder, dataset, device), dataset.val
     score = val.y + np.random.default_rng(0).normal(0, 0.65, len(val))
-    return lambda x: np.stack([-score, score], axis=1) if np.array_equal(x, val.x) else predict(x)
+    return lambda x, mask: np.stack([-score, score], axis=1) if np.array_equal(x, val.x) else predict(x, mask)
 
 
 def test_the_scale_that_was_found_is_recorded_kept_and_shared(place, capsys, monkeypatch):
@@ -68,9 +75,51 @@ def test_the_scale_that_was_found_is_recorded_kept_and_shared(place, capsys, mon
 
 
 def test_labels_that_nobody_can_tell_need_no_guidance(place, monkeypatch):
-    monkeypatch.setattr(generate, "independent_classifier", lambda *_: lambda x: np.full((len(x), 2), 0.5))
+    monkeypatch.setattr(generate, "independent_classifier", lambda *_: lambda x, mask: np.full((len(x), 2), 0.5))
     assert np.array_equal(made("auto", "guidance.scale=auto"), made("unguided", "guidance.objective=none"))
     assert read_json("auto/provenance.json")["guidance_scale"] == {"scale": 0.0, "target": 0.5, "tried": {"0.0": 0.5}}
+
+
+@pytest.mark.parametrize("settings", [
+    {"objective": "classifier"}, {"objective": "anchored", "parameters": "head", "unit_rms": True},
+    {"objective": "influence", "through_denoiser": True}])
+def test_a_guide_that_reads_masks_moves_them(place, settings):
+    base, guide = tardiff.load_denoiser("base", "cpu"), tardiff.load_guide("masks", "cpu")
+    found = []
+    guidance = tardiff.Guidance(guide, **settings)
+
+    def sample(count, guidance, batch_size=512):
+        found.clear()
+        return base.sample({"died": count}, steps=4, guidance=guidance, batch_size=batch_size,
+                           callback=lambda *seen: found.append(seen[3]))
+
+    plain = sample(6, None)
+    off = sample(6, tardiff.Guidance(guide, **settings, scale=0.0))
+    assert np.array_equal(off.x, plain.x) and np.array_equal(off.split.mask, plain.split.mask)
+    whole = sample(6, guidance)
+    assert all(bool((gradient[..., 7:] != 0).any()) for gradient in found)
+    np.testing.assert_allclose(sample(6, guidance, batch_size=4).x, whole.x, rtol=1e-4, atol=1e-3)
+    if settings["objective"] == "classifier":
+        steered = sample(6, guidance.at_scale(20.0))
+        of_plain, of_steered = (guide.predict(series.x, series.split.mask)[:, 1] for series in (plain, steered))
+        assert (of_steered > of_plain).all() and not np.array_equal(steered.split.mask, plain.split.mask)
+        with pytest.raises(UserError, match=r"masks: reads masks .*, and these series have none"):
+            guide.predict(plain.x)
+
+
+def test_a_guide_that_reads_masks_goes_through_all_commands(place):
+    made("out", "classifier=masks")
+    assert run_tiny("influence", "classifier=masks", "synthetic={guided: out}", "output=influence", "fine_tuned=4") == 0
+    guide, val = tardiff.load_guide("masks", "cpu"), read_dataset("data", ("train", "val")).val
+    assert guide.reads_mask and not tardiff.load_guide("classifier", "cpu").reads_mask
+    whole = next(row for row in read_json("influence/influence.json")["influence_distribution"]
+                 if row["set"] == "real selection" and row["class"] == "all")
+    selection = halve_validation(val)[1]
+    p = guide.predict(selection.x, selection.mask)[:, 1]
+    assert whole["guide_auroc"] == pytest.approx(roc_auc_score(selection.y, p))
+    assert not np.array_equal(p, guide.predict(selection.x, ~selection.mask)[:, 1])
+    independent = INDEPENDENT("masks", read_dataset("data", ("train", "val")), torch.device("cpu"))
+    assert not np.array_equal(independent(val.x, val.mask), independent(val.x, ~val.mask))
 
 
 def test_another_word_is_refused(place, capsys):

@@ -275,7 +275,6 @@ def test_a_mistyped_preset_lists_those_beside_it():
     ("generate", ["guidance.location=x_t", "guidance.through_denoiser=true"], "no effect with guidance.location=x_t"),
     ("generate", ["guidance.through_denoiser=true", "guidance.location=x_t"], "no effect with guidance.location=x_t"),
     ("generate", ["sampler.name=ddpm", "sampler.eta=0.5"], "'sampler.eta' is the noise of ddim and has no effect"),
-    ("guide", ["model.inputs=values+mask"], "series are generated without masks"),
     ("compare", ["model.inputs=values+mask"], "needs sets with masks"),
     ("evaluate", ["model.custom.import_path=a:B"], "'model.custom.import_path' has no effect")])
 def test_a_setting_that_cannot_apply_is_refused(command, arguments, message, capfd):

@@ -369,7 +369,7 @@ class GuidanceConfig:
         "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of "
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
         choices=("train_size", "guidance_size", "l2_norm"))
-    unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1 over its values.")
+    unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1 over what the guide reads of it.")
     parameters: str = setting(
         "all", "Weights of the classifier whose training counts for influence: all, or head, those of the linear layer "
                "that gives the logits, for which J has a closed form and costs one backward pass.",

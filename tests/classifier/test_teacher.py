@@ -167,7 +167,7 @@ def test_what_cannot_be_fitted_again_is_refused(taught, monkeypatch):
     ("members=[{model: gru, seeds: 0}]", "a whole number from 1 on"),
     ("members=[{model: gru, seeds: 1}, {model: gru, seeds: 2}]", "each once"),
     ("members=[{model: logistic, seeds: 2}]", "must give logistic one seed"), ("model.name=lstm", "has no effect"),
-    ("members=[gru]", "'members' must be a list"), ("model.inputs=values+mask", "is for judges")])
+    ("members=[gru]", "'members' must be a list"), ("model.inputs=values+mask", "a teacher reads values")])
 def test_settings_that_cannot_apply_are_refused(workplace, capfd, setting, expected):
     before = contents(workplace)
     assert_refused(run_command("teach", *SMALL, setting), capfd.readouterr().err, (expected,))

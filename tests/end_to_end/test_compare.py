@@ -168,6 +168,19 @@ def test_what_the_report_would_refuse_is_refused_before_the_training(workplace, 
         assert not (tmp_path / "out").exists()
 
 
+def test_masks_that_nobody_makes_are_told_of_before_the_training(workplace, tmp_path, experiment, capfd):
+    guide, settings = tmp_path / "masks", yaml.safe_load(experiment.read_text())
+    workplace.run("classifier", guide, "model.inputs=values+mask", "training.steps=2")
+    settings["base"] += ["mask=false"]
+    settings["classifier"] += ["model.inputs=values+mask"]
+    experiment.write_text(yaml.safe_dump(settings))
+    for setting, message in ((f"classifier={guide}", "masks reads masks (model.inputs=values+mask), and baselines"),
+                             (f"experiment={experiment}", "classifier: model.inputs=values+mask needs sets")):
+        refused(capfd, message, "compare", "--real", workplace.folder / "data", "--baselines", "oversample", "--output",
+                tmp_path / "out", "device=cpu", setting)
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_announces_what_the_quick_report_does(workplace, tmp_path, capfd):
     assert compare(workplace, tmp_path, "--baselines", "smote", "quick=true", "seeds=5", "device=cpu", "--dry-run") == 0
     assert "with 3 seeds and ratios [1.0]" in capfd.readouterr().out

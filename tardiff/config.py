@@ -18,8 +18,6 @@ NORMALIZERS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 LABELS_TEXT = "Label plan: train (the class counts of train), balanced, or counts per class, [900, 100] or {died: 100}."
 NUM_SAMPLES_TEXT = "Series to make under the plans train and balanced; null: as many as in train."
 DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."
-
-
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
 AUTO = "auto"
 """The guidance scale that is looked for."""
@@ -537,8 +535,11 @@ class EvaluationConfig:
             if (self.rotations > 1) != (ROTATION in path):
                 yield "rotations", (f"is above 1, so every path must hold {ROTATION}, and {path} does not."
                                     if self.rotations > 1 else f"must be given, since {path} holds {ROTATION}.")
-        if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
-            yield "judges", "must name at least one architecture, and each once."
+        for name, what in (("judges", "at least one architecture"), ("targets", "own or soft"),
+                           ("protocols", "at least one protocol")):
+            chosen = getattr(self, name)
+            if chosen is not None and (not chosen or _has_repeats(chosen)):
+                yield name, f"must name {what}, and each once."
         yield from _unused_custom_model(self.model, self.judge_models)
         if _has_repeats(self.chosen_controls):
             yield "controls", "must name each control once."
@@ -551,10 +552,6 @@ class EvaluationConfig:
             yield "teacher", "must name at least one run folder; null for none."
         if "ensemble" not in self.chosen_controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
-        if self.targets is not None and (not self.targets or _has_repeats(self.targets)):
-            yield "targets", "must name own or soft, and each once."
-        if not self.protocols or _has_repeats(self.protocols):
-            yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and not self.ratios and not self.weights:
             yield "ratios", "must hold at least one ratio for tsrtr, or weights one weight."
         for name in ("ratios", "weights"):

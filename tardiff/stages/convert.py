@@ -8,13 +8,16 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.errors import UserError
 
 SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays", "target")
 
 
 def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:
-    """Run the source that the first argument names, with the other arguments; without one, list the sources."""
+    """Run the source that the first argument names, with the other arguments; without one, list the sources.
+
+    Raises UserError that lists them if it names none.
+    """
     source, *arguments = argv or ["--help"]
     if source in ("-h", "--help"):
         print(f"usage: {prog} SOURCE --input DIR [--output DIR] [--help] ...\n\n{sources_with_titles()}")
@@ -22,12 +25,7 @@ def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:
         # By name, so that the packages that another source needs are never imported.
         importlib.import_module(f"data_preprocess.{source}").main(arguments, prog=f"{prog} {source}")
     else:
-        exit_on_user_error(lambda: refuse(source))
-
-
-def refuse(source: str) -> None:
-    """Raise UserError that lists the sources."""
-    raise UserError(f"'{source[:200]}' is no source; expected one of\n{sources_with_titles()}")
+        raise UserError(f"'{source[:200]}' is no source; expected one of\n{sources_with_titles()}")
 
 
 def sources_with_titles() -> str:

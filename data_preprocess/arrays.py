@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command, grid, own_data
+from data_preprocess import command, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds, repeated_ids
@@ -84,16 +84,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     parts = {name: replace(part, y=labels)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
-    imputation = None
-    if options.impute is not None:
-        splits, imputation = grid.fill_gaps(splits, options.impute, channels)
-    own_data.warn_of_extremes(splits, channels)
-    cohort |= {"channels": grid.summarize_channels(splits, channels)}
-    meta = Metadata(name=options.name or options.output.name, channels=[channel.name for channel in channels],
-                    units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.interval,
-                    source=options.input.name, licence=options.licence, cohort=cohort, imputation=imputation,
-                    positive=own_data.positive_class(options.positive, classes))
-    return own_data.dataset_of(splits, meta, "series")
+    return own_data.dataset_of(options, splits, channels, classes, options.interval, cohort, "series")
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:

@@ -270,9 +270,9 @@ def grid_rows(rows: pd.DataFrame, files: Sequence[str], hours: int) -> tuple[np.
     hour = (minute[kept] // 60).astype(int)
     stay, channel, choice, value = rows["stay"].to_numpy()[kept], channel[kept], choice[kept], value[kept]
     shape = (len(files), hours, len(CHANNELS))
-    grids = [grid.grid_means(stay[rank], hour[rank], channel[rank], value[rank], shape)
-             for rank in (choice == 0, choice == 1)]
-    return grid.first_observed(grids), {**counts, "rows used": int(kept.sum())}
+    first, second = (grid.grid_means(stay[rank], hour[rank], channel[rank], value[rank], shape)
+                     for rank in (choice == 0, choice == 1))
+    return np.where(np.isnan(first), second, first), {**counts, "rows used": int(kept.sum())}
 
 
 def read_descriptors(rows: pd.DataFrame, stays: int) -> pd.DataFrame:

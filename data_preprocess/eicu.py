@@ -178,9 +178,7 @@ def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.
                      IF(reason = {len(reasons)}, (minute - {cohort.start}) // {STEP_MINUTES}, NULL) AS step
               FROM {table} LEFT JOIN stays USING (patientunitstayid))
         GROUP BY reason, stay, step""", "vitalPeriodic", vital_periodic)
-    found = query.fetch(connection, "SELECT reason, sum(rows)::BIGINT AS rows FROM cells GROUP BY reason", "rows",
-                        vital_periodic)
-    return query.count_reasons(reasons, found["reason"], found["rows"])
+    return query.count_rows(connection, reasons, "cells", vital_periodic)
 
 
 def cohort_rules(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, cohort: Cohort) -> dict[str, np.ndarray]:

@@ -1,8 +1,8 @@
 """From long charted values (stay, hour, channel, value) to the splits of a dataset, for every ICU source alike.
 
-The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
-one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), tell what each channel
-holds (`summarize_channels`), and put together (`dataset_of_stays`).
+The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), split by
+subject and impute (`split_and_impute`), tell what each channel holds (`summarize_channels`), and put together
+(`dataset_of_stays`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import Imputation
-from tardiff.data.splits import split_by_subject, split_with_target
+from tardiff.data.splits import split_with_target
 from tardiff.utils.errors import UserError
 
 QUANTILES = {"minimum": 0.0, "0.1 %": 0.001, "50 %": 0.5, "99.9 %": 0.999, "maximum": 1.0}
@@ -101,14 +101,6 @@ def grid_means(stay: np.ndarray, hour: np.ndarray, channel: np.ndarray, value: n
     return mean.reshape(shape).astype(np.float32)
 
 
-def first_observed(grids: Sequence[np.ndarray]) -> np.ndarray:
-    """Take each cell from the first of the grids (N, L, C) that observed it, NaN where none did."""
-    chosen = grids[0].copy()
-    for grid in grids[1:]:
-        chosen = np.where(np.isnan(chosen), grid, chosen)
-    return chosen
-
-
 def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
     """Return the median of the observed cells of each channel: x (N, L, C) with NaN -> (C,) float32.
 
@@ -144,9 +136,7 @@ def split_and_impute(stays: Split, ratios: Sequence[float], seed: int, vitals: S
     training never observed.
     """
     shares = dict(zip(SPLIT_NAMES, ratios, strict=True))
-    splits = (split_by_subject(stays, shares, seed) if is_target is None else
-              split_with_target(stays, is_target, shares, seed))
-    return fill_gaps(splits, "forward", vitals)
+    return fill_gaps(split_with_target(stays, is_target, shares, seed), "forward", vitals)
 
 
 def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:

@@ -111,8 +111,7 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
-    columns = target.condition_columns(options, stays)
-    kept, is_target, of_target = target.divided(options, columns, subject)
+    kept, is_target, of_target = target.divided(options, target.condition_columns(options, stays), subject)
     meta = Metadata(
         name=f"{module}_{TASKS[options.label]}", channels=[vital.name for vital in vitals],
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,

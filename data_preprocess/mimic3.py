@@ -150,7 +150,7 @@ def clean_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays:
     reasons = scan(connection, chartevents, stays, items, hour, rules)
     means = f"SELECT stay, moment AS hour, channel, mean FROM means WHERE reason = {len(reasons)}"
     cells = query.fetch(connection, means, "hourly means", chartevents)
-    return cells, count_rows(connection, reasons, chartevents)
+    return cells, query.count_rows(connection, reasons, "means", chartevents)
 
 
 def timediff_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.DataFrame
@@ -167,7 +167,7 @@ def timediff_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, sta
             QUALIFY row_number() OVER (PARTITION BY stay, hour ORDER BY abs(second - 3600 * hour), second) = 1)
         SELECT stay, hour, channel, mean, rows FROM nearest JOIN means USING (stay, moment)
         WHERE reason = {len(reasons)}""", "nearest chart times", chartevents)
-    counts = count_rows(connection, reasons, chartevents)
+    counts = query.count_rows(connection, reasons, "means", chartevents)
     used = int(cells["rows"].sum())
     return cells, {**counts, "rows used": used, "rows at other chart times or later": counts["rows used"] - used}
 
@@ -203,13 +203,6 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
                     LEFT JOIN stays USING (icustay_id)))
         GROUP BY ALL""", "CHARTEVENTS", chartevents)
     return reasons
-
-
-def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str], chartevents: Path) -> dict[str, int]:
-    """Return how many rows of the last scan each reason dropped."""
-    totals = "SELECT reason, sum(rows)::BIGINT AS rows FROM means GROUP BY reason"
-    found = query.fetch(connection, totals, "rows", chartevents)
-    return query.count_reasons(reasons, found["reason"], found["rows"])
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:

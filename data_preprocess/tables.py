@@ -41,7 +41,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid, own_data, target
+from data_preprocess import command, count_tables, own_data, target
 from data_preprocess.measurements import (
     UNITS,
     Clock,
@@ -56,7 +56,7 @@ from data_preprocess.measurements import (
 from data_preprocess.query import fetch, identifier, open_engine, source
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_by_subject, split_with_target
+from tardiff.data.splits import split_with_target
 from tardiff.utils.errors import UserError
 
 
@@ -126,9 +126,9 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
                         f"{own_data.listed(classes)}, in this order.")
     p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
-    columns = target.condition_columns(options, stays)
-    kept, is_target, of_target = target.divided(options, columns, stays["subject"].to_numpy(dtype=str))
-    whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32),
+    subject = stays["subject"].to_numpy(dtype=str)
+    kept, is_target, of_target = target.divided(options, target.condition_columns(options, stays), subject)
+    whole = Split(x, y, subject, p=None if p is None else p.astype(np.float32),
                   id=stays["id"].to_numpy(dtype=str))
     if not options.subject:
         print("each id is its own subject; where a patient can have several ids, give --subject")
@@ -141,21 +141,13 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
     else:
         shares = dict(zip(SPLIT_NAMES, options.ratios, strict=True))
-        splits = (split_by_subject(whole, shares, options.seed) if is_target is None else
-                  split_with_target(whole[kept], is_target, shares, options.seed))
+        splits = split_with_target(whole if is_target is None else whole[kept], is_target, shares, options.seed)
         rule = {"ratios": list(options.ratios)}
     splits = {name: replace(part, p=None) if part.p is not None and np.isnan(part.p).all() else part
               for name, part in splits.items()}
-    splits, imputation = grid.fill_gaps(splits, options.impute, channels)
-    own_data.warn_of_extremes(splits, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, **of_target,
-              "seed": options.seed,
-              "attrition": attrition, "channels": grid.summarize_channels(splits, channels)}
-    return own_data.dataset_of(splits, Metadata(
-        name=options.name or options.output.name, channels=[channel.name for channel in channels],
-        units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
-        positive=own_data.positive_class(options.positive, classes), imputation=imputation,
-        source=options.input.name, licence=options.licence, cohort=cohort), "ids")
+              "seed": options.seed, "attrition": attrition}
+    return own_data.dataset_of(options, splits, channels, classes, options.step, cohort, "ids")
 
 
 def microseconds_of(duration: str) -> float:

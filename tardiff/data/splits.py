@@ -79,12 +79,15 @@ def with_target(source: Split, target: dict[str, Split]) -> dict[str, Split]:
     return {"train": source, "val": replace(joined(halves), guidance=is_guidance), "test": target["test"]}
 
 
-def split_with_target(whole: Split, is_target: np.ndarray, ratios: dict[str, float], seed: int) -> dict[str, Split]:
+def split_with_target(whole: Split, is_target: np.ndarray | None, ratios: dict[str, float], seed: int
+                      ) -> dict[str, Split]:
     """Divide rows, of which is_target (N,) bool are of the target, as `with_target` does; the target's by subject and
-    ratios, stratified by label.
+    ratios, stratified by label. None: all rows so, for they are of one population.
 
     Raises UserError if a part would stay empty.
     """
+    if is_target is None:
+        return split_by_subject(whole, ratios, seed)
     for name, rows in (("source", ~is_target), ("target", is_target)):
         if not rows.any():
             raise UserError(f"no row is of the {name}.")

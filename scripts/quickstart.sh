@@ -2,8 +2,8 @@
 # Set up .venv, simulate an ICU cohort, run all four stages on it and write the report. Run it again to resume.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
-"$PYTHON" scripts/simulate.py --output data/simulated --stays 3000 --seed 0
-"$PYTHON" scripts/run_experiment.py configs/experiment/simulated.yaml
+"$PYTHON" -m tardiff simulate --output data/simulated --stays 3000 --seed 0
+"$PYTHON" -m tardiff run configs/experiment/simulated.yaml
 cat <<NEXT
 
 That was the whole job on simulated patients. Open the report:

@@ -202,7 +202,3 @@ def _read_arguments(options: argparse.Namespace, flags: Sequence[Flag]) -> tuple
 def _is_setting(text: str) -> bool:
     """Tell `key=value` from a path, which may hold the sign as well."""
     return "=" in text and "/" not in text.partition("=")[0] and not os.path.exists(text)
-
-
-if __name__ == "__main__":
-    main()

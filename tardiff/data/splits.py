@@ -28,8 +28,6 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     on the set of subjects, their labels and the seed, not on the order of rows.
     Raises UserError if a part would stay empty.
     """
-    if len(subject) != len(y):
-        raise UserError(f"{len(subject)} subjects but {len(y)} labels; expected one of each per row.")
     check_ratios(list(ratios.values()), seed)
     subjects, inverse = np.unique(subject, return_inverse=True)
     stratum = np.full(len(subjects), np.iinfo(np.int64).min)

@@ -72,23 +72,18 @@ def class_weights(classes: str | list[int] | dict, counts: list[int]) -> dict[in
     Raises UserError on an unknown choice, or on a class without guidance rows.
     """
     present = [label for label, count in enumerate(counts) if count]
-    if isinstance(classes, dict):
-        numeric = all(isinstance(label, int) and isinstance(weight, (int, float)) and weight >= 0
-                      for label, weight in classes.items())
-        weights = {label: float(weight) for label, weight in classes.items()} if numeric else {}
-    elif isinstance(classes, list):
-        weights = {label: float(counts[label]) for label in classes if 0 <= label < len(counts)}
-        weights |= {label: 1.0 for label in classes if not 0 <= label < len(counts)}
+    if isinstance(classes, str):
+        weights = {"all": {label: counts[label] for label in present},
+                   "minority": {min(present, key=counts.__getitem__): 1},
+                   "majority": {max(present, key=counts.__getitem__): 1},
+                   "balanced": dict.fromkeys(present, 1)}.get(classes, {})
     else:
-        weights = {"all": {label: float(counts[label]) for label in present},
-                   "minority": {min(present, key=counts.__getitem__): 1.0},
-                   "majority": {max(present, key=counts.__getitem__): 1.0},
-                   "balanced": dict.fromkeys(present, 1.0)}.get(classes, {})
-    absent = [label for label in weights if label not in present]
-    if absent or not weights or sum(weights.values()) <= 0:
+        weights = classes if isinstance(classes, dict) else {
+            label: counts[label] if label in present else 0 for label in classes}
+    if not weights or weights.keys() - present or min(weights.values()) < 0 or sum(weights.values()) <= 0:
         raise UserError(f"guidance.classes={classes!r}: use all, minority, majority, balanced, or classes with "
                         f"guidance rows {present} and positive weights.")
-    return weights
+    return {label: float(weight) for label, weight in weights.items()}
 
 
 def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int,

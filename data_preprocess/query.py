@@ -73,10 +73,7 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
     The folder, `.<name of output>.scratch`, is removed at the end whatever happens; one that a killed run left is
     replaced. Raises UserError on a bad limit and where the folder cannot be made.
     """
-    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?[KMGT]i?B", memory_limit, re.IGNORECASE)
-    if size is None or float(size[1]) == 0:
-        raise UserError(f"memory limit '{memory_limit}': expected a size above 0 with its unit, for example 8GB or "
-                        "500MB.")
+    memory_bytes(memory_limit)
     scratch = output.absolute().with_name(f".{output.absolute().name}.scratch")
     with writing(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -92,6 +89,14 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
             yield connection
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def memory_bytes(limit: str) -> float:
+    """Return the bytes of a memory limit such as `8GB`. Raises UserError if it is none."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", limit, re.IGNORECASE)
+    if size is None or float(size[1]) == 0:
+        raise UserError(f"memory limit '{limit}': expected a size above 0 with its unit, for example 8GB or 500MB.")
+    return float(size[1]) * (1024 if size[3] else 1000) ** (1 + "KMGT".index(size[2].upper()))
 
 
 def source(path: Path, columns: Mapping[str, str], named_by_file: str | None = None) -> str:

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +52,7 @@ from data_preprocess.measurements import (
     is_missing,
     survey_times,
 )
-from data_preprocess.query import fetch, identifier, open_engine, source
+from data_preprocess.query import fetch, identifier, memory_bytes, open_engine, source
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_with_target
@@ -238,10 +237,8 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
 
 def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
     """Raise UserError if x of the shape (N, L, C) float32 alone is larger than the memory limit, such as `8GB`."""
-    number, prefix, binary = re.fullmatch(r"([\d.]+) ?([KMGT])(i?)B", memory_limit, re.IGNORECASE).groups()
-    allowed = float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(prefix.upper()))
     needed = 4 * math.prod(shape)
-    if needed > allowed:
+    if needed > memory_bytes(memory_limit):
         raise UserError(f"--length {shape[1]}: {shape[0]} ids x {shape[1]} steps x {shape[2]} variables need "
                         f"{needed / 1e9:,.1f} GB, more than the memory limit of {memory_limit}. Give a smaller "
                         "--length, fewer --channels or a larger --memory-limit.")

@@ -40,7 +40,16 @@ from tardiff.utils.checkpoint import fingerprint
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
-METRICS = ("auroc", "auprc", "f1", "f1_selected", "brier", "auprc_macro", "positive_rate")
+METRICS: dict[str, Callable[..., np.ndarray]] = {
+    "auroc": lambda y, p, positive, threshold, weights: metrics.auroc(y, p, weights),
+    "auprc": lambda y, p, positive, threshold, weights: metrics.average_precision(y, p, weights, positive),
+    "f1": lambda y, p, positive, threshold, weights: metrics.minority_f1(y, p, positive, None, weights),
+    "f1_selected": lambda y, p, positive, threshold, weights: metrics.minority_f1(y, p, positive, threshold, weights),
+    "brier": lambda y, p, positive, threshold, weights: metrics.brier(y, p, weights),
+    "auprc_macro": lambda y, p, positive, threshold, weights: metrics.macro_average_precision(y, p, weights),
+    "positive_rate": lambda y, p, positive, threshold, weights: metrics.predicted_share(p, positive, weights)}
+"""metric(labels y (N,), probabilities p (N, K), positive class, threshold chosen for it, row weights (R, N) or None) ->
+(R,)."""
 
 FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """fit(training rows, selection rows, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
@@ -414,23 +423,9 @@ def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol 
             threshold = metrics.best_f1_threshold(protocol.selection.y[chosen], selection[chosen], positive)
             blocks = np.array_split(weights[:, tested], max(len(weights) // 50, 1))  # Metrics copy their weights.
             for found, parts in zip(of_pieces, ([None], blocks), strict=True):
-                found.append(_scores(parts, y[tested], scored[tested], positive, threshold))
+                found.append({name: np.concatenate([metric(y[tested], scored[tested], positive, threshold, part)
+                                                    for part in parts]) for name, metric in METRICS.items()})
         for values, found in zip((points, resampled), of_pieces, strict=True):
             for name in METRICS:
                 values[name].append(np.mean([of_piece[name] for of_piece in found], axis=0))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
-
-
-def _scores(parts: list, y: np.ndarray, p: np.ndarray, positive: int, threshold: float) -> dict[str, np.ndarray]:
-    """Return each metric of labels y (N,) and probabilities p (N, K) under parts of row weights (R, N), or None."""
-    return {"auroc": _over(parts, metrics.auroc, y, p),
-            "auprc": _over(parts, partial(metrics.average_precision, positive=positive), y, p),
-            "f1": _over(parts, metrics.minority_f1, y, p, positive, None),
-            "f1_selected": _over(parts, metrics.minority_f1, y, p, positive, threshold),
-            "brier": _over(parts, metrics.brier, y, p),
-            "auprc_macro": _over(parts, metrics.macro_average_precision, y, p),
-            "positive_rate": _over(parts, metrics.predicted_share, p, positive)}
-
-
-def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-    return np.concatenate([metric(*arguments, weights=block) for block in blocks])

@@ -246,8 +246,9 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         return f"'{key}' must hold settings ({key}.KEY=...)."
-    prefix = key[:key.rfind(".") + 1]
-    prefix = prefix if any(leaf.startswith(prefix) for leaf in leaves) else ""
+    prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
+    if not any(leaf.startswith(prefix) for leaf in leaves):
+        prefix = ""
     known = dict.fromkeys(prefix + leaf[len(prefix):].partition(".")[0] for leaf in leaves if leaf.startswith(prefix))
     in_sections = [leaf for leaf in leaves if leaf.endswith(f".{key}")]
     close = in_sections or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if prefix else 0.6)

@@ -186,7 +186,7 @@ def normalized_splits(dataset: Dataset, kind: str) -> tuple[Normalizer, dict[str
 class Guide:
     """A trained classifier as it steers sampling: the task of its run folder, and what it reads.
 
-    auroc: on the guidance half, with the ends of its 95 % interval.
+    auroc: on the guidance half, with the ends of its 95 % interval; None where an earlier version trained it.
 
     `architecture` is its `model.name`; `data` is the folder of the dataset that it was trained on; `shape` is (L, C);
     `code` has the hashes of the source of a model and loss of the user's own.
@@ -200,7 +200,12 @@ class Guide:
     meta: Metadata
     data: str
     code: dict[str, str]
-    auroc: tuple[float, float, float]
+    auroc: tuple[float, float, float] | None
+
+    @property
+    def chance_warning(self) -> str | None:
+        """What to say of a guide that is not shown to be better than chance; None of others."""
+        return None if self.auroc is None else chance_warning(*self.auroc)
 
     @property
     def num_classes(self) -> int:
@@ -218,7 +223,8 @@ class Guide:
         trained = TrainedWeights.load(folder, config, "classifier", "tardiff guide")
         model = build_classifier(config.model, trained.shape, len(trained.meta.classes))
         load_weights(model, trained.weights, Path(folder) / WEIGHTS)
-        known = tuple(map(float, trained.record["guidance_auroc"].split()))
+        recorded = trained.record.get("guidance_auroc")
+        known = None if recorded is None else tuple(map(float, recorded.split()))
         task = DownstreamTask(model.to(device), build_loss(config.model))
         return Guide(Path(folder), config.model.name, task, trained.normalizer, trained.shape, trained.meta,
                      config.data, custom_source(config.model), known)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from classifier.teacher import Teacher
-from classifier.train import chance_warning, fit_network, normalized_splits
+from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.splits import halve_validation
@@ -60,8 +60,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
-            if guidance is not None and (warning := chance_warning(*guide.auroc)) is not None:
-                print(warning)
+            if guidance is not None and guide.chance_warning is not None:
+                print(guide.chance_warning)
             if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
                 print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
                       "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")

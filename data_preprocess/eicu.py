@@ -42,9 +42,9 @@ from tardiff.utils.errors import UserError
 STEP_MINUTES = 5
 END_MINUTE = 24 * 60
 VITALS = (
-    grid.Vital("HR", "beats/min", 25, 225, includes_high=True, includes_low=True),
-    grid.Vital("RR", "breaths/min", 0, 60, includes_high=True, includes_low=True),
-    grid.Vital("SpO2", "%", 0, 100, includes_high=True, includes_low=True),
+    grid.Vital("HR", "beats/min", 25, 225, "<=", "<="),
+    grid.Vital("RR", "breaths/min", 0, 60, "<=", "<="),
+    grid.Vital("SpO2", "%", 0, 100, "<=", "<="),
 )
 CHANNELS = [vital.name for vital in VITALS]
 COLUMNS = ("heartrate", "respiration", "sao2")

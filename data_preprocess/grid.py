@@ -25,14 +25,15 @@ MOST_PRINTED = 50  # channels
 
 @dataclass(frozen=True)
 class Vital:
-    """One channel: its name, its unit, and the interval, open where not said, of values a living patient can have."""
+    """One channel: its name, its unit, and the interval of values a living patient can have: low `above` value `below`
+    high, where these are `<` or `<=`."""
 
     name: str
     unit: str
     low: float
     high: float
-    includes_high: bool = False
-    includes_low: bool = False
+    above: str = "<"
+    below: str = "<"
 
     @property
     def valid_range(self) -> str:
@@ -43,16 +44,6 @@ class Vital:
         """Return the range as a SQL condition on a column."""
         return f"({self.low!r} {self.above} {column} AND {column} {self.below} {self.high!r})"
 
-    @property
-    def above(self) -> str:
-        """The relation of the lower bound to a valid value."""
-        return "<=" if self.includes_low else "<"
-
-    @property
-    def below(self) -> str:
-        """The relation of a valid value to the upper bound."""
-        return "<=" if self.includes_high else "<"
-
 
 # The paper's seven vital signs in the paper's order, with the bounds of the pivoted vitals of mimic-code.
 VITALS = (
@@ -62,16 +53,15 @@ VITALS = (
     Vital("MBP", "mmHg", 0, 300),
     Vital("RR", "breaths/min", 0, 70),
     Vital("Temp", "degrees Celsius", 10, 50),
-    Vital("SpO2", "%", 0, 100, includes_high=True),
+    Vital("SpO2", "%", 0, 100, below="<="),
 )
 
 
 def in_range(channel: np.ndarray, value: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
     """Tell which values are valid for their channel: channel (R,) int, value (R,) float -> (R,) bool; NaN is not."""
-    low, high, includes_low, includes_high = (
-        np.array([getattr(vital, name) for vital in vitals])[channel] for name in ("low", "high", "includes_low",
-                                                                                   "includes_high"))
-    return ((value > low) | (includes_low & (value == low))) & ((value < high) | (includes_high & (value == high)))
+    low, high, above, below = (np.array([getattr(vital, name) for vital in vitals])[channel]
+                               for name in ("low", "high", "above", "below"))
+    return ((value > low) | ((above == "<=") & (value == low))) & ((value < high) | ((below == "<=") & (value == high)))
 
 
 def drop_rows(reasons: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, int]]:

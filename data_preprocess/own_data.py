@@ -46,8 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 class Channel(grid.Vital):
     """A variable with the closed interval of its valid values."""
 
-    includes_high: bool = True
-    includes_low: bool = True
+    above: str = "<="
+    below: str = "<="
 
     @property
     def valid_range(self) -> str:

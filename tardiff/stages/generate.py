@@ -14,7 +14,6 @@ from classifier.teacher import Teacher
 from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
-from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.metrics import auroc
 from tardiff.influence.scale import matched_scale
@@ -122,15 +121,14 @@ def record_scale(config: GenerationConfig, dataset: Dataset, denoiser: FittedDen
         write_json(path, record)
     found = record[FOUND]
     tried = ", ".join(f"{float(scale):.3g}: {value:.3f}" for scale, value in found["tried"].items())
-    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of the selection "
-          f"half with AUROC {found['target']:.3f}, of series by scale {tried}")
+    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of val with "
+          f"AUROC {found['target']:.3f}, of series by scale {tried}")
 
 
 def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser, guidance: Guidance,
             teacher: Teacher | None) -> dict[str, Any]:
     device = guidance.guide.task.device
     predict = independent_classifier(config.classifier, dataset, device) if teacher is None else teacher.predict
-    _, selection = halve_validation(dataset.val)
     # Balanced, for the rarer class decides how sure an AUROC is, and the shares of the classes do not change it.
     y = label_plan("balanced", SEARCHED, dataset.train.y, dataset.meta.classes)
     labels, numbers = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
@@ -143,7 +141,7 @@ def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser
                                             strict=True)])
         return float(auroc(y, predict(denoiser.meta.filled(x)))[0])
 
-    found = matched_scale(separability, float(auroc(selection.y, predict(selection.x))[0]))
+    found = matched_scale(separability, float(auroc(dataset.val.y, predict(dataset.val.x))[0]))
     return {"scale": found.scale, "target": found.target, "scales": np.array(list(found.tried)),
             "separabilities": np.array(list(found.tried.values()))}
 

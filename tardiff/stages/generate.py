@@ -15,6 +15,7 @@ from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.evaluation.fidelity import is_conspicuous
 from tardiff.evaluation.metrics import auroc
 from tardiff.influence.scale import matched_scale
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
@@ -59,8 +60,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
-            if guidance is not None and guide.chance_warning is not None:
-                print(guide.chance_warning)
+            if guidance is not None and (warning := guide.chance_warning(dataset)) is not None:
+                print(warning)
             if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
                 print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
                       "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")
@@ -165,7 +166,7 @@ def _tell_of_bounds(synthetic: Dataset, train: Split, config: GenerationConfig) 
               for name, x in (("synthetic", synthetic.train.x), ("train", train.x))}
     write_json(Path(config.output) / "at_bounds.json", {"channels": synthetic.meta.channels, **shares})
     for channel, share, of_train in zip(synthetic.meta.channels, shares["synthetic"], shares["train"], strict=True):
-        if share > 2 * of_train + 0.01:
+        if is_conspicuous(share, of_train):
             advice = "lower guidance.scale" if config.guidance.is_on else "train the denoiser for longer"
             print(f"warning: {share:.1%} of the values of {channel} lie at an end of the training range or beyond, of "
                   f"the training rows {of_train:.1%}: {advice}.")

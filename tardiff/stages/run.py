@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
-from tardiff.config import BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
+from tardiff.config import ROTATION, BaseConfig, ExperimentConfig, GenerationConfig, TeacherConfig, load_config
 from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
@@ -70,7 +70,8 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
         _require_masks(config, steps)
     if config.rotations > 1 and not dry_run:
         write_rotations(config)
-    run_steps([*steps, report_step(config)], dry_run)
+    rotated = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
+    run_steps([*steps, report_step(config)], dry_run, rotated)
 
 
 def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
@@ -134,11 +135,29 @@ def _require_same(folder: Path, part: Dataset, config: ExperimentConfig) -> None
                         f"another output, or delete {folder.parent.parent}.")
 
 
-def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
-    """Run stages one after the other, and print what a user would type for each."""
+def run_steps(steps: Sequence[Step], dry_run: bool, made: Iterable[str] = ()) -> None:
+    """Run stages one after the other, and print what a user would type for each.
+
+    made: folders that will be there before the first stage. Of a stage that awaits what others make, a dry run checks
+    the settings alone.
+    """
+    made = set(made)
     for number, each in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
-        each.run(each.config, dry_run)
+        awaited = [path for path in _paths(asdict(each.config)) if path in made and not Path(path).exists()]
+        if dry_run and awaited:
+            print(f"settings are valid. Earlier steps make {', '.join(awaited)}.")
+        else:
+            each.run(each.config, dry_run)
+        made.add(each.config.output)
+
+
+def _paths(settings: Any) -> list[str]:
+    """Return the texts among nested settings, each once, as the first rotation has them."""
+    if isinstance(settings, (dict, list)):
+        items = settings.values() if isinstance(settings, dict) else settings
+        return list(dict.fromkeys(path for item in items for path in _paths(item)))
+    return [settings.replace(ROTATION, "0")] if isinstance(settings, str) else []
 
 
 def generation_steps(config: ExperimentConfig) -> list[Step]:

@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from user_errors import assert_refused, contents, run_command
@@ -15,7 +14,7 @@ TINY = """
 base: [training.steps=2, model.base_channels=8, "model.channel_multipliers=[1, 1]", training.preview_every=0]
 classifier: [training.steps=2, model.rnn.hidden_size=4]
 teacher: ["members=[{model: logistic, seeds: 1}]", workers=1]
-guidance: {plain: [configs/guidance/none.yaml, num_samples=160, sampler.num_inference_steps=2]}
+guidance: {plain: [configs/guidance/none.yaml, num_samples=180, sampler.num_inference_steps=2]}
 evaluation: [seeds=2, "controls=[teacher_labels]", "ratios=[1.0]", "weights=[]", bootstrap=20, training.steps=2,
              workers=1, model.rnn.hidden_size=4]
 """
@@ -46,7 +45,7 @@ def test_a_cell_has_n_labelled_rows_of_train_and_val_and_the_test_of_the_dataset
     for n in (140, 200):
         for number in range(2):
             part = read_dataset(finished / f"runs/map/data/cells/n{n}-subset{number}/data")
-            assert len(part.train) + len(part.val) == n
+            assert n - 3 <= len(part.train) + len(part.val) <= n, "as many as whole patients have"
             assert part.test.fingerprint() == whole.test.fingerprint()
             assert set(part.train.subject) <= set(whole.train.subject)
             assert set(part.val.subject) <= set(whole.val.subject)
@@ -65,10 +64,11 @@ def test_the_table_has_every_arm_of_every_n(finished):
 def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
     output = folder / "runs/map/data"
     before = contents(output)
-    for path in [output / "map.csv", output / "map.png", *sorted((output / "scores").iterdir())[:1],
+    *_, of_last_cell = sorted((output / "scores").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in [output / "map.csv", output / "map.png", of_last_cell,
                  *sorted((output / "cells/n200-subset1/report/fits").iterdir())[:3]]:
         path.unlink()
-    made = {path: path.stat().st_mtime_ns for path in output.rglob("model.safetensors")}
+    made = {path: path.stat().st_mtime_ns for path in output.rglob("base/model.safetensors")}
     capsys.readouterr()
     assert run_command(*MAP) == 0
     assert "4 cells, 3 of them finished" in capsys.readouterr().out
@@ -88,7 +88,7 @@ def test_more_subsets_are_added_to_those_there_are(folder, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["sizes=[140, 5000]"], ("train and val have 240 rows, asked for 5,000",)),
+    (["sizes=[140, 5000]"], ("train and val have 237 rows, asked for 5,000",)),
     (["sizes=[20]"], ("no row of class", "sizes: 20 rows are too few")),
     (["sizes=[]"], ("'sizes' must hold at least one",)), (["sizes=[200, 200]"], ("each once",)),
     (["experiment=[tiny.yaml, rotations=3]"], ("experiment: ", "rotations=1")),
@@ -109,5 +109,4 @@ def test_what_a_cell_would_refuse_is_refused_before_the_first(finished, tmp_path
 
 def test_all_rows_are_one_subset(folder, capsys):
     assert run_command(*MAP, "sizes=[140, null]", "--dry-run") == 0
-    assert "140 (2 subsets), 240 (1 subset)" in capsys.readouterr().out
-    assert np.isclose(len(read_dataset("data").train) + len(read_dataset("data").val), 240)
+    assert "140 (2 subsets), 237 (1 subset)" in capsys.readouterr().out

@@ -20,7 +20,7 @@ guidance: {plain: [configs/guidance/none.yaml, sampler.num_inference_steps=2]}
 evaluation: [seeds=3, "controls=[teacher_labels]", "ratios=[1.0]", "weights=[]", bootstrap=20, training.steps=2,
              workers=1, model.rnn.hidden_size=4]
 """
-ADVISE = ["advise", "data=data", "experiment=tiny.yaml"]
+ADVISE = ["advise", "data=data", "experiment=tiny.yaml", "rotations=3"]
 
 
 @pytest.fixture(scope="module")

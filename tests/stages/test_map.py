@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 from user_errors import assert_refused, contents, run_command
 
+from tardiff.config import CONFIGS, GenerationConfig, MapConfig, load_config
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.stages.map import experiment_of
+from tardiff.stages.run import generation_steps
 
 TINY = """
 base: [training.steps=2, model.base_channels=8, "model.channel_multipliers=[1, 1]", training.preview_every=0]
@@ -105,6 +108,13 @@ def test_what_a_cell_would_refuse_is_refused_before_the_first(finished, tmp_path
     code = run_command(*MAP, *arguments)
     assert_refused(code, capfd.readouterr().err, expected)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "map").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_name_an_experiment_whose_stages_are_valid(path):
+    config = load_config(MapConfig, path)
+    experiment = experiment_of(config, Path(config.output) / "cells" / "all")
+    assert any(isinstance(step.config, GenerationConfig) for step in generation_steps(experiment))
 
 
 def test_all_rows_are_one_subset(folder, capsys):

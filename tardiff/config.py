@@ -624,8 +624,8 @@ class AdviceConfig:
     data: str = setting("data/simulated", "Dataset folder, of which test.npz is never read.")
     name: str = setting(STUDY, NAME_TEXT)
     output: str = setting("runs/advice/${name}", "Folder of the advice and of all its runs.")
-    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained on "
-                                "K - 2 of the K parts and chosen on one.", low=3)
+    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained "
+                                "on K - 2 of the K parts and chosen on one.", low=3)
     metric: str = setting("auprc", "What is to gain.", choices=("auroc", "auprc"))
     experiment: str | list[str] = setting(["evaluation=[seeds=3, 'ratios=[1.0]']"], EXPERIMENT_TEXT)
     device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)

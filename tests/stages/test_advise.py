@@ -51,9 +51,9 @@ def test_advice_never_reads_test_and_goes_on_where_it_was(folder, capsys):
     tested = [read_dataset(f"runs/advice/data/rotations/{number}/data").test.subject for number in range(3)]
     pool = [split.subject for split in read_dataset("data", ("train", "val")).splits.values()]
     assert sorted(np.concatenate(tested)) == sorted(np.concatenate(pool)) and found["rows"] == len(np.concatenate(pool))
-    made = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.npz")}
+    made = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("fits/*.npz")}
     assert run_command(*ADVISE) == 0
-    assert made == {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*.npz")}
+    assert made == {path: path.stat().st_mtime_ns for path in Path("runs").rglob("fits/*.npz")}
     assert read_json("runs/advice/data/advice.json")["advice"] == found["advice"]
 
 

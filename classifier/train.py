@@ -21,9 +21,10 @@ from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.data.trained import WEIGHTS, TrainedWeights
 from tardiff.evaluation.controls import Rows
-from tardiff.evaluation.intervals import level_interval, main_subject_variance, subject_freedom
+from tardiff.evaluation.intervals import FEW_SUBJECTS, level_interval, main_subject_variance, subject_freedom
 from tardiff.evaluation.metrics import auprc, auroc, shifted_log_loss
 from tardiff.evaluation.protocol import subject_weights
+from tardiff.evaluation.summary import counted
 from tardiff.influence.task import DownstreamTask, LossFunction, probabilities
 from tardiff.models.ema import EMA
 from tardiff.utils.checkpoint import load_weights
@@ -203,10 +204,10 @@ class Guide:
     code: dict[str, str]
     auroc: tuple[float, float, float] | None
 
-    @property
-    def chance_warning(self) -> str | None:
-        """What to say of a guide that is not shown to be better than chance; None of others."""
-        return None if self.auroc is None else chance_warning(*self.auroc)
+    def chance_warning(self, dataset: Dataset) -> str | None:
+        """Return what to say of a guide that is not shown to be better than chance; None of others. dataset: the one
+        that it was trained on."""
+        return None if self.auroc is None else chance_warning(*self.auroc, dataset)
 
     @property
     def num_classes(self) -> int:
@@ -246,11 +247,18 @@ def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Datas
     return value, *level_interval(value, variance**0.5, freedom, freedom + 1)
 
 
-def chance_warning(value: float, low: float, high: float) -> str | None:
-    """Return what to say of a classifier whose AUROC has this interval if that reaches chance, else None."""
-    return None if low > 0.5 else (
-        f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] on "
-        "the guidance half. Guidance by it follows noise. Train it for longer or on more data, or choose another one.")
+def chance_warning(value: float, low: float, high: float, dataset: Dataset) -> str | None:
+    """Return what to say of a classifier of the dataset whose AUROC has this interval if that reaches chance, else
+    None."""
+    if low > 0.5:
+        return None
+    parts = {"training rows": dataset.train, "rows of the guidance half": halve_validation(dataset.val)[0]}
+    fewest, where = min((len(np.unique(part.subjects()[part.y == label])), where)
+                        for where, part in parts.items() for label in range(dataset.num_classes))
+    advice = ("Train it for longer or on more data, or choose another one" if fewest >= FEW_SUBJECTS else
+              f"More patients are needed: of the rarest class, the {where} have {counted(fewest, 'subject')}")
+    return (f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] "
+            f"on the guidance half. Guidance by it follows noise. {advice}.")
 
 
 def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,

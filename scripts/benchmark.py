@@ -39,6 +39,7 @@ from tardiff.models.ema import EMA
 from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import generate_dataset, sample_chunk
 from tardiff.sampling.samplers import Conditioning
+from tardiff.stages.train import new_denoiser
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import exit_on_user_error
@@ -67,9 +68,10 @@ class Bench:
         self.task = DownstreamTask(build_classifier(ClassifierModelConfig(), SHAPE, NUM_CLASSES).to(device))
         self.process = DiffusionProcess(config.diffusion)
 
-    def denoiser(self) -> UNet1d:
+    def denoiser(self) -> nn.Module:
         torch.manual_seed(0)
-        return UNet1d(SHAPE[1], NUM_CLASSES, self.config.model).to(self.device).eval()
+        network = UNet1d(SHAPE[1], NUM_CLASSES, self.config.model)
+        return new_denoiser(network, self.process, self.x.cpu(), self.y.cpu()).to(self.device).eval()
 
     def fitted(self) -> FittedDenoiser:
         return FittedDenoiser(self.denoiser().requires_grad_(False), self.process, self.normalizer, SHAPE, META)

@@ -13,6 +13,7 @@ from tardiff.config import BaseConfig
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.trained import WEIGHTS, TrainedWeights
+from tardiff.diffusion.gaps import analog_bits, borrowed
 from tardiff.diffusion.gaussian import GaussianDenoiser
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.models.unet1d import UNet1d
@@ -25,8 +26,7 @@ class FittedDenoiser:
     """The averaged denoiser, its diffusion process, and of its data the normaliser, shape (L, C) and description.
 
     `has_unconditional` tells whether it was trained with hidden labels as well, as classifier-free guidance needs.
-    With `mask` a series has 2C signals: its values, and its mask as analog bits, 1 where observed and -1 where not
-    (Chen et al. 2023, 'Analog Bits').
+    With `mask` a series has 2C signals: its values, and its mask as `analog_bits`.
     """
 
     denoiser: nn.Module
@@ -58,19 +58,19 @@ class FittedDenoiser:
         return tuple(torch.tensor(np.concatenate([edge, sign * bits]), dtype=torch.float32, device=self.device)
                      for edge, sign in ((self.normalizer.low, -1), (self.normalizer.high, 1)))
 
-    def encode(self, split: Split) -> Tensor:
+    def encode(self, split: Split, seed: int) -> Tensor:
         """Return the signals (N, L, C or 2C) float32 of the rows of a split in raw units; without a mask all of their
         values were observed.
 
         `decode` leaves gaps out, so they hold what is easiest to learn, whatever rule filled them: straight lines
-        between observations.
+        between observations, and in a channel without any those of a series that the seed draws.
         """
         if not self.mask or split.mask is None:
             values = torch.from_numpy(self.normalizer.transform(split.x))
             return torch.cat([values, torch.ones_like(values)], dim=2) if self.mask else values
         lines = replace(self.meta.imputation, rule="linear").fill(np.where(split.mask, split.x, np.float32(np.nan)))
-        bits = 2 * torch.from_numpy(split.mask).float() - 1
-        return torch.cat([torch.from_numpy(self.normalizer.transform(lines)), bits], dim=2)
+        values = self.normalizer.transform(borrowed(lines, split.mask, split.y, seed))
+        return torch.cat([torch.from_numpy(values), analog_bits(split.mask)], dim=2)
 
     def decode(self, signals: Tensor) -> np.ndarray:
         """Return series (B, L, C) float32 in raw units for signals (B, L, C or 2C), with NaN where a gap was drawn."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ ROWS_PER_COMPONENT = 8
 """Training rows behind each principal component, so that few rows are not taken for all there can be."""
 MAX_ROWS = 10_000
 """Rows whose covariance is taken, drawn from the training rows."""
+BLOCK_EDGES = (4, 8, 16, 32, 64, 128)
+"""Between blocks of components in which the mean of a class is drawn toward that of all rows alike."""
 
 
 class GaussianDenoiser(nn.Module):
@@ -47,22 +51,24 @@ class GaussianDenoiser(nn.Module):
         state.
 
         The covariance of a class of n rows counts n / (n + L C) in its own, the rest is the one within all classes
-        (regularised discriminant analysis, Friedman 1989).
+        (regularised discriminant analysis, Friedman 1989). The mean of a class is drawn toward that of all rows
+        (`_shrunk`): what few rows have in common by chance would be a mark of their class, in every series of it.
         """
         rows = x.flatten(1)
-        means = [rows[y == label].mean(dim=0) if (y == label).any() else rows.mean(dim=0)
-                 for label in range(self.num_classes)]
-        self.means[:] = torch.stack([*means, rows.mean(dim=0)])
+        counts = torch.bincount(y, minlength=self.num_classes)
+        means = torch.stack([rows[y == label].mean(dim=0) if counts[label] else rows.mean(dim=0)
+                             for label in range(self.num_classes)])
+        self.means[-1] = rows.mean(dim=0)
         chosen = torch.randperm(len(rows))[:MAX_ROWS]
-        rows, y = rows[chosen], y[chosen]
-        self._set_covariance(self.num_classes, rows - self.means[-1])
-        within = rows - self.means[y]
-        for label in range(self.num_classes):
-            is_own = (y == label).float()
-            count = is_own.sum()
-            share = count / (count + rows.shape[1])
-            weights = share * is_own / count.clamp(min=1) + (1 - share) / len(rows)
-            self._set_covariance(label, within * (weights * len(rows)).sqrt()[:, None])
+        within = rows[chosen] - means[y[chosen]]
+        self._set_covariance(self.num_classes, within)
+        for label, count in enumerate(counts.tolist()):
+            self.means[label] = self.means[-1] + self._shrunk(means[label] - self.means[-1], count, len(rows))
+            is_own = (y[chosen] == label).float()
+            share = is_own.sum() / (is_own.sum() + rows.shape[1])
+            weights = share * is_own / is_own.sum().clamp(min=1) + (1 - share) / len(within)
+            self._set_covariance(label, within * (weights * len(within)).sqrt()[:, None])
+        self._set_covariance(self.num_classes, rows[chosen] - self.means[-1])
 
     def _set_covariance(self, label: int, centred: Tensor) -> None:
         """Set the covariance of a label to that of rows (N, L C) of mean 0."""
@@ -72,6 +78,24 @@ class GaussianDenoiser(nn.Module):
             self.variances[label] = singular.square() / len(centred)
         left = centred.square().mean(dim=0).sum() - self.variances[label].sum()
         self.rest[label] = (left / (centred.shape[1] - count)).clamp(min=1e-4)
+
+    def _shrunk(self, difference: Tensor, count: int, total: int) -> Tensor:
+        """Return the difference (L C) of the mean of a class of `count` among `total` rows to that of all, without most
+        of what chance put there.
+
+        Positive-part James-Stein in each block of components of the covariance within classes, which stands in the
+        place of 'no label' here, and in what these leave.
+        """
+        chance, basis = 1 / max(count, 1) - 1 / total, self.components[-1]
+        along = difference @ basis
+        left = difference - basis @ along
+        shrunk = left * _james_stein(left.square() / self.rest[-1], len(left) - len(along), chance)
+        edges = [0, *(edge for edge in BLOCK_EDGES if edge < len(along)), len(along)]
+        for start, end in itertools.pairwise(edges):
+            block = along[start:end]
+            kept = _james_stein(block.square() / self.variances[-1, start:end], end - start, chance)
+            shrunk += kept * (basis[:, start:end] @ block)
+        return shrunk
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
@@ -98,3 +122,9 @@ class GaussianDenoiser(nn.Module):
             x0_pred = mean + rest * deviation + (deviation @ bases * gains.flatten(1)) @ bases.T
             x0_pred = x0_pred.view_as(x_t)
             return self.process.target(x0_pred, t, self.process.eps_from_x0(x0_pred, x_t, t))
+
+
+def _james_stein(squares: Tensor, freedom: int, chance: float) -> Tensor:
+    """Return the share of a difference that is kept: its squares are in units of the variance within classes, of which
+    `chance` is the variance of each by chance (James & Stein 1961, 'Estimation with Quadratic Loss')."""
+    return (1 - chance * max(freedom - 2, 0) / squares.sum().clamp(min=1e-12)).clamp(min=0)

@@ -7,20 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tardiff.config import DiffusionConfig
+from tardiff.diffusion.gaps import learned_signals
 from tardiff.diffusion.schedule import NoiseSchedule
 
 
 class DiffusionProcess:
     """The diffusion of x_start into noise under a schedule, for one prediction type.
 
-    All series are (B, L, C) float in normalised units, all steps t are (B,) int64, 0-based.
+    All series are (B, L, C) float in normalised units, all steps t are (B,) int64, 0-based. with_mask: whether they are
+    values and then analog bits, of which not all are learned.
     """
 
-    def __init__(self, config: DiffusionConfig) -> None:
+    def __init__(self, config: DiffusionConfig, with_mask: bool = False) -> None:
         self.schedule = NoiseSchedule.from_config(config)
         self._alphas_cumprod = self.schedule.alphas_cumprod
         self.prediction_type = config.prediction_type
-        self.loss_type = config.loss
+        self.loss_type, self.with_mask = config.loss, with_mask
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Return x_t ~ q(x_t | x_start) (Ho et al. 2020, equation 4)."""
@@ -47,10 +49,12 @@ class DiffusionProcess:
         return (x_t - signal * x0_pred) / spread
 
     def loss(self, denoiser: nn.Module, x_start: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return the mean L1 or L2 distance (scalar) between the denoiser's output and its target."""
+        """Return the mean L1 or L2 distance (scalar) between the denoiser's output and its target, which is 0 of
+        signals that are not learned."""
         output = denoiser(self.q_sample(x_start, t, noise), t, labels)
         distance = F.l1_loss if self.loss_type == "l1" else F.mse_loss
-        return distance(output.float(), self.target(x_start, t, noise))
+        distances = distance(output.float(), self.target(x_start, t, noise), reduction="none")
+        return (distances * learned_signals(x_start) if self.with_mask else distances).mean()
 
     def signal_and_spread(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return what x_start and the noise are multiplied by in x_t, (B, 1, 1) each, of the type of `like`."""

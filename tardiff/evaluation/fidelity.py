@@ -135,6 +135,11 @@ def extremes(real: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
     return _with_channels("outside", outside) | _with_channels("at_bound", at_bound)
 
 
+def is_conspicuous(share: float, of_real: float) -> bool:
+    """Tell whether a share of implausible values, in [0, 1], is far above that of real rows."""
+    return share > 2 * of_real + 0.01
+
+
 def maximum_mean_discrepancy(real: np.ndarray, synthetic: np.ndarray, seed: int, max_rows: int = 5000,
                              block_size: int = 1000, device: torch.device = CPU) -> dict[str, float]:
     """Return the unbiased squared maximum mean discrepancy of flattened windows under a Gaussian kernel: `mmd2`, and

@@ -159,8 +159,8 @@ def arm_label(protocol: str, synthetic: str | None, share: float | None, targets
 
 
 def shown_set(row: dict[str, Any]) -> str:
-    """Return how pages and figures name the synthetic set of a row of `utility_rows`: `guided, soft`."""
-    return f"{row['synthetic']}, {SOFT}" if row["targets"] == SOFT else row["synthetic"]
+    """Return how pages and figures name the synthetic set of a row of `utility_rows`: `guided (soft)`."""
+    return f"{row['synthetic']} ({SOFT})" if row["targets"] == SOFT else row["synthetic"]
 
 
 def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:

@@ -12,6 +12,9 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
+FEW_SUBJECTS = 20
+"""Of the rarest class, below which intervals of levels near 0 and 1 hold the truth in 9 of 10 cases
+(study_intervals.py)."""
 SMALL_EFFECT = 0.01
 POWER = 0.8
 ASSUMED_AUROC, ASSUMED_CORRELATION = 0.75, 0.9

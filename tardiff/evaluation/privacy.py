@@ -306,8 +306,8 @@ PRIVACY = (
     PrivacyMetric(
         "label_attack", "Membership attack by the teacher's probabilities",
         "How well patients that the teacher was fitted on are told from held-out ones by what the probabilities of the "
-        "synthetic series say of their labels: those of the nearest series, or of a random forest that is trained on "
-        "the set. The control has probabilities that were made without these patients.",
+        "synthetic series say of their labels: those of the nearest series, or of a student, a random forest that is "
+        "trained on the set. The control has probabilities that were made without these patients.",
         (Column("student", "AUROC, student", 0.5), Column("nearest", "AUROC, nearest series", 0.5),
          Column("control_student", "control, student", None), Column("control_nearest", "control, nearest", None),
          Column("flagged", "flagged", 0.0)),

@@ -138,6 +138,23 @@ def read_generation(dataset: Path) -> dict[str, Any] | None:
             "settings": record["config"], "inputs": record["inputs"]}
 
 
+def read_at_bounds(folders: list[str], channels: list[str]) -> dict[str, list[float]] | None:
+    """Return the shares of values at or beyond the ends of the training range, per channel: `synthetic`, the mean over
+    the datasets of a set, and `train`, of the training rows; None where a dataset has no `at_bounds.json`, which
+    `tardiff generate` writes."""
+    paths = [Path(folder) / "at_bounds.json" for folder in folders]
+    if not all(path.exists() for path in paths):
+        return None
+    records = [read_json(path, "channels", "synthetic", "train") for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        kinds = [list(map(type, shares)) if isinstance(shares, list) else None
+                 for shares in (record["synthetic"], record["train"])]
+        if record["channels"] != channels or kinds != [[float] * len(channels)] * 2:
+            raise UserError(f"{path}: expected a number for each of the channels {', '.join(channels)}. Delete the "
+                            "file, or generate the set again.")
+    return {key: np.mean([record[key] for record in records], axis=0).tolist() for key in ("synthetic", "train")}
+
+
 def guide_kinds(folders: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return for each set that was guided the architectures of its guides, as far as they are recorded."""
     kinds = {}

@@ -87,6 +87,11 @@ def write_csv(path: str | Path, frame: pd.DataFrame) -> None:
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 seed`, `3 seeds`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def number(value: float | None) -> str:
     """Return three decimals, or more where a small value has none of them; a dash where it is not defined."""
     if value is None or math.isnan(value):

@@ -47,7 +47,7 @@ def run(config: AdviceConfig, dry_run: bool) -> None:
           f"not read.\n{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}", flush=True)
     if not dry_run:
         write_parts(parts, f"rotation of train and val of {config.data} as they are now, of {config.rotations}")
-    run_steps(steps, dry_run)
+    run_steps(steps, dry_run, [str(part.path) for part in parts])
     if dry_run:
         return
     protocol = read_protocol(evaluation)

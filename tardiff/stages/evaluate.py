@@ -20,7 +20,7 @@ from tardiff.data.format import Dataset, Split, absent_classes, read_dataset, re
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import MIXED, SOFT, utility_rows
-from tardiff.evaluation.intervals import subject_counts
+from tardiff.evaluation.intervals import FEW_SUBJECTS, subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import Arm, Judge, Protocol, Rotations, score_arms
 from tardiff.evaluation.sets import (
@@ -31,7 +31,15 @@ from tardiff.evaluation.sets import (
     read_sets,
     synthetic_folders,
 )
-from tardiff.evaluation.summary import ADJUSTED, at_chance, format_table, seen_beforehand, tidy_table, write_tables
+from tardiff.evaluation.summary import (
+    ADJUSTED,
+    at_chance,
+    counted,
+    format_table,
+    seen_beforehand,
+    tidy_table,
+    write_tables,
+)
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -41,10 +49,6 @@ SCORED_ON = {"test": "test", "selection": "the selection half, for choosing sett
 
 FEWEST_ROWS_OF_BIN = 20
 """Of a reliability curve."""
-
-FEW_SUBJECTS = 20
-"""Of the rarest class, below which intervals of levels near 0 and 1 hold the truth in 9 of 10 cases
-(study_intervals.py)."""
 
 
 def run(config: EvaluationConfig, dry_run: bool) -> None:
@@ -56,7 +60,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
         return
     protocol = read_protocol(config)
     arms = arms_of(config, protocol.real, protocol.synthetic)
-    print(f"{len(arms)} arms x {config.seeds} seeds, judged by {', '.join(protocol.judges)}: "
+    print(f"{counted(len(arms), 'arm')} x {counted(config.seeds, 'seed')}, judged by {', '.join(protocol.judges)}: "
           f"{len(protocol.real):,} real training, {len(protocol.selection):,} selection and "
           f"{len(protocol.scored):,} {config.score_on} series")
     classes = read_metadata(Path(of_rotation(config, 0).real) / "meta.json").classes
@@ -70,13 +74,14 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     write_tables(config.output, name, rows, {"scored on": config.score_on, "guide_kinds": kinds,
                                              "config": asdict(config), **provenance()})
     title = " and ".join(config.protocols).upper()
-    print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {config.seeds} seeds)")
+    print(f"\n{title}, scored on {SCORED_ON[config.score_on]}: mean (sd over {counted(config.seeds, 'seed')})")
     print(f"{format_table(rows, reference)}\n{ADJUSTED}")
     print_warnings(rows, kinds)
     if (few := few_subjects(protocol.scored)) is not None:
-        print(f"Only {few} subjects of the rarest class are scored: intervals are wide, and rough near 0 and 1.")
-    if min((len(paths) for paths in folders.values()), default=2) < 2:
-        print("One synthetic dataset per set: sd and intervals do not cover the chance of generation.")
+        print(f"Only {counted(few, 'subject')} of the rarest class are scored: intervals are wide, and rough near "
+              "0 and 1.")
+    if single := [name for name, paths in folders.items() if min(len(paths), config.seeds) < 2]:
+        print(f"One dataset alone of {', '.join(single)}: sd and intervals do not cover the chance of generation.")
     print(f"\nwritten to {Path(config.output) / name}.json and .csv")
 
 
@@ -220,7 +225,7 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
         "reliability_class": real.positive, "scored_class": scored_class(real),
         "seen_beforehand": seen,
         "chance_auprc": chance_average_precision(scored.y, real.num_classes, real.positive),
-        "fewest_datasets": min(config.seeds, *map(len, sets.values())), "reliability": curves}
+        "reliability": curves}
 
 
 def scored_class(real: Dataset) -> str:
@@ -287,7 +292,7 @@ def print_warnings(rows: list[dict[str, Any]], kinds: dict[str, list[str]]) -> N
         if row["protocol"] == "TRTR" and at_chance(row):
             print(f"warning: trained on real data, {row['judge']} is not shown to be better than chance (AUROC "
                   f"{row['auroc']['mean']:.3f} [{row['auroc']['low']:.3f}, {row['auroc']['high']:.3f}]), so it cannot "
-                  "tell whether synthetic data help. Train it for longer, or choose another judge.")
+                  "tell whether synthetic data help. Train it for longer or on more patients, or choose another judge.")
     for name, of_set in kinds.items():
         if akin := [judge for judge in judges if judge in of_set]:
             print(f"{name} was guided by a classifier of the same kind as the judge {', '.join(akin)}: a gain counts "

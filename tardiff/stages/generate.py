@@ -14,8 +14,8 @@ from classifier.teacher import Teacher
 from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
-from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.evaluation.fidelity import is_conspicuous
 from tardiff.evaluation.metrics import auroc
 from tardiff.influence.scale import matched_scale
 from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
@@ -60,8 +60,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
         if group.is_main:
             for name in config.guidance.without_effect():
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
-            if guidance is not None and guide.chance_warning is not None:
-                print(guide.chance_warning)
+            if guidance is not None and (warning := guide.chance_warning(dataset)) is not None:
+                print(warning)
             if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
                 print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
                       "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")
@@ -122,15 +122,14 @@ def record_scale(config: GenerationConfig, dataset: Dataset, denoiser: FittedDen
         write_json(path, record)
     found = record[FOUND]
     tried = ", ".join(f"{float(scale):.3g}: {value:.3f}" for scale, value in found["tried"].items())
-    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of the selection "
-          f"half with AUROC {found['target']:.3f}, of series by scale {tried}")
+    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of val with "
+          f"AUROC {found['target']:.3f}, of series by scale {tried}")
 
 
 def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser, guidance: Guidance,
             teacher: Teacher | None) -> dict[str, Any]:
     device = guidance.guide.task.device
     predict = independent_classifier(config.classifier, dataset, device) if teacher is None else teacher.predict
-    _, selection = halve_validation(dataset.val)
     # Balanced, for the rarer class decides how sure an AUROC is, and the shares of the classes do not change it.
     y = label_plan("balanced", SEARCHED, dataset.train.y, dataset.meta.classes)
     labels, numbers = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
@@ -143,7 +142,7 @@ def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser
                                             strict=True)])
         return float(auroc(y, predict(denoiser.meta.filled(x)))[0])
 
-    found = matched_scale(separability, float(auroc(selection.y, predict(selection.x))[0]))
+    found = matched_scale(separability, float(auroc(dataset.val.y, predict(dataset.val.x))[0]))
     return {"scale": found.scale, "target": found.target, "scales": np.array(list(found.tried)),
             "separabilities": np.array(list(found.tried.values()))}
 
@@ -167,7 +166,7 @@ def _tell_of_bounds(synthetic: Dataset, train: Split, config: GenerationConfig) 
               for name, x in (("synthetic", synthetic.train.x), ("train", train.x))}
     write_json(Path(config.output) / "at_bounds.json", {"channels": synthetic.meta.channels, **shares})
     for channel, share, of_train in zip(synthetic.meta.channels, shares["synthetic"], shares["train"], strict=True):
-        if share > 2 * of_train + 0.01:
+        if is_conspicuous(share, of_train):
             advice = "lower guidance.scale" if config.guidance.is_on else "train the denoiser for longer"
             print(f"warning: {share:.1%} of the values of {channel} lie at an end of the training range or beyond, of "
                   f"the training rows {of_train:.1%}: {advice}.")

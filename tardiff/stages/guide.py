@@ -42,7 +42,7 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     print(f"AUROC on the guidance half, which training does not read: {auroc[0]:.4f} [{auroc[1]:.4f}, {auroc[2]:.4f}]")
     print(f"selection AUPRC{of} {fitted.selection_auprc:.4f} (chance: {chance:.4f}), log-loss "
           f"{fitted.selection_loss:.4f}, at step {fitted.step}; written to {config.output}")
-    if (warning := chance_warning(*auroc)) is not None:
+    if (warning := chance_warning(*auroc, dataset)) is not None:
         print(warning)
     guide = Guide.load(config.output, device)
     for classes in ("all", "balanced"):

@@ -25,7 +25,7 @@ from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_ov
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
 from tardiff.evaluation.sets import synthetic_folders
-from tardiff.evaluation.summary import seen_beforehand, write_csv
+from tardiff.evaluation.summary import counted, seen_beforehand, write_csv
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import report
 from tardiff.stages.estimate import estimated_minutes
@@ -100,10 +100,10 @@ def run(config: MapConfig, dry_run: bool) -> None:
     whole = read_dataset(config.data)
     cells, kept = cells_of(config, whole), Path(config.output) / "scores"
     missing = [not result_path(kept, cell.key).exists() for cell in cells]
-    describe(config, cells, list(itertools.compress(cells, missing)), whole)
+    describe(cells, list(itertools.compress(cells, missing)), whole)
     if dry_run:
         print("\nThe first cell:")
-        run_steps(cells[0].steps, dry_run=True)
+        run_steps(cells[0].steps, True, [str(cells[0].part.path)])
         return
     write_parts([cell.part for cell in cells], f"subset of {config.data} as it is now, of seed {config.seed}")
     scores: dict[int, list[CellScores]] = {}
@@ -149,16 +149,17 @@ def cells_of(config: MapConfig, whole: Dataset) -> list[Cell]:
     return cells
 
 
-def describe(config: MapConfig, cells: list[Cell], missing: list[Cell], whole: Dataset) -> None:
+def describe(cells: list[Cell], missing: list[Cell], whole: Dataset) -> None:
     """Print how much work a map is."""
     evaluation, arms = cells[0].evaluation, len(cells[0].arms)
     counts = Counter(cell.n for cell in cells)
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them finished: of "
+    print(f"{counted(len(cells), 'cell')}, {len(cells) - len(missing)} of them finished: of "
           f"{len(whole.train) + len(whole.val):,} labelled rows "
-          + ", ".join(f"{n:,} ({count} subset{'s' * (count > 1)})" for n, count in counts.items()))
-    print(f"in each {cells[0].count(BaseConfig)} denoiser(s), {cells[0].count(GenerationConfig)} synthetic sets, and "
-          f"{arms} arms x {evaluation.seeds} seeds, judged by {', '.join(evaluation.judge_models)}: "
-          f"{arms * evaluation.seeds:,} fits, scored on {len(whole.test):,} test series")
+          + ", ".join(f"{n:,} ({counted(count, 'subset')})" for n, count in counts.items()))
+    print(f"in each {counted(cells[0].count(BaseConfig), 'denoiser')}, "
+          f"{counted(cells[0].count(GenerationConfig), 'synthetic set')}, and {counted(arms, 'arm')} x "
+          f"{counted(evaluation.seeds, 'seed')}, judged by {', '.join(evaluation.judge_models)}: "
+          f"{counted(arms * evaluation.seeds, 'fit')}, scored on {len(whole.test):,} test series")
     print(seen_beforehand(whole.test.y, whole.test.subjects(), whole.meta.classes))
     device = resolve_device(evaluation.device)
     left = Counter(cell.n for cell in missing)
@@ -166,7 +167,7 @@ def describe(config: MapConfig, cells: list[Cell], missing: list[Cell], whole: D
                                                    [], device)
                   for cell in {cell.n: cell for cell in missing}.values())
     print(f"The evaluations will take about {minutes:.0f} minutes on this machine, beside the training and sampling of "
-          f"{len(missing)} cells.", flush=True)
+          f"{counted(len(missing), 'cell')}.", flush=True)
 
 
 def _scores(cell: Cell) -> Values:

@@ -23,12 +23,13 @@ from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
     check_reference,
+    read_at_bounds,
     read_costs,
     read_generation,
     read_sets,
     synthetic_folders,
 )
-from tardiff.evaluation.summary import write_csv, write_tables
+from tardiff.evaluation.summary import counted, write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import (
     SCORED_ON,
@@ -87,9 +88,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
-    minutes = estimated_minutes(config, real, sets, metrics, device)
-    print(f"The report will take about {minutes:.0f} minutes on this machine, less where results are there already."
-          if minutes >= 1.5 else "The report will take a minute or two.", flush=True)
+    print(expected_duration(config.output, estimated_minutes(config, real, sets, metrics, device)), flush=True)
     if dry_run:
         return
     output, workers = Path(config.output), worker_count(config.workers, device)
@@ -138,6 +137,16 @@ def remove_report(output: Path) -> None:
             for path in output.glob(pattern):
                 path.unlink()
     remove_tables(output / "influence")
+
+
+def expected_duration(output: str | Path, minutes: float) -> str:
+    """Return the sentence on how long a report will take, if nothing were kept in its folder, and how much is."""
+    about = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "a minute or two"
+    kept = sum(len(list(Path(output).glob(f"{folder}/*.npz"))) for folder in ("fits", "metrics"))
+    if not kept:
+        return f"The report will take {about} on this machine."
+    return (f"The report would take {about} on this machine from the start; {counted(kept, 'result')} of an earlier "
+            f"one {'is' if kept == 1 else 'are'} kept, and what fits is not computed again.")
 
 
 def quick_settings(config: ReportConfig) -> ReportConfig:
@@ -192,6 +201,7 @@ def describe(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], 
     return {"real": {"name": real.meta.name, "folder": config.real, "length": real.shape[0],
                      "channels": real.meta.channels, "classes": real.meta.classes, "splits": splits},
             "synthetic": {name: {"folders": folders[name], "rows": list(map(len, parts)),
+                                 "at_bounds": read_at_bounds(folders[name], real.meta.channels),
                                  "generation": [read_generation(Path(path)) for path in folders[name]]}
                           for name, parts in sets.items()},
             "hashes": {f"real {name}": split.fingerprint() for name, split in real.splits.items()}

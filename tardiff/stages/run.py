@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
 from tardiff.config import (
+    ROTATION,
     BaseConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -90,7 +91,8 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
         require_usable(parts, steps, evaluation, "Give fewer rotations, or rotations=1." if several else "")
         if several and not dry_run:
             write_parts(parts, f"rotation of {config.data} as it is now, of {config.rotations}")
-    run_steps([*steps, report_step(config)], dry_run)
+    made = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
+    run_steps([*steps, report_step(config)], dry_run, made)
 
 
 def require_usable(parts: Sequence[Dataset], steps: Sequence[Step], evaluation: EvaluationConfig, hint: str) -> None:
@@ -159,11 +161,29 @@ def write_parts(parts: Sequence[Dataset], what: str) -> None:
             write_dataset(part.path, part.splits, part.meta)
 
 
-def run_steps(steps: Sequence[Step], dry_run: bool) -> None:
-    """Run stages one after the other, and print what a user would type for each."""
+def run_steps(steps: Sequence[Step], dry_run: bool, made: Iterable[str] = ()) -> None:
+    """Run stages one after the other, and print what a user would type for each.
+
+    made: folders that will be there before the first stage. Of a stage that awaits what others make, a dry run checks
+    the settings alone.
+    """
+    made = set(made)
     for number, each in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
-        each.run(each.config, dry_run)
+        awaited = [path for path in _paths(asdict(each.config)) if path in made and not Path(path).exists()]
+        if dry_run and awaited:
+            print(f"settings are valid. Earlier steps make {', '.join(awaited)}.")
+        else:
+            each.run(each.config, dry_run)
+        made.add(each.config.output)
+
+
+def _paths(settings: Any) -> list[str]:
+    """Return the texts among nested settings, each once, as the first rotation has them."""
+    if isinstance(settings, (dict, list)):
+        items = settings.values() if isinstance(settings, dict) else settings
+        return list(dict.fromkeys(path for item in items for path in _paths(item)))
+    return [settings.replace(ROTATION, "0")] if isinstance(settings, str) else []
 
 
 def generation_steps(config: ExperimentConfig) -> list[Step]:

@@ -60,11 +60,11 @@ def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: Process
         if group.is_main:
             print(f"already trained for {done:,} steps; {config.output}")
         return
-    process = DiffusionProcess(config.diffusion)
+    mask = models_mask(config, dataset)
+    process = DiffusionProcess(config.diffusion, mask)
 
     def fitted(denoiser: nn.Module) -> FittedDenoiser:
-        return FittedDenoiser(denoiser, process, normalizer, dataset.shape, dataset.meta,
-                              mask=models_mask(config, dataset))
+        return FittedDenoiser(denoiser, process, normalizer, dataset.shape, dataset.meta, mask=mask)
 
     def preview(denoiser: nn.Module) -> Figure:
         """Real beside sampled series, PREVIEWED at most."""
@@ -79,7 +79,8 @@ def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: Process
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes, dataset.meta.times(dataset.shape[0]))
 
-    parts = [(fitted(network).encode(part), torch.from_numpy(part.y)) for part in (dataset.train, selection)]
+    parts = [(fitted(network).encode(part, config.seed), torch.from_numpy(part.y))
+             for part in (dataset.train, selection)]
     denoiser = new_denoiser(network, process, *parts[0])
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:

@@ -253,6 +253,10 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         return f"'{key}' must hold settings ({key}.KEY=...)."
+    for name, leaf in leaves.items():  # The arguments of another command.
+        if key.startswith(f"{name}.") and {str, list} <= _parts(leaf.hint) and isinstance(leaf.value, list):
+            within = key.removeprefix(f"{name}.")
+            return f"unknown key {quoted(key)}. '{name}' takes a list of arguments: '{name}=[CONFIG, {within}=...]'."
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     if not any(leaf.startswith(prefix) for leaf in leaves):
         prefix = ""

@@ -34,7 +34,7 @@ def fitted(split, mask):
 def test_encoded_rows_are_decoded_and_filled_to_what_they_were(kind):
     split = gappy_split()
     denoiser = replace(fitted(split, True), normalizer=Normalizer.fit(kind, split.x))
-    signals = denoiser.encode(split)
+    signals = denoiser.encode(split, 0)
     assert signals.shape == (20, *denoiser.signals) == (20, 6, 4) and signals.dtype == torch.float32
     x = denoiser.decode(signals)
     assert np.array_equal(np.isnan(x), ~split.mask)
@@ -45,15 +45,15 @@ def test_without_the_mask_signals_are_the_values():
     split = gappy_split()
     denoiser = fitted(split, False)
     assert denoiser.signals == (6, 2)
-    np.testing.assert_array_equal(denoiser.encode(split).numpy(), denoiser.normalizer.transform(split.x))
-    np.testing.assert_allclose(denoiser.decode(denoiser.encode(split)), split.x, rtol=1e-5)
+    np.testing.assert_array_equal(denoiser.encode(split, 0).numpy(), denoiser.normalizer.transform(split.x))
+    np.testing.assert_allclose(denoiser.decode(denoiser.encode(split, 0)), split.x, rtol=1e-5)
 
 
 def test_bounds_are_those_of_the_encoded_training_rows():
     for mask in (True, False):
         split = gappy_split()
         denoiser = fitted(split, mask)
-        signals = denoiser.encode(split)
+        signals = denoiser.encode(split, 0)
         low, high = denoiser.bounds
         torch.testing.assert_close(low, signals.amin((0, 1)))
         torch.testing.assert_close(high, signals.amax((0, 1)))
@@ -61,19 +61,20 @@ def test_bounds_are_those_of_the_encoded_training_rows():
 
 def test_rows_without_a_mask_are_all_observed():
     split = gappy_split()
-    assert (fitted(split, True).encode(replace(split, mask=None))[..., 2:] == 1).all()
+    assert (fitted(split, True).encode(replace(split, mask=None), 0)[..., 2:] == 1).all()
 
 
-def test_gaps_are_straight_lines_and_medians():
+def test_gaps_are_straight_lines_and_medians_where_nobody_observed_a_channel():
     x, mask = np.zeros((2, 6, 2), dtype=np.float32), np.zeros((2, 6, 2), dtype=bool)
     x[0, :, 0], mask[0, [0, 1, 4, 5], 0] = [60, 60, 0, 0, 90, 90], True
     x = META.imputation.fill(np.where(mask, x, np.float32(np.nan)))
     split = Split(x, np.arange(2), mask=mask)
     denoiser = replace(fitted(gappy_split(), True), meta=META)
-    signals = denoiser.encode(split)
+    signals = denoiser.encode(split, 0)
     values = denoiser.normalizer.inverse(signals[..., :2].numpy())
     np.testing.assert_allclose(values[0, :, 0], [60, 60, 70, 80, 90, 90], rtol=1e-5)
-    np.testing.assert_allclose(values[1], np.tile([80, 37], (6, 1)), rtol=1e-5)
+    np.testing.assert_allclose(values[1, :, 0], values[0, :, 0])
+    np.testing.assert_allclose(values[:, :, 1], np.full((2, 6), 37), rtol=1e-5)
     assert signals[0, :, 2].tolist() == [1, 1, -1, -1, 1, 1]
 
 

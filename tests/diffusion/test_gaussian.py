@@ -67,7 +67,7 @@ def test_moments_are_those_of_each_class_and_of_all_rows():
     x, y = rows(9000)
     denoiser, flat = fitted(x, y), x.flatten(1).double()
     for label, of_label in ((0, flat[y == 0]), (1, flat[y == 1]), (2, flat)):
-        torch.testing.assert_close(denoiser.means[label].double(), of_label.mean(dim=0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(denoiser.means[label].double(), of_label.mean(dim=0), atol=2e-3, rtol=1e-4)
         expected = torch.cov(of_label.T)
         assert (covariance(denoiser, label) - expected).norm() < 0.01 * expected.norm()
 
@@ -85,6 +85,24 @@ def test_a_rare_class_borrows_the_covariance_of_the_others():
     denoiser = fitted(x, y)
     assert (covariance(denoiser, 1) - covariance(denoiser, 0)).norm() < 0.3 * covariance(denoiser, 0).norm()
     assert torch.linalg.matrix_rank(covariance(denoiser, 1)) == 12
+
+
+def test_the_mean_of_a_rare_class_is_nearer_the_truth_than_that_of_its_rows():
+    """Over 40 draws of 20 rare rows among 400, which differ along the first of 40 directions or not at all."""
+    process, signals = DiffusionProcess(DiffusionConfig()), (20, 2)
+    scales = torch.linspace(2, 0.2, 40)
+    for shift in (0.0, 1.5):
+        truth, plain, shrunk = torch.zeros(40), 0.0, 0.0
+        truth[0] = shift
+        for draw in range(40):
+            torch.manual_seed(draw)
+            y = (torch.arange(400) < 20).long()
+            x = scales * torch.randn(400, 40) + y[:, None] * truth
+            denoiser = GaussianDenoiser(Constant(), process, signals, 20)
+            denoiser.fit(x.view(400, *signals), y)
+            plain += (x[y == 1].mean(dim=0) - truth).square().sum()
+            shrunk += (denoiser.means[1] - truth).square().sum()
+        assert shrunk < 0.6 * plain
 
 
 def test_a_class_without_rows_and_very_few_rows_are_no_obstacle():

@@ -73,7 +73,7 @@ def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplac
     dataset = read_dataset(workplace.folder / "data", ("train",))
     process, normalizer = DiffusionProcess(config.diffusion), Normalizer.fit(config.normalizer, dataset.observed)
     network = new_network(config, dataset)
-    x = FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=True).encode(dataset.train)
+    x = FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=True).encode(dataset.train, 0)
     y = torch.from_numpy(dataset.train.y)
     denoiser = train.new_denoiser(network, process, x, y).train()
     halves = []

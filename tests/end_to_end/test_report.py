@@ -91,9 +91,13 @@ def test_the_report_answers_first_and_shows_every_part(report, workplace):
     assert [text.partition(":")[0] for text in outline.headings[1:]] == [
         "What was compared", "Utility", "Fidelity and plausibility", "Privacy", "Influence", "Provenance"]
     assert page.index('class="answer"') < page.index("What was compared")
-    assert "no verdict, as 2 seed(s) are too few" in page or "does not beat chance" in page
-    assert re.search(r"second: training rows AUROC 1\.000 \[.*\], TPR .*, flagged in 1 of 1 dataset", page)
-    assert re.search(r"first: training rows AUROC 0\.\d+ \[.*\], TPR .*, flagged in \d of 2 dataset", page)
+    short = page.partition('class="short"')[2].partition("</dl>")[0]
+    assert "2 seeds are too few" in short or "does not beat chance" in short
+    assert re.search(r"second: flagged</strong>, by the attack on training rows", short)
+    assert "stand in second verbatim: do not share it" in short
+    attacked = page.partition("Attack on the training rows")[2].partition("</table>")[0]
+    assert re.search(r"second</th><td>1\.000 <span>\[.*?\]</span></td><td>.*?</td><td>1 of 1</td>", attacked)
+    assert re.search(r"first</th><td>0\.\d+ <span>\[.*?\]</span></td><td>.*?</td><td>\d of 2</td>", attacked)
     assert len(outline.images) == 10 and all(len(image["alt"]) > 20 for image in outline.images)
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in outline.links)
 
@@ -173,7 +177,7 @@ def test_three_classes_one_channel_gaps_and_a_set_without_some_classes(workplace
     assert np.isnan(means["whole", "correlational", "score"]), "one channel has no pairs"
     assert means["whole", "marginal", "ks"] < means["fast", "marginal", "ks"]
     page = " ".join((tmp_path / "report" / "report.html").read_text().split())
-    assert "it lacks a class, so that nothing can be trained on it alone" in page
+    assert "the set lacks a class, so that nothing can be trained on it alone" in page
     assert "(chance: 0.333)" in page and "Influence" not in Outline(page).headings
 
 

@@ -235,7 +235,7 @@ def test_soft_and_own_stand_side_by_side_and_certain_probabilities_change_nothin
         "TRTR", "TSTR made", "TSTR made, soft", "TSRTR made 0.5", "TSRTR made 0.5, soft"]
     assert [row["targets"] for row in rows] == [None, "own", "soft", "own", "soft"]
     assert [row["ratio"] for row in rows] == [None, None, None, 0.5, 0.5]
-    assert [shown_set(row) for row in rows[1:]] == ["made", "made, soft"] * 2
+    assert [shown_set(row) for row in rows[1:]] == ["made", "made (soft)"] * 2
     for own, soft in (rows[1:3], rows[3:5]):
         assert all(own[metric]["values"] == soft[metric]["values"] for metric in METRICS)
         assert own["auroc_minus_trtr"]["values"] == soft["auroc_minus_trtr"]["values"]

@@ -92,6 +92,16 @@ def test_the_labels_of_a_teacher_that_remembers_are_flagged_and_those_of_one_tha
     assert known >= 7 and unknown <= 1
 
 
+@pytest.mark.slow
+def test_probabilities_that_know_no_single_row_are_flagged_in_under_one_of_twenty_cases():
+    flagged = []
+    for seed in range(200):
+        train, held_out, control = (labelled(300, 10 * seed + part, 1000 * part) for part in range(3))
+        x = series(600, 10 * seed + 3)
+        flagged.append(label_attack(train, held_out, x, likely(x), control, seed)["flagged"])
+    assert np.mean(flagged) < 0.05
+
+
 def test_the_label_attack_is_that_of_a_plain_loop():
     train, held_out, control = (labelled(60, part, 1000 * part) for part in range(3))
     x, p = series(80, 3), np.random.default_rng(0).dirichlet([1, 1], 80)

@@ -9,7 +9,7 @@ from tardiff.influence.scale import TRIES, matched_scale
 
 
 @pytest.mark.parametrize("truth", [0.03, 0.25, 0.7, 1.0, 2.5, 9.0])
-@pytest.mark.parametrize("shape", [lambda scale: scale, math.log1p])
+@pytest.mark.parametrize("shape", [lambda scale: scale, lambda scale: 3 * scale, math.log1p])
 def test_the_crossing_is_found_in_few_tries(truth, shape):
     """Guidance that shifts a class by shape(scale): scores N(0, 1) and N(0.6 + shape, 1) have AUROC Phi(. / sqrt 2)."""
     asked = []

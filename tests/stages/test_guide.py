@@ -46,16 +46,25 @@ def test_the_auroc_of_a_guide_is_of_the_guidance_half_with_an_interval_that_hold
             guidance, _ = halve_validation(real.val)
             assert value == pytest.approx(roc_auc_score(guidance.y, guidance.x[:, 0, 0]))
             held[truth] += low <= truth <= high
-            assert (chance_warning(value, low, high) is None) == (low > 0.5)
+            assert (chance_warning(value, low, high, real) is None) == (low > 0.5)
     assert min(held.values()) >= 52 and held[0.5] < 60
 
 
 def test_noise_with_few_positives_is_warned_of_and_a_half_without_any_too():
     """One in 40 may go unwarned by chance."""
-    warned = [chance_warning(*aurocs(60, 6, 0, seed)[0]) is not None for seed in range(100)]
+    found = [aurocs(60, 6, 0, seed) for seed in range(100)]
+    warned = [chance_warning(*interval, real) is not None for interval, real in found]
     assert sum(warned) >= 96
-    (value, low, high), _ = aurocs(60, 0, 0, 0)
-    assert np.isnan(value) and (low, high) == (0, 1) and chance_warning(value, low, high) is not None
+    (value, low, high), real = aurocs(60, 0, 0, 0)
+    assert np.isnan(value) and (low, high) == (0, 1) and chance_warning(value, low, high, real) is not None
+
+
+@pytest.mark.parametrize(("positives", "few"), [(0, "0 subjects"), (2, "1 subject"), (38, "19 subjects"), (40, None)])
+def test_who_has_too_few_patients_is_not_advised_to_train_for_longer(positives, few):
+    """Of the positives one half is in the guidance half; each row is a subject."""
+    advice = chance_warning(0.5, 0.4, 0.6, aurocs(200, positives, 0, 0)[1])
+    assert ("Train it for longer" in advice) == (few is None)
+    assert few is None or ("More patients are needed" in advice and few in advice)
 
 
 @pytest.mark.parametrize("informative", [True, False])

@@ -12,9 +12,11 @@ from tardiff.config import ClassifierModelConfig, ClassifierTrainingConfig, Repo
 from tardiff.data.format import Dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.sections import fidelity_metrics
+from tardiff.evaluation.sets import read_at_bounds
 from tardiff.stages import estimate
 from tardiff.stages.estimate import estimated_minutes
-from tardiff.stages.report import quick_settings, remove_report
+from tardiff.stages.report import expected_duration, quick_settings, remove_report
+from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 
 
@@ -62,6 +64,28 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     assert minutes(fidelity_metrics=["marginal"], targets=["own"]) == alone
     longer = ClassifierTrainingConfig(steps=2000)
     assert minutes(fidelity_metrics=["marginal"], training=longer) > 2 * minutes(fidelity_metrics=["marginal"])
+
+
+def test_what_is_kept_is_said_beside_the_expected_duration(tmp_path):
+    assert "328 minutes" in expected_duration(tmp_path, 328) and "kept" not in expected_duration(tmp_path, 328)
+    (tmp_path / "fits").mkdir()
+    (tmp_path / "fits" / "fit-1.npz").touch()
+    assert "1 result of an earlier one is kept" in expected_duration(tmp_path, 1)
+
+
+def test_values_at_the_clip_bound_are_read_where_all_datasets_of_a_set_record_them(tmp_path):
+    def write(name, **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        record = {"channels": ["HR", "Temp"], "synthetic": [0.1, 0.0], "train": [0.01, 0.02], **changes}
+        write_json(tmp_path / name / "at_bounds.json", record)
+        return str(tmp_path / name)
+
+    sets = [write("a"), write("b", synthetic=[0.3, 0.5])]
+    assert read_at_bounds(sets, ["HR", "Temp"]) == {"synthetic": pytest.approx([0.2, 0.25]), "train": [0.01, 0.02]}
+    assert read_at_bounds([*sets, str(tmp_path / "baseline")], ["HR", "Temp"]) is None
+    for fault in ({"channels": ["HR"]}, {"train": [0.1]}, {"synthetic": ["x", 0.1]}, {"synthetic": 3}):
+        with pytest.raises(UserError, match=r"at_bounds\.json"):
+            read_at_bounds([write("a", **fault)], ["HR", "Temp"])
 
 
 def test_privacy_is_not_measured_where_members_and_others_are_of_two_populations(tmp_path, monkeypatch, capsys):

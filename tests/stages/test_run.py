@@ -19,6 +19,7 @@ from tardiff.data.simulator import simulate_cohort
     (["guidance={real: configs/guidance/none.yaml}"], ("synthetic.real: this name stands for other rows",)),
     (["evaluation=[reference=typo]"], ("reference=typo",)),
     (["base=[training.stepz=3]"], ("base: 1 fault", "training.stepz", "Did you mean 'training.steps'")),
+    (["base.training.steps=3"], ("'base.training.steps'", "'base=[CONFIG, training.steps=...]'")),
     (["classifier=[a.yaml, b.yaml]"], ("classifier: give one configuration file",)),
     (["guidance={}"], ("no synthetic set is named",)), (["rotations=2"], ("'rotations' must be 1, or at least 3",)),
     (["evaluation=[rotations=3]"], ("evaluation: ", "'rotations' is above 1", "{rotation}"))])
@@ -42,6 +43,21 @@ def test_a_teacher_of_a_run_labels_all_its_sets(tmp_path, monkeypatch, capsys):
     for seed in range(2):
         assert f"tardiff teach 'members=[{{model: forest, seeds: 1}}]' data=data name=data seed={seed}" in printed
         assert printed.count(f"teacher=runs/data/teacher-seed{seed} output=runs/data/synthetic") == 2
+
+
+def test_a_dry_run_misses_what_nobody_makes_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_command("run", "data=data", "--dry-run") == 0
+    steps = capsys.readouterr().out.split("\n[")[1:]
+    assert all("Missing input: dataset data" in step for step in steps[:3])
+    write_dataset("data", *simulate_cohort(200, 0))
+    for settings in ((), ("rotations=3",)):
+        assert run_command("run", "data=data", "--dry-run", *settings) == 0
+        printed = capsys.readouterr().out
+        assert "Missing input" not in printed
+        awaited = " ".join(line for line in printed.splitlines() if line.startswith("settings are valid. Earlier"))
+        assert all(f"{'runs/data/rotations/0' if settings else 'runs/data'}/{folder}" in awaited
+                   for folder in ("base", "classifier", "synthetic/unguided"))
 
 
 def test_a_dataset_too_small_for_a_teacher_is_told_of_before_the_first_stage(tmp_path, monkeypatch, capfd):

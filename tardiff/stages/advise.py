@@ -12,12 +12,13 @@ from tardiff.config import AdviceConfig, ExperimentConfig
 from tardiff.data.format import read_dataset
 from tardiff.data.splits import joined
 from tardiff.evaluation.advice import Advice, advise
-from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, interval, number, seen_beforehand
-from tardiff.stages.evaluate import arms_of, read_protocol
+from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, interval, number, seen_beforehand
+from tardiff.stages.evaluate import arms_of, of_rotation, read_protocol
 from tardiff.stages.run import (
     config_of,
     evaluation_of,
     generation_steps,
+    planned_sets,
     require_usable,
     rotated_parts,
     rotations,
@@ -43,18 +44,19 @@ def run(config: AdviceConfig, dry_run: bool) -> None:
     parts = rotated_parts(experiment, whole)
     require_usable(parts, steps, evaluation, "Advice needs more rows, or fewer rotations.")
     pool = joined(list(whole.splits.values()))
+    arms = arms_of(evaluation, parts[0].train, planned_sets(parts[0], steps, of_rotation(evaluation, 0)))
+    fits = len(arms) * evaluation.seeds * config.rotations
     print(f"{len(pool):,} training and validation series, each scored in one of {config.rotations} rotations; test is "
-          f"not read.\n{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}", flush=True)
+          f"not read: {counted(len(arms), 'arm')} x {counted(evaluation.seeds, 'seed')}, judged by "
+          f"{', '.join(evaluation.judge_models)}, {fits:,} fits in all\n"
+          f"{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}", flush=True)
     if not dry_run:
         write_parts(parts, f"rotation of train and val of {config.data} as they are now, of {config.rotations}")
     run_steps(steps, dry_run, [str(part.path) for part in parts])
     if dry_run:
         return
     protocol = read_protocol(evaluation)
-    arms = arms_of(evaluation, protocol.real, protocol.synthetic)
-    fits = len(arms) * evaluation.seeds * config.rotations
-    print(f"\n{len(arms)} arms x {evaluation.seeds} seeds x {config.rotations} rotations: {fits:,} fits", flush=True)
-    results = protocol.predictions(arms, evaluation.seeds)
+    results = protocol.predictions(arms_of(evaluation, protocol.real, protocol.synthetic), evaluation.seeds)
     found = [advise(results, protocol, judge, config.metric, evaluation.bootstrap) for judge in protocol.judges]
     minutes = (time.perf_counter() - began) / 60
     told = [{"judge": advice.arm.judge, **described(advice), "command": command_for(config, experiment, advice),

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from classifier.models import custom_source
 from tardiff.config import (
     BaseConfig,
@@ -24,10 +22,7 @@ from tardiff.data.splits import subset_of_rows
 from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_over_seeds, packed, unpacked
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
-from tardiff.evaluation.sets import synthetic_folders
 from tardiff.evaluation.summary import counted, seen_beforehand, write_csv
-from tardiff.sampling.generate import label_plan
-from tardiff.stages import report
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
 from tardiff.stages.run import (
@@ -35,6 +30,7 @@ from tardiff.stages.run import (
     config_of,
     evaluation_of,
     generation_steps,
+    planned_sets,
     require_usable,
     run_steps,
     write_parts,
@@ -60,15 +56,7 @@ class Cell:
 
     @property
     def planned(self) -> dict[str, list[Split]]:
-        """The labels, and whether there will be probabilities, of the synthetic sets, which need not be there yet."""
-        settings = {step.config.output: step.config for step in self.steps if isinstance(step.config, GenerationConfig)}
-        return {name: [self._planned(settings[path]) for path in paths]
-                for name, paths in synthetic_folders(self.evaluation).items()}
-
-    def _planned(self, config: GenerationConfig) -> Split:
-        y = label_plan(config.labels, config.num_samples, self.part.train.y, self.part.meta.classes)
-        p = None if config.teacher is None else np.empty((len(y), self.part.num_classes))
-        return Split(np.empty((len(y), *self.part.shape), np.float32), y, p=p)
+        return planned_sets(self.part, self.steps, self.evaluation)
 
     def count(self, schema: type) -> int:
         """Return how many stages have settings of a schema."""
@@ -144,8 +132,6 @@ def cells_of(config: MapConfig, whole: Dataset) -> list[Cell]:
             cells.append(Cell(n, alone, part, generation_steps(experiment), evaluation_of(experiment)))
     for cell in cells:
         require_usable([cell.part], cell.steps, cell.evaluation, f"sizes: {cell.n} rows are too few. Give more.")
-        report.check_rows(cell.evaluation, cell.part,
-                          {name: [part.y for part in parts] for name, parts in cell.planned.items()})
     return cells
 
 

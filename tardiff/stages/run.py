@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
 from tardiff.config import (
@@ -21,13 +23,14 @@ from tardiff.config import (
     TeacherConfig,
     load_config,
 )
-from tardiff.data.format import SPLIT_NAMES, Dataset, absent_classes, read_dataset, write_dataset
+from tardiff.data.format import SPLIT_NAMES, Dataset, Split, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
+from tardiff.sampling.generate import label_plan
 from tardiff.stages import report
-from tardiff.stages.evaluate import splits_read
+from tardiff.stages.evaluate import of_rotation, splits_read
 from tardiff.utils.errors import UserError
 from tardiff.utils.plain_yaml import as_typed
 
@@ -98,8 +101,8 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 def require_usable(parts: Sequence[Dataset], steps: Sequence[Step], evaluation: EvaluationConfig, hint: str) -> None:
     """Raise UserError, before hours of training, on what a later stage would refuse of datasets, each of which goes
     through the stages with the settings of the steps: a class is missing where series are guided, weights chosen or
-    results computed, there are too few subjects for the folds of a teacher, or judges are to read masks and no denoiser
-    would generate any. hint: what to do where rows are missing."""
+    results computed, there are too few subjects for the folds of a teacher, sets will be too small for a ratio, or
+    judges are to read masks and no denoiser would generate any. hint: what to do where rows are missing."""
     faults = [fault for part in parts for fault in _faults(part, steps)]
     faults += [hint] if faults and hint else []
     with_mask = evaluation.model.inputs == "values+mask"
@@ -109,6 +112,22 @@ def require_usable(parts: Sequence[Dataset], steps: Sequence[Step], evaluation: 
                       f"has mask=false, or {parts[0].path} has no gaps, or does not say how they were filled.")
     if faults:
         raise UserError("\n".join(faults))
+    for number, part in enumerate(parts):
+        planned = planned_sets(part, steps, of_rotation(evaluation, number))
+        report.check_rows(evaluation, part, {name: [split.y for split in sets] for name, sets in planned.items()})
+
+
+def planned_sets(part: Dataset, steps: Sequence[Step], evaluation: EvaluationConfig) -> dict[str, list[Split]]:
+    """Return synthetic sets as the steps will make them of a dataset: their labels, and where there will be any,
+    probabilities; what else they hold is not known yet."""
+    settings = {step.config.output: step.config for step in steps if isinstance(step.config, GenerationConfig)}
+
+    def planned(config: GenerationConfig) -> Split:
+        y = label_plan(config.labels, config.num_samples, part.train.y, part.meta.classes)
+        p = None if config.teacher is None else np.empty((len(y), part.num_classes))
+        return Split(np.empty((len(y), *part.shape), np.float32), y, p=p)
+
+    return {name: [planned(settings[path]) for path in paths] for name, paths in synthetic_folders(evaluation).items()}
 
 
 def _faults(part: Dataset, steps: Sequence[Step]) -> list[str]:

@@ -1,5 +1,6 @@
 """Advice by its command: from training and validation rows alone."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 from user_errors import assert_refused, contents, run_command
 
-from tardiff.config import ExperimentConfig, load_config
+from tardiff.config import AdviceConfig, ExperimentConfig, load_config
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.evaluation.advice import Advice
+from tardiff.evaluation.frame import MIXED
+from tardiff.evaluation.protocol import Arm
+from tardiff.stages.advise import command_for, experiment_of
+from tardiff.stages.run import evaluation_of
 from tardiff.utils.checkpoint import read_json
 
 TINY = """
@@ -68,6 +74,23 @@ def test_what_gives_no_advice_is_refused_before_anything_trains(folder, capfd, a
     code = run_command(*ADVISE, *arguments)
     assert_refused(code, capfd.readouterr().err, expected)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("arm", "asked"), [
+    (Arm("TSTR", "plain", targets="soft"), {"protocols": ["tstr"], "targets": ["soft"]}),
+    (Arm("TSRTR", "plain", 1.0), {"protocols": ["tsrtr"], "targets": ["own"], "ratios": [1.0], "weights": []}),
+    (Arm(MIXED, "plain"), {"protocols": ["tsrtr"], "targets": ["own"], "ratios": [], "weights": [0.1, 0.25]})])
+def test_the_command_that_is_told_makes_the_set_and_trains_on_it_as_advised(folder, arm, asked):
+    config = load_config(AdviceConfig, overrides=[
+        "data=data", "experiment=[tiny.yaml, 'guidance={other: configs/guidance/none.yaml, plain: "
+        "configs/guidance/none.yaml}']"])
+    advice = Advice(arm, arm, Arm("TRTR"), {}, None, [0.25, 0.1, 0.25] if arm.protocol == MIXED else [])
+    program, command, *words = shlex.split(command_for(config, experiment_of(config), advice))
+    assert (program, command) == ("tardiff", "run")
+    experiment = load_config(ExperimentConfig, words[0], words[1:])
+    assert list(experiment.guidance) == ["plain"] and experiment.data == "data" and experiment.rotations == 1
+    evaluation = evaluation_of(experiment)
+    assert {name: getattr(evaluation, name) for name in asked} == asked
 
 
 def test_a_dry_run_reads_no_test_either(folder, capsys):

@@ -33,7 +33,7 @@ def results_of(separations, seed):
 
 
 def advice(separations, seed=0):
-    return advise(results_of(separations, seed), PROTOCOL, "", "auroc", 100)
+    return advise(results_of(separations, seed), PROTOCOL, "", "auroc", 40)
 
 
 @pytest.mark.parametrize(("control", "made", "expected"), [
@@ -46,9 +46,9 @@ def test_what_is_better_is_advised(control, made, expected):
 
 
 def test_among_many_arms_that_gain_nothing_few_are_advised_and_the_gain_of_the_best_is_not_flattered():
-    sets = {Arm("TSTR", f"set{number}"): 1.0 for number in range(10)}
-    found = [advice({TRTR: 1.0, CONTROL: 1.0} | sets, seed) for seed in range(80)]
-    assert sum(one.arm.synthetic is not None for one in found) <= 8  # Of 80 2 by chance.
+    sets = {Arm("TSTR", f"set{number}"): 1.0 for number in range(8)}
+    found = [advice({TRTR: 1.0, CONTROL: 1.0} | sets, seed) for seed in range(60)]
+    assert sum(one.arm.synthetic is not None for one in found) <= 6  # By chance 1 or 2 of 60.
     means = [one.gain["mean"] for one in found]
     assert abs(np.mean(means)) < 3 * np.std(means) / np.sqrt(len(means))
 

@@ -25,7 +25,7 @@ def drawn(generator, count=200):
 
 @pytest.mark.parametrize(("subsets", "of_subset", "of_subject"), [
     (3, 0.03, 0.1), (5, 0.03, 0.1), (5, 0.0, 0.3)])
-def test_a_gain_holds_the_truth_as_often_as_it_says(subsets, of_subset, of_subject, gain=0.02, studies=400):
+def test_a_gain_holds_the_truth_as_often_as_it_says(subsets, of_subset, of_subject, gain=0.02, studies=300):
     """What a subset gains is the truth, a part of its own, and for each of 3 fits a part of that; what a subject makes
     of the gain is alike for all subsets, with a part for each fit."""
     generator, held, widths = np.random.default_rng(0), 0, []

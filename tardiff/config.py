@@ -589,6 +589,45 @@ class ExperimentConfig:
             yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
 
 
+EXPERIMENT_TEXT = ("Arguments of an experiment, `tardiff run`: CONFIG, or [CONFIG, key=value, ...]. Its data, name and "
+                   "output are set here; of its evaluation the part utility counts.")
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The gain map: where synthetic series help, against the number of labelled rows."""
+
+    data: str = setting("data/simulated", "Dataset folder.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/map/${name}", "Folder of the map and of all its runs.")
+    sizes: list[int | None] = setting(
+        [100, 250, 500, 1000, 2000], "Numbers n of labelled rows, each of train and of both halves of val; null: all.",
+        low=10)
+    subsets: int = setting(5, "Subsets of the rows for each n, drawn by subject and stratified by label; of all rows "
+                              "there is one.", low=1)
+    seed: int = setting(0, "Seed of the subsets.", low=0, high=2**63 - 1)
+    experiment: str | list[str] = setting([], EXPERIMENT_TEXT)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.sizes or _has_repeats(self.sizes):
+            yield "sizes", "must hold at least one number, and each once."
+
+
+@dataclass(frozen=True)
+class AdviceConfig:
+    """Whether synthetic series help with a dataset, in which form, from its training and validation rows alone."""
+
+    data: str = setting("data/simulated", "Dataset folder, of which test.npz is never read.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/advice/${name}", "Folder of the advice and of all its runs.")
+    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained "
+                                "on K - 2 of the K parts and chosen on one.", low=3)
+    metric: str = setting("auprc", "What is to gain.", choices=("auroc", "auprc"))
+    experiment: str | list[str] = setting(["evaluation=[seeds=3, 'ratios=[1.0]']"], EXPERIMENT_TEXT)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
+
+
 @dataclass(frozen=True)
 class ReportConfig(EvaluationConfig):
     """Utility, fidelity, privacy, influence and pictures in one report."""

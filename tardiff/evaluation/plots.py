@@ -221,6 +221,42 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
     return figure
 
 
+def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
+    """Draw the gain of each arm with synthetic series over the best control, where there are none over TRTR, over the
+    number of labelled rows, with 95 % intervals; a row per judge, a column per metric.
+
+    rows: as `tardiff.evaluation.gain_map.map_rows` returns them. metrics: key -> title.
+    """
+    of_sets = [row for row in rows if row["synthetic"] is not None]
+    baseline = "control" if any("auroc_minus_control" in row for row in of_sets) else "trtr"
+    style_of, sizes = styles(dict.fromkeys(row["arm"] for row in of_sets)), sorted({row["n"] for row in rows})
+    judges = list(dict.fromkeys(row["judge"] for row in of_sets))
+    figure = Figure(figsize=(5.2 * len(metrics) + 0.4, 3.4 * len(judges) + 0.6 + 0.08 * len(style_of)),
+                    layout="constrained")
+    axes = figure.subplots(len(judges), len(metrics), squeeze=False, sharex=True)
+    for (line, judge), (column, (key, title)) in itertools.product(enumerate(judges), enumerate(metrics.items())):
+        axis = axes[line, column]
+        axis.axhline(0, color="0.3", linewidth=1)
+        for number, (arm, style) in enumerate(style_of.items()):
+            found = [(row["n"], row[f"{key}_minus_{baseline}"]) for row in of_sets
+                     if row["arm"] == arm and row["judge"] == judge]
+            # Beside each other, on an axis where sizes a factor of two apart are the closest.
+            position = np.array([n for n, _ in found]) * 1.3 ** ((number + 0.5) / len(style_of) - 0.5)
+            middle, low, high = (np.array([gain[part] for _, gain in found]) for part in ("mean", "low", "high"))
+            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
+                          markersize=4, elinewidth=0.8, **style)
+        axis.set_title(plain(f"{judge}: {title}"), fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("labelled rows: training, guidance and selection", fontsize=9)
+    figure.supylabel("gain over " + ("the best control" if baseline == "control" else "TRTR"), fontsize=9)
+    handles = [axes[0, 0].plot([], [], label=plain(arm), **style)[0] for arm, style in style_of.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
 def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) -> Figure:
     """Draw the observed share of a class over its predicted probability, with 95 % intervals; the diagonal is
     calibrated.

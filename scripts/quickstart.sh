@@ -3,7 +3,7 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 echo "All stages on 3,000 simulated stays, in 5 to 10 minutes on 2 CPU cores:"
-"$PYTHON" -m tardiff simulate --output data/simulated --stays 3000 --seed 0
+"$PYTHON" scripts/simulate.py --output data/simulated --stays 3000 --seed 0
 "$PYTHON" -m tardiff run configs/experiment/simulated.yaml
 cat <<NEXT
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from classifier.targets import class_shares, class_weights
 from tardiff.config import BoostingConfig, ClassifierTrainingConfig
 from tardiff.evaluation.controls import Rows
-from tardiff.evaluation.metrics import auprc, shifted_log_loss
+from tardiff.evaluation.metrics import shifted_log_loss
 
 BINS = 64
 """Of each feature. On CinC 2012, 255 are no better (AUROC 0.739 against 0.736, sd 0.005 over seeds), and with weights
@@ -25,14 +25,11 @@ scikit-learn takes seconds to find them."""
 
 @dataclass(frozen=True)
 class FittedBoosting:
-    """Boosted trees, of which the first `step` of each class count, and their shifted log-loss and AUPRC on the
-    selection rows."""
+    """Boosted trees, of which the first `step` of each class count."""
 
     model: HistGradientBoostingClassifier
     num_classes: int
     step: int
-    selection_loss: float
-    selection_auprc: float
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return class probabilities (N, K) float64 for normalised series x (N, L, C)."""
@@ -66,10 +63,10 @@ def fit_boosting(train: Rows, selection: Rows, num_classes: int, config: Boostin
     selection_weights = class_weights(class_shares(selection[1], num_classes), training.class_weighting)[selection[1]]
     with threadpool_limits(1):
         model.fit(table[row], label, sample_weight=weight)
-        looks = list(_looks(model, selection[0], num_classes))
-    losses = [shifted_log_loss(selection[1], p, selection_weights) for p in looks]
+        losses = [shifted_log_loss(selection[1], p, selection_weights)
+                  for p in _looks(model, selection[0], num_classes)]
     kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1
-    return FittedBoosting(model, num_classes, kept + 1, losses[kept], auprc(selection[1], looks[kept]))
+    return FittedBoosting(model, num_classes, kept + 1)
 
 
 def _looks(model: HistGradientBoostingClassifier, x: np.ndarray, num_classes: int) -> Iterator[np.ndarray]:

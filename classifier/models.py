@@ -27,12 +27,9 @@ def build_classifier(config: ClassifierModelConfig, shape: tuple[int, int], num_
     """
     length, channels = shape
     if config.name in ("gru", "lstm"):
-        return RNNClassifier(channels, num_classes, config.name, config.rnn.hidden_size, config.rnn.num_layers,
-                             config.rnn.dropout, config.rnn.bidirectional)
+        return RNNClassifier(channels, num_classes, config.name, **vars(config.rnn))
     if config.name == "timesnet":
-        options = config.timesnet
-        return TimesNet(length, channels, num_classes, options.d_model, options.d_ff, options.num_blocks, options.top_k,
-                        options.num_kernels, options.dropout)
+        return TimesNet(length, channels, num_classes, **vars(config.timesnet))
     if config.custom.import_path is None:
         raise UserError("model.name=custom needs model.custom.import_path='package.module:Class'.")
     return _build_custom(config, length, channels, num_classes)

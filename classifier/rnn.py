@@ -5,8 +5,6 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
-from tardiff.utils.errors import UserError
-
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -16,15 +14,11 @@ class RNNClassifier(nn.Module):
     The forward direction ends at the last time step and the backward direction at the first, so each half of the
     readout has seen the whole series. The released TarDiff code reads the last time step of both directions, where
     the backward half has seen a single step; the defaults of this class are those of its GRU (its LSTM: 128 hidden).
-
-    Raises UserError if `cell` is neither 'gru' nor 'lstm'.
     """
 
     def __init__(self, num_channels: int, num_classes: int, cell: str = "gru", hidden_size: int = 256,
                  num_layers: int = 2, dropout: float = 0.2, bidirectional: bool = True) -> None:
         super().__init__()
-        if cell not in CELLS:
-            raise UserError(f"RNN classifier: cell '{cell}' is unknown; expected one of {', '.join(CELLS)}.")
         self.num_directions = 2 if bidirectional else 1
         self.rnn = CELLS[cell](num_channels, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional,
                                dropout=dropout if num_layers > 1 else 0.0)

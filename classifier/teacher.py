@@ -9,7 +9,7 @@ of the selection half is compared with what they said when they were taught.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -124,14 +124,14 @@ class Teacher:
         Raises UserError if a model that is fitted again is not the one it was.
         """
         x = self.trained.normalizer.transform(x)
-        parts = [fitted.predict(x) for fitted in self._classifiers]
+        parts = [predict_one(x) for predict_one in self._predictions]
         return ensemble_mean(members_of(self.config), parts).astype(np.float32)
 
     @cached_property
-    def _classifiers(self) -> list[Fitted | _Network]:
+    def _predictions(self) -> list[Callable[[np.ndarray], np.ndarray]]:
         _, parts = normalized_splits(self.dataset, self.config.normalizer)
-        return [self._refitted(member, parts) if member.model in REFITTED else self._network(member)
-                for member in members_of(self.config)]
+        return [self._refitted(member, parts).predict if member.model in REFITTED
+                else partial(predict, self._network(member)) for member in members_of(self.config)]
 
     def _refitted(self, member: Member, parts: dict[str, Rows]) -> Fitted:
         fitted = member.fit(parts["train"], parts["selection"], self.dataset.num_classes, self.config, self.device)
@@ -142,13 +142,13 @@ class Teacher:
                             "from what it was. Teach again on this machine, in another output folder.")
         return fitted
 
-    def _network(self, member: Member) -> _Network:
+    def _network(self, member: Member) -> torch.nn.Module:
         model = build_classifier(member.settings(self.config), self.trained.shape, self.dataset.num_classes)
         prefix = f"{member.name}."
         weights = {name.removeprefix(prefix): value for name, value in self.trained.weights.items()
                    if name.startswith(prefix)}
         load_weights(model, weights, self.folder)
-        return _Network(model.to(self.device))
+        return model.to(self.device)
 
 
 def out_of_fold(folder: str | Path, dataset: Dataset) -> tuple[np.ndarray, str]:
@@ -175,14 +175,6 @@ def _read(folder: str | Path, dataset: Dataset) -> tuple[TeacherConfig, TrainedW
 def _fingerprint(config: TeacherConfig, trained: TrainedWeights) -> str:
     code = [custom_source(member.settings(config)) for member in members_of(config)]
     return fingerprint(trained.weights, dict(trained.record), code)
-
-
-@dataclass(frozen=True)
-class _Network:
-    model: torch.nn.Module
-
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return predict(self.model, x)
 
 
 def folds_of(dataset: Dataset, seed: int) -> list[np.ndarray]:
@@ -218,7 +210,10 @@ def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers
 
     def of_all(member: Member) -> dict[str, np.ndarray]:
         fitted = fit(member, np.array([], dtype=np.int64))
-        return {SELECTION: fitted.predict(selection[0]), **_weights(fitted)}
+        # Of a network the weights as well, each as a vector, for a kept result has no arrays without a dimension.
+        weights = {} if member.model in REFITTED else fitted.model.state_dict()
+        return {SELECTION: fitted.predict(selection[0]),
+                **{f"weights.{name}": value.cpu().numpy().reshape(-1) for name, value in weights.items()}}
 
     def of_fold(member: Member, held_out: np.ndarray) -> dict[str, np.ndarray]:
         return {"p": fit(member, held_out).predict(x[held_out])}
@@ -239,23 +234,13 @@ def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers
     save_arrays(folder / OUT_OF_FOLD, p=out_of_fold.astype(np.float32))
     weights: dict[str, Tensor] = {}
     for member, values in zip(members, of_members, strict=True):
-        kept = {SELECTION: values[SELECTION]} if member.model in REFITTED else _shaped(values, member, config, dataset)
-        weights |= {f"{member.name}.{name}": torch.as_tensor(value) for name, value in kept.items()}
+        if member.model in REFITTED:
+            weights[f"{member.name}.{SELECTION}"] = torch.from_numpy(values[SELECTION])
+            continue
+        like = build_classifier(member.settings(config), dataset.shape, dataset.num_classes).state_dict()
+        weights |= {f"{member.name}.{name}": torch.from_numpy(values[f"weights.{name}"]).reshape(value.shape)
+                    for name, value in like.items()}
     record = {name: dataset.splits[name].fingerprint() for name in ("train", "val")}
     TrainedWeights(weights, normalizer, dataset.shape, dataset.meta,
                    {**record, "scikit-learn": sklearn.__version__}).save(folder, config)
     return {SELECTION: ensemble_mean(members, [values[SELECTION] for values in of_members]), "out_of_fold": out_of_fold}
-
-
-def _weights(fitted: Fitted) -> dict[str, np.ndarray]:
-    """Return the weights of a network, each as a vector, for a kept result has no arrays without a dimension."""
-    if not isinstance(fitted, FittedClassifier):
-        return {}
-    return {f"weights.{name}": value.cpu().numpy().reshape(-1) for name, value in fitted.model.state_dict().items()}
-
-
-def _shaped(values: dict[str, np.ndarray], member: Member, config: TeacherConfig, dataset: Dataset
-            ) -> dict[str, Tensor]:
-    """Return the weights by name in the shapes of the network."""
-    like = build_classifier(member.settings(config), dataset.shape, dataset.num_classes).state_dict()
-    return {name: torch.from_numpy(values[f"weights.{name}"]).reshape(value.shape) for name, value in like.items()}

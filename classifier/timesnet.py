@@ -34,7 +34,7 @@ class TimesNet(nn.Module):
         if not 1 <= top_k <= length // 2:
             raise UserError(f"TimesNet: top_k={top_k}, but series of length {length} have {length // 2} frequency bins "
                             f"besides the constant. Set top_k between 1 and {length // 2}, or use longer series.")
-        self.length, self.num_channels = length, num_channels
+        self.length = length
         self.token = nn.Conv1d(num_channels, d_model, kernel_size=3, padding=1, padding_mode="circular", bias=False)
         nn.init.kaiming_normal_(self.token.weight, mode="fan_in", nonlinearity="leaky_relu")
         self.blocks = nn.ModuleList(TimesBlock(d_model, d_ff, num_kernels) for _ in range(num_blocks))
@@ -49,13 +49,8 @@ class TimesNet(nn.Module):
         """Store the `top_k` bins with the largest mean amplitude over the training inputs `x (N, L, C)` float.
 
         `x` is in the units that `forward` receives. The constant part (bin 0) never counts; of equal bins the lower
-        comes first (Wu et al. 2023, equation 1, averaged over the training set). Raises UserError if `x` has another
-        shape, no rows, or values that are not finite.
+        comes first (Wu et al. 2023, equation 1, averaged over the training set).
         """
-        self._check_shape(x)
-        if len(x) == 0 or not x.isfinite().all():
-            raise UserError("TimesNet: fit_periods needs at least one training series, and finite values only. "
-                            "Fill in missing values first.")
         amplitudes = sum(torch.fft.rfft(chunk.double(), dim=1).abs().sum(dim=(0, 2)) for chunk in x.split(FIT_CHUNK))
         strongest_first = amplitudes[1:].argsort(descending=True, stable=True) + 1
         self.frequencies.copy_(strongest_first[:len(self.frequencies)])
@@ -63,10 +58,8 @@ class TimesNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(B, K)` float for series `x (B, L, C)` float in normalised units.
 
-        Raises RuntimeError if no periods have been fitted or loaded, UserError if `x` has another length or number
-        of channels than the model.
+        Raises RuntimeError if no periods have been fitted or loaded.
         """
-        self._check_shape(x)
         frequencies = self.frequencies.tolist()
         if 0 in frequencies:
             raise RuntimeError("TimesNet has no periods yet: call fit_periods(x) with the training inputs, or load a "
@@ -77,11 +70,6 @@ class TimesNet(nn.Module):
         for block in self.blocks:
             features = self.norm(block(features, self.frequencies, periods))
         return self.head(rearrange(self.dropout(F.gelu(features)), "b l d -> b (l d)"))
-
-    def _check_shape(self, x: Tensor) -> None:
-        if x.ndim != 3 or x.shape[1:] != (self.length, self.num_channels):
-            raise UserError(f"TimesNet: expected series of shape (N, {self.length}, {self.num_channels}), got "
-                            f"{tuple(x.shape)}. Build the model with the length and channels of the data.")
 
 
 class TimesBlock(nn.Module):

@@ -78,8 +78,7 @@ class BestLook:
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.weights = state["step"], state["weights"]
-        self.selection_loss, self.selection_auprc = state["selection_loss"], state["selection_auprc"]
+        vars(self).update(state)
 
 
 def fit_classifier(train: Rows, selection: Rows, num_classes: int,

@@ -1,6 +1,6 @@
 """Your own arrays, UCR/UEA archives (.ts, .tsv) and the pickles of the original release.
 
-    python -m data_preprocess.arrays --input DIR_OR_FILE --output data/mine
+    tardiff convert arrays --input DIR_OR_FILE --output data/mine
 
 Forms of a part of the data:
 - `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,), mask (N, L, C) (True = observed), p (N, K), a
@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess import command, grid, own_data
+from data_preprocess import command, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
 from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds, repeated_ids
@@ -84,16 +84,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     parts = {name: replace(part, y=labels)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
-    imputation = None
-    if options.impute is not None:
-        splits, imputation = grid.fill_gaps(splits, options.impute, channels)
-    own_data.warn_of_extremes(splits, channels)
-    cohort |= {"channels": grid.summarize_channels(splits, channels)}
-    meta = Metadata(name=options.name or options.output.name, channels=[channel.name for channel in channels],
-                    units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.interval,
-                    source=options.input.name, licence=options.licence, cohort=cohort, imputation=imputation,
-                    positive=own_data.positive_class(options.positive, classes))
-    return own_data.dataset_of(splits, meta, "series")
+    return own_data.dataset_of(options, splits, channels, classes, options.interval, cohort, "series")
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:
@@ -286,9 +277,9 @@ def without_missing(part: Split, channels: Sequence[own_data.Channel], options: 
     return replace(part, x=np.where(unobserved | missing, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
-    parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below",
+    parser = command.source_parser("arrays", __doc__, "file, or folder of files, in one of the forms below",
                                    "data/<input>")
     axes = parser.add_mutually_exclusive_group()
     axes.add_argument("--channels-first", action="store_true", default=None,
@@ -303,7 +294,3 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
     parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)
     command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """eICU v2.0: 5-minute vital signs of the first day in the ICU, labelled by in-hospital death or length of stay.
 
-    python -m data_preprocess.eicu --input DIR --output data/eicu_mortality
+    tardiff convert eicu --input DIR --output data/eicu_mortality
 
 DIR holds the tables `patient` and `vitalPeriodic` (.csv, .csv.gz or .parquet, names and headers in any case) as
 published at https://physionet.org/content/eicu-crd/2.0/. They are under credentialed access: sign the PhysioNet
@@ -42,9 +42,9 @@ from tardiff.utils.errors import UserError
 STEP_MINUTES = 5
 END_MINUTE = 24 * 60
 VITALS = (
-    grid.Vital("HR", "beats/min", 25, 225, includes_high=True, includes_low=True),
-    grid.Vital("RR", "breaths/min", 0, 60, includes_high=True, includes_low=True),
-    grid.Vital("SpO2", "%", 0, 100, includes_high=True, includes_low=True),
+    grid.Vital("HR", "beats/min", 25, 225, "<=", "<="),
+    grid.Vital("RR", "breaths/min", 0, 60, "<=", "<="),
+    grid.Vital("SpO2", "%", 0, 100, "<=", "<="),
 )
 CHANNELS = [vital.name for vital in VITALS]
 COLUMNS = ("heartrate", "respiration", "sao2")
@@ -178,9 +178,7 @@ def scan(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, stays: pd.
                      IF(reason = {len(reasons)}, (minute - {cohort.start}) // {STEP_MINUTES}, NULL) AS step
               FROM {table} LEFT JOIN stays USING (patientunitstayid))
         GROUP BY reason, stay, step""", "vitalPeriodic", vital_periodic)
-    found = query.fetch(connection, "SELECT reason, sum(rows)::BIGINT AS rows FROM cells GROUP BY reason", "rows",
-                        vital_periodic)
-    return query.count_reasons(reasons, found["reason"], found["rows"])
+    return query.count_rows(connection, reasons, "cells", vital_periodic)
 
 
 def cohort_rules(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, cohort: Cohort) -> dict[str, np.ndarray]:
@@ -214,12 +212,8 @@ def read_cells(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, kept
     return x
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("eicu", __doc__, prog, "folder with the tables of eICU", tuple(COHORTS),
+    parser = icu.icu_parser("eicu", __doc__, "folder with the tables of eICU", tuple(COHORTS),
                             "those of patient, such as hospitalid or unittype, and of hospital, such as region")
     command.run(parser, arguments, lambda options: Path("data", f"eicu_{icu.TASKS[options.label]}"), preprocess)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """From long charted values (stay, hour, channel, value) to the splits of a dataset, for every ICU source alike.
 
-The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), prefer
-one instrument over another (`first_observed`), split by subject and impute (`split_and_impute`), tell what each channel
-holds (`summarize_channels`), and put together (`dataset_of_stays`).
+The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), split by
+subject and impute (`split_and_impute`), tell what each channel holds (`summarize_channels`), and put together
+(`dataset_of_stays`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from data_preprocess.count_tables import print_table, summarize_splits
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.data.imputation import Imputation
-from tardiff.data.splits import split_by_subject, split_with_target
+from tardiff.data.splits import split_with_target
 from tardiff.utils.errors import UserError
 
 QUANTILES = {"minimum": 0.0, "0.1 %": 0.001, "50 %": 0.5, "99.9 %": 0.999, "maximum": 1.0}
@@ -25,14 +25,15 @@ MOST_PRINTED = 50  # channels
 
 @dataclass(frozen=True)
 class Vital:
-    """One channel: its name, its unit, and the interval, open where not said, of values a living patient can have."""
+    """One channel: its name, its unit, and the interval of values a living patient can have: low `above` value `below`
+    high, where these are `<` or `<=`."""
 
     name: str
     unit: str
     low: float
     high: float
-    includes_high: bool = False
-    includes_low: bool = False
+    above: str = "<"
+    below: str = "<"
 
     @property
     def valid_range(self) -> str:
@@ -43,16 +44,6 @@ class Vital:
         """Return the range as a SQL condition on a column."""
         return f"({self.low!r} {self.above} {column} AND {column} {self.below} {self.high!r})"
 
-    @property
-    def above(self) -> str:
-        """The relation of the lower bound to a valid value."""
-        return "<=" if self.includes_low else "<"
-
-    @property
-    def below(self) -> str:
-        """The relation of a valid value to the upper bound."""
-        return "<=" if self.includes_high else "<"
-
 
 # The paper's seven vital signs in the paper's order, with the bounds of the pivoted vitals of mimic-code.
 VITALS = (
@@ -62,16 +53,15 @@ VITALS = (
     Vital("MBP", "mmHg", 0, 300),
     Vital("RR", "breaths/min", 0, 70),
     Vital("Temp", "degrees Celsius", 10, 50),
-    Vital("SpO2", "%", 0, 100, includes_high=True),
+    Vital("SpO2", "%", 0, 100, below="<="),
 )
 
 
 def in_range(channel: np.ndarray, value: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
     """Tell which values are valid for their channel: channel (R,) int, value (R,) float -> (R,) bool; NaN is not."""
-    low, high, includes_low, includes_high = (
-        np.array([getattr(vital, name) for vital in vitals])[channel] for name in ("low", "high", "includes_low",
-                                                                                   "includes_high"))
-    return ((value > low) | (includes_low & (value == low))) & ((value < high) | (includes_high & (value == high)))
+    low, high, above, below = (np.array([getattr(vital, name) for vital in vitals])[channel]
+                               for name in ("low", "high", "above", "below"))
+    return ((value > low) | ((above == "<=") & (value == low))) & ((value < high) | ((below == "<=") & (value == high)))
 
 
 def drop_rows(reasons: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, int]]:
@@ -99,14 +89,6 @@ def grid_means(stay: np.ndarray, hour: np.ndarray, channel: np.ndarray, value: n
     total = np.bincount(cell, weights=value, minlength=size)
     mean = np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
     return mean.reshape(shape).astype(np.float32)
-
-
-def first_observed(grids: Sequence[np.ndarray]) -> np.ndarray:
-    """Take each cell from the first of the grids (N, L, C) that observed it, NaN where none did."""
-    chosen = grids[0].copy()
-    for grid in grids[1:]:
-        chosen = np.where(np.isnan(chosen), grid, chosen)
-    return chosen
 
 
 def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
@@ -144,9 +126,7 @@ def split_and_impute(stays: Split, ratios: Sequence[float], seed: int, vitals: S
     training never observed.
     """
     shares = dict(zip(SPLIT_NAMES, ratios, strict=True))
-    splits = (split_by_subject(stays, shares, seed) if is_target is None else
-              split_with_target(stays, is_target, shares, seed))
-    return fill_gaps(splits, "forward", vitals)
+    return fill_gaps(split_with_target(stays, is_target, shares, seed), "forward", vitals)
 
 
 def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:

@@ -31,12 +31,12 @@ class Edition:
     published: Mapping[str, int]
 
 
-def icu_parser(module: str, docstring: str, prog: str | None, files: str, cohorts: Sequence[str],
-               columns: str) -> argparse.ArgumentParser:
+def icu_parser(module: str, docstring: str, files: str, cohorts: Sequence[str], columns: str
+               ) -> argparse.ArgumentParser:
     """Return the parser of an ICU database, with the first of the cohorts as default. columns: what the condition of a
     target may name."""
     outputs = " or ".join(f"data/{module}_{task}" for task in TASKS.values())
-    parser = command.source_parser(module, docstring, prog, files, outputs)
+    parser = command.source_parser(module, docstring, files, outputs)
     parser.add_argument("--label", choices=TASKS, default="mortality", help="default: mortality")
     parser.add_argument("--days", type=float, default=3, help="length_of_stay: class 1 stays longer (default: 3)")
     parser.add_argument("--cohort", choices=cohorts, default=cohorts[0], help=f"see below (default: {cohorts[0]})")
@@ -111,8 +111,7 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
     """
     subject = stays[patient].to_numpy()
     subject = subject if subject.dtype.kind == "i" else subject.astype(str)
-    columns = target.condition_columns(options, stays)
-    kept, is_target, of_target = target.divided(options, columns, subject)
+    kept, is_target, of_target = target.divided(options, target.condition_columns(options, stays), subject)
     meta = Metadata(
         name=f"{module}_{TASKS[options.label]}", channels=[vital.name for vital in vitals],
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,

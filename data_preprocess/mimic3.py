@@ -1,6 +1,6 @@
 """MIMIC-III v1.4: hourly vital signs of the first day in the ICU, labelled by in-hospital death or length of stay.
 
-    python -m data_preprocess.mimic3 --input DIR --output data/mimic3_mortality
+    tardiff convert mimic3 --input DIR --output data/mimic3_mortality
 
 DIR holds the tables CHARTEVENTS, ICUSTAYS, ADMISSIONS and PATIENTS (.csv, .csv.gz or .parquet, names and headers in any
 case) as published at https://physionet.org/content/mimiciii/1.4/. They are under credentialed access: sign the
@@ -150,7 +150,7 @@ def clean_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays:
     reasons = scan(connection, chartevents, stays, items, hour, rules)
     means = f"SELECT stay, moment AS hour, channel, mean FROM means WHERE reason = {len(reasons)}"
     cells = query.fetch(connection, means, "hourly means", chartevents)
-    return cells, count_rows(connection, reasons, chartevents)
+    return cells, query.count_rows(connection, reasons, "means", chartevents)
 
 
 def timediff_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.DataFrame
@@ -167,7 +167,7 @@ def timediff_cells(connection: duckdb.DuckDBPyConnection, chartevents: Path, sta
             QUALIFY row_number() OVER (PARTITION BY stay, hour ORDER BY abs(second - 3600 * hour), second) = 1)
         SELECT stay, hour, channel, mean, rows FROM nearest JOIN means USING (stay, moment)
         WHERE reason = {len(reasons)}""", "nearest chart times", chartevents)
-    counts = count_rows(connection, reasons, chartevents)
+    counts = query.count_rows(connection, reasons, "means", chartevents)
     used = int(cells["rows"].sum())
     return cells, {**counts, "rows used": used, "rows at other chart times or later": counts["rows used"] - used}
 
@@ -205,19 +205,8 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
     return reasons
 
 
-def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str], chartevents: Path) -> dict[str, int]:
-    """Return how many rows of the last scan each reason dropped."""
-    totals = "SELECT reason, sum(rows)::BIGINT AS rows FROM means GROUP BY reason"
-    found = query.fetch(connection, totals, "rows", chartevents)
-    return query.count_reasons(reasons, found["reason"], found["rows"])
-
-
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("mimic3", __doc__, prog, "folder with the tables of MIMIC-III", COHORTS,
+    parser = icu.icu_parser("mimic3", __doc__, "folder with the tables of MIMIC-III", COHORTS,
                             "those of ICUSTAYS, such as first_careunit")
     command.run(parser, arguments, lambda options: Path("data", f"mimic3_{icu.TASKS[options.label]}"), preprocess)
-
-
-if __name__ == "__main__":
-    main()

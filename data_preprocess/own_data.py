@@ -46,8 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 class Channel(grid.Vital):
     """A variable with the closed interval of its valid values."""
 
-    includes_high: bool = True
-    includes_low: bool = True
+    above: str = "<="
+    below: str = "<="
 
     @property
     def valid_range(self) -> str:
@@ -167,13 +167,6 @@ def named_label(entry: str, shown: Mapping[str, str], what: str) -> tuple[str, s
                     f"order of the classes, LABEL=NAME to call one otherwise, such as --classes {example}.")
 
 
-def positive_class(name: str | None, classes: Sequence[str]) -> str:
-    """Return the class that `--positive` names, empty where it names none. Raises UserError if it is no class."""
-    if name not in (None, *classes):
-        raise UserError(f"--positive '{name}': expected one of the classes {listed(classes)}.")
-    return name or ""
-
-
 def listed(labels: Sequence[str]) -> str:
     """Return the labels as one text, the first ten of many."""
     return ", ".join([*labels[:10], *["..."] * (len(labels) > 10)])
@@ -222,16 +215,30 @@ def warn_of_repeats(splits: Mapping[str, Split]) -> None:
                   file=sys.stderr)
 
 
-def dataset_of(splits: Mapping[str, Split], meta: Metadata, rows: str) -> tuple[dict[str, Split], Metadata]:
-    """Warn of repeats, print the splits, and return them with their description, whose cohort counts them.
+def dataset_of(options: argparse.Namespace, splits: Mapping[str, Split], channels: Sequence[Channel],
+               classes: list[str], interval: str, cohort: dict, rows: str) -> tuple[dict[str, Split], Metadata]:
+    """Fill gaps as --impute says, warn of extremes and repeats, print what channels and splits hold, and return the
+    splits with their description.
 
-    rows: what a row is, such as `stays`. Raises UserError before anything is written.
+    splits: with NaN in x where unobserved. interval: between two steps. cohort: what `meta.json` says of the rows
+    beside that. rows: what a row is, such as `series`. Raises UserError before anything is written.
     """
-    ordered = {name: splits[name] for name in SPLIT_NAMES if name in splits}
-    warn_of_repeats(ordered)
-    meta = meta.with_positive(ordered["train"].y)
-    counts = count_tables.summarize_splits(ordered, meta, rows)
+    imputation = None
+    if options.impute is not None:
+        splits, imputation = grid.fill_gaps(splits, options.impute, channels)
+    warn_of_extremes(splits, channels)
+    cohort = {**cohort, "channels": grid.summarize_channels(splits, channels)}
+    if options.positive not in (None, *classes):
+        raise UserError(f"--positive '{options.positive}': expected one of the classes {listed(classes)}.")
+    splits = {name: splits[name] for name in SPLIT_NAMES if name in splits}
+    warn_of_repeats(splits)
+    meta = Metadata(
+        name=options.name or options.output.name, channels=[channel.name for channel in channels],
+        units=[channel.unit for channel in channels], classes=classes, sampling_interval=interval,
+        source=options.input.name, licence=options.licence, imputation=imputation, positive=options.positive or "",
+    ).with_positive(splits["train"].y)
+    counts = count_tables.summarize_splits(splits, meta, rows)
     print(f"the positive class, which AUPRC and F1 are of, is {meta.positive}; --positive names another")
-    if "test" not in ordered:
+    if "test" not in splits:
         print("warning: no test split is given; evaluation needs one.", file=sys.stderr)
-    return ordered, replace(meta, cohort={**meta.cohort, "splits": counts})
+    return splits, replace(meta, cohort={**cohort, "splits": counts})

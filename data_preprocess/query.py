@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tardiff.utils.checkpoint import writing
-from tardiff.utils.errors import UserError
+from tardiff.utils.errors import UserError, first_line
 from tardiff.utils.progress import progress
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -73,10 +73,7 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
     The folder, `.<name of output>.scratch`, is removed at the end whatever happens; one that a killed run left is
     replaced. Raises UserError on a bad limit and where the folder cannot be made.
     """
-    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?[KMGT]i?B", memory_limit, re.IGNORECASE)
-    if size is None or float(size[1]) == 0:
-        raise UserError(f"memory limit '{memory_limit}': expected a size above 0 with its unit, for example 8GB or "
-                        "500MB.")
+    memory_bytes(memory_limit)
     scratch = output.absolute().with_name(f".{output.absolute().name}.scratch")
     with writing(scratch):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -92,6 +89,14 @@ def open_engine(memory_limit: str, output: Path) -> Iterator[duckdb.DuckDBPyConn
             yield connection
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def memory_bytes(limit: str) -> float:
+    """Return the bytes of a memory limit such as `8GB`. Raises UserError if it is none."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", limit, re.IGNORECASE)
+    if size is None or float(size[1]) == 0:
+        raise UserError(f"memory limit '{limit}': expected a size above 0 with its unit, for example 8GB or 500MB.")
+    return float(size[1]) * (1024 if size[3] else 1000) ** (1 + "KMGT".index(size[2].upper()))
 
 
 def source(path: Path, columns: Mapping[str, str], named_by_file: str | None = None) -> str:
@@ -323,15 +328,15 @@ def faults_of(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise UserError(f"{path}: memory or disk do not suffice ({first_line(error)}). Give a larger --memory-limit, "
-                        "or an --output on a disk with more free space.") from None
+        raise UserError(f"{path}: memory or disk do not suffice ({first_line(error).rstrip('.')}). Give a larger "
+                        "--memory-limit, or an --output on a disk with more free space.") from None
     except duckdb.Error as error:
         line = re.search(r"CSV Error on Line: (\d+)\nOriginal Line: (.*)", str(error))
         fault = FAULT.search(str(error))
         if "nvalid unicode" in str(error) or "not utf-8" in str(error):
             raise UserError(f"{path}{f', line {line[1]}' if line else ''}: {NOT_UTF8}") from None
         if line is None and fault is None:
-            raise UserError(f"{path}: cannot be read ({first_line(error)}). {AGAIN}") from None
+            raise UserError(f"{path}: cannot be read ({first_line(error).rstrip('.')}). {AGAIN}") from None
         reason = (f"column '{fault[1]}' holds '{fault[2][:80]}', expected {EXPECTED.get(fault[3], fault[3])}" if fault
                   else "the fields do not match the header, or a quote stays open")
         where = f", line {line[1]}: found '{line[2][:160]}';" if line else f"{row_of(path, fault[1], fault[2])}:"
@@ -348,11 +353,6 @@ def row_of(path: Path, column: str, text: str) -> str:
     return "".join(f", row {row} below the header" for row, in found)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of a message, without a stop at its end."""
-    return str(error).splitlines()[0].rstrip(".")
-
-
 def reason_case(reasons: Mapping[str, str]) -> str:
     """Return SQL for the position of the first reason whose condition holds for a row, or their number if none does.
 
@@ -367,3 +367,10 @@ def count_reasons(reasons: Mapping[str, str], position: np.ndarray, rows: np.nda
     `reason_case`."""
     counts = np.bincount(position, weights=rows, minlength=len(reasons) + 1).astype(int).tolist()
     return {"rows read": sum(counts), **dict(zip([*reasons, "rows used"], counts, strict=True))}
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, reasons: Mapping[str, str], table: str, path: Path
+               ) -> dict[str, int]:
+    """Return `count_reasons` of a table of groups with their `reason` and number of `rows`, made of the file `path`."""
+    found = fetch(connection, f"SELECT reason, sum(rows)::BIGINT AS rows FROM {table} GROUP BY reason", "rows", path)
+    return count_reasons(reasons, found["reason"], found["rows"])

@@ -1,6 +1,6 @@
 """Your own tables: measurements in CSV, CSV.GZ or Parquet, of any size, and a table of labels.
 
-    python -m data_preprocess.tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
+    tardiff convert tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
 
 The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time,
 one column a variable). A folder of such tables with the same columns is read as one; where they have no column of the
@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 
-from data_preprocess import command, count_tables, grid, own_data, target
+from data_preprocess import command, count_tables, own_data, target
 from data_preprocess.measurements import (
     UNITS,
     Clock,
@@ -53,10 +52,10 @@ from data_preprocess.measurements import (
     is_missing,
     survey_times,
 )
-from data_preprocess.query import fetch, identifier, open_engine, source
+from data_preprocess.query import fetch, identifier, memory_bytes, open_engine, source
 from tardiff.data.format import SPLIT_NAMES, Metadata, Split, interval_seconds
 from tardiff.data.imputation import RULES
-from tardiff.data.splits import split_by_subject, split_with_target
+from tardiff.data.splits import split_with_target
 from tardiff.utils.errors import UserError
 
 
@@ -126,9 +125,9 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
                         f"{own_data.listed(classes)}, in this order.")
     p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
-    columns = target.condition_columns(options, stays)
-    kept, is_target, of_target = target.divided(options, columns, stays["subject"].to_numpy(dtype=str))
-    whole = Split(x, y, stays["subject"].to_numpy(dtype=str), p=None if p is None else p.astype(np.float32),
+    subject = stays["subject"].to_numpy(dtype=str)
+    kept, is_target, of_target = target.divided(options, target.condition_columns(options, stays), subject)
+    whole = Split(x, y, subject, p=None if p is None else p.astype(np.float32),
                   id=stays["id"].to_numpy(dtype=str))
     if not options.subject:
         print("each id is its own subject; where a patient can have several ids, give --subject")
@@ -141,21 +140,13 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
         rule = {"split_column": options.split, "val_ratio": None if "val" in given else options.val_ratio}
     else:
         shares = dict(zip(SPLIT_NAMES, options.ratios, strict=True))
-        splits = (split_by_subject(whole, shares, options.seed) if is_target is None else
-                  split_with_target(whole[kept], is_target, shares, options.seed))
+        splits = split_with_target(whole if is_target is None else whole[kept], is_target, shares, options.seed)
         rule = {"ratios": list(options.ratios)}
     splits = {name: replace(part, p=None) if part.p is not None and np.isnan(part.p).all() else part
               for name, part in splits.items()}
-    splits, imputation = grid.fill_gaps(splits, options.impute, channels)
-    own_data.warn_of_extremes(splits, channels)
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, **of_target,
-              "seed": options.seed,
-              "attrition": attrition, "channels": grid.summarize_channels(splits, channels)}
-    return own_data.dataset_of(splits, Metadata(
-        name=options.name or options.output.name, channels=[channel.name for channel in channels],
-        units=[channel.unit for channel in channels], classes=classes, sampling_interval=options.step,
-        positive=own_data.positive_class(options.positive, classes), imputation=imputation,
-        source=options.input.name, licence=options.licence, cohort=cohort), "ids")
+              "seed": options.seed, "attrition": attrition}
+    return own_data.dataset_of(options, splits, channels, classes, options.step, cohort, "ids")
 
 
 def microseconds_of(duration: str) -> float:
@@ -246,18 +237,16 @@ def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measureme
 
 def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
     """Raise UserError if x of the shape (N, L, C) float32 alone is larger than the memory limit, such as `8GB`."""
-    number, prefix, binary = re.fullmatch(r"([\d.]+) ?([KMGT])(i?)B", memory_limit, re.IGNORECASE).groups()
-    allowed = float(number) * (1024 if binary else 1000) ** (1 + "KMGT".index(prefix.upper()))
     needed = 4 * math.prod(shape)
-    if needed > allowed:
+    if needed > memory_bytes(memory_limit):
         raise UserError(f"--length {shape[1]}: {shape[0]} ids x {shape[1]} steps x {shape[2]} variables need "
                         f"{needed / 1e9:,.1f} GB, more than the memory limit of {memory_limit}. Give a smaller "
                         "--length, fewer --channels or a larger --memory-limit.")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the command line."""
-    parser = command.source_parser("tables", __doc__, prog,
+    parser = command.source_parser("tables", __doc__,
                                    "measurements: .csv, .csv.gz or .parquet, or a folder of them", "data/<input>")
     parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
     parser.add_argument("--layout", choices=("long", "wide"), default="long",
@@ -291,7 +280,3 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> Non
 def column_name(text: str) -> str:
     """Return the name of a column as `query.source` wants it."""
     return text.strip().lower()
-
-
-if __name__ == "__main__":
-    main()

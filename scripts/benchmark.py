@@ -1,4 +1,4 @@
-"""Speed and memory of denoiser, guidance and G, each beside its like in the same run; prints a table, writes JSON.
+"""Speed and memory of denoiser and guidance, each beside its like in the same run; prints a table, writes JSON.
 
 On a CPU the denoiser of --config is measured; on CUDA the paper-sized one, with two residual blocks a level as released
 and with three as in the text. A section that fails is reported, and the rest goes on.
@@ -33,7 +33,7 @@ from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.diffusion.trainer import autocast, denoiser_optimizer
 from tardiff.influence.gradient import compute_guidance_gradient
 from tardiff.influence.guidance import guidance_function
-from tardiff.influence.task import DownstreamTask, layer_parameters, norm
+from tardiff.influence.task import DownstreamTask, layer_parameters
 from tardiff.models import layers
 from tardiff.models.ema import EMA
 from tardiff.models.unet1d import UNet1d
@@ -214,24 +214,6 @@ def conditioning(bench: Bench, gradient, settings: Mapping[str, str] | None, lab
     return Conditioning(guidance_function(bench.task, direction, labels, config), 1.0)
 
 
-def guidance_gradient(bench: Bench) -> Figures:
-    """Streamed G against a loop over single samples, and how far they differ."""
-    rows, group, results = 100 if bench.quick else NUM_TRAIN, ProcessGroup(0, 1, bench.device), {}
-
-    def streamed(batch_size: int) -> None:
-        results[batch_size] = compute_guidance_gradient(bench.task, bench.x[:rows], bench.y[:rows], NUM_CLASSES, rows,
-                                                        group, batch_size)
-
-    fast = bench.seconds(streamed=lambda: streamed(512))["streamed"]
-    start = time.perf_counter()
-    streamed(1)
-    slow = time.perf_counter() - start
-    first, second = (results[size].direction() for size in (1, 512))
-    error = norm({name: first[name] - second[name] for name in first}) / norm(first)
-    return {"rows": rows, "loop, s": slow, "streamed, s": fast, "times faster": slow / fast,
-            "relative difference": error}
-
-
 def generation_memory(config: BaseConfig, num_samples: int) -> float:
     """Return the peak resident memory in MiB of a fresh process that generates series in chunks of 256."""
     torch.set_num_threads(1)
@@ -260,7 +242,6 @@ def sections(benches: Mapping[str, Bench]) -> Iterator[tuple[str, Callable[[floa
         yield f"forward, {name}", functools.partial(forward, bench)
         yield f"training, {name}", functools.partial(training, bench, compiled=False)
         yield f"sampling, {name}", functools.partial(sampling, bench, compiled=False)
-    yield "guidance gradient", lambda rate: guidance_gradient(first)
     if first.is_cuda:
         yield "training, compiled", functools.partial(training, first, compiled=True)
         yield "sampling, compiled", functools.partial(sampling, first, compiled=True)

@@ -71,7 +71,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for seed, name in enumerate(("real", "synthetic")):
-            subprocess.run([sys.executable, "scripts/simulate.py", "--output", folder / name, "--seed", str(seed),
+            subprocess.run([sys.executable, "-m", "tardiff", "simulate", "--output", folder / name, "--seed", str(seed),
                             "--stays", str(options.series * 2), "--ratios", "0.5", "0.1", "0.4"],
                            cwd=REPOSITORY, check=True)
         seconds, cpu, peak = measure([

@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 echo "All stages on 3,000 simulated stays, in 5 to 10 minutes on 2 CPU cores:"
 "$PYTHON" scripts/simulate.py --output data/simulated --stays 3000 --seed 0
-"$PYTHON" scripts/run_experiment.py configs/experiment/simulated.yaml
+"$PYTHON" -m tardiff run configs/experiment/simulated.yaml
 cat <<NEXT
 
 That was the whole job on simulated patients. Open the report:

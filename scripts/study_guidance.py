@@ -17,6 +17,7 @@ a table for each analysis to the output folder. Series and results are kept ther
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from tardiff.data.splits import halve_validation
 from tardiff.evaluation.plots import save_figure
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, gradient_norm_rows, influence_summary
-from tardiff.influence.signal import Rows, guidance_signal, some_rows
+from tardiff.influence.signal import guidance_signal, some_rows
 from tardiff.sampling.generate import label_plan
 from tardiff.stages.influence import prepared
 from tardiff.utils.cache import cached
@@ -70,18 +71,17 @@ def utility(options: argparse.Namespace, real: Dataset, sets: dict[str, Split]) 
 def signal_rows(real: Dataset, guide: Guide) -> list[dict[str, float]]:
     """Return how far G of all and of balanced rows agrees with itself, for shares of the guidance rows, drawn by
     subject."""
-    half = halve_validation(real.val)[0]
-    guidance, training = (Rows(*prepared([part], guide), part.subjects()) for part in (half, real.train))
+    guidance, training = (replace(part, x=guide.inputs(part.x, part.mask))
+                          for part in (halve_validation(real.val)[0], real.train))
     rows = []
     for share in SHARES:
         for draw in range(1 if share == 1 else DRAWS):
-            chosen = some_rows(guidance, round(share * len(half)), draw)
-            part = Rows(guidance.x[chosen], guidance.y[chosen], guidance.subjects[chosen])
+            part = guidance[some_rows(guidance, round(share * len(guidance)), draw)]
             signal = guidance_signal(guide.task, part, training, guide.num_classes, guide.task.device)
             for classes in ("all", "balanced"):
                 found = None if signal is None else signal.agreement(classes)
                 if found is not None:
-                    rows.append({"classes": classes, "share": share, "rows": len(chosen), **vars(found)})
+                    rows.append({"classes": classes, "share": share, "rows": len(part), **vars(found)})
     return rows
 
 

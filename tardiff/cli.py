@@ -41,7 +41,7 @@ def folder_flag(name: str, text: str) -> Flag:
 class Command:
     """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
 
-    The module has `run(config, dry_run)`; without a schema it has `main(arguments, program)` and reads its own.
+    The module has `run(config, dry_run)`; without a schema it has `main(arguments)` and reads its own.
     in_processes: whether the processes of torchrun share its work.
     """
 
@@ -102,6 +102,9 @@ COMMANDS = {
     "baseline": Command("train a baseline and sample from it", "tardiff.stages.baseline"),
     "compare": Command("baselines, and TarDiff, trained, sampled and evaluated in one report",
                        "tardiff.stages.compare", "CompareConfig", (*EVALUATION, BASELINES)),
+    "map": Command("what synthetic series add, against the number of labelled rows", "tardiff.stages.map", "MapConfig"),
+    "advise": Command("whether synthetic series help here, from training and validation rows alone",
+                      "tardiff.stages.advise", "AdviceConfig"),
     "simulate": Command("write a simulated ICU cohort (not patient data)", "tardiff.stages.simulate"),
     "convert": Command("turn files of a source into a dataset", "tardiff.stages.convert"),
     "export": Command("write a dataset as CSV or Parquet tables", "tardiff.stages.export"),
@@ -131,7 +134,7 @@ def _main(arguments: list[str], name: str | None) -> None:
         shared = " and ".join(f"tardiff {other}" for other in COMMANDS if COMMANDS[other].in_processes)
         raise UserError(f"{program} runs as one process; torchrun is for {shared} alone.")
     if command.schema is None:
-        importlib.import_module(command.module).main(arguments, program)
+        importlib.import_module(command.module).main(arguments)
     else:
         run_stage(command.settings(), command.run, f"{program}: {command.text}.", arguments, program,
                   command.flags)
@@ -202,7 +205,3 @@ def _read_arguments(options: argparse.Namespace, flags: Sequence[Flag]) -> tuple
 def _is_setting(text: str) -> bool:
     """Tell `key=value` from a path, which may hold the sign as well."""
     return "=" in text and "/" not in text.partition("=")[0] and not os.path.exists(text)
-
-
-if __name__ == "__main__":
-    main()

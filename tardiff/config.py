@@ -18,8 +18,6 @@ NORMALIZERS = ("zscore", "minmax", "ecdf", "normal_ecdf", "global_ecdf")
 LABELS_TEXT = "Label plan: train (the class counts of train), balanced, or counts per class, [900, 100] or {died: 100}."
 NUM_SAMPLES_TEXT = "Series to make under the plans train and balanced; null: as many as in train."
 DEVICE_TEXT = "Where to compute: auto (cuda if there is one, else cpu), cpu, cuda or cuda:N."
-
-
 NAME_TEXT = "Name of the study: what it makes goes to runs/NAME. By default the name of the dataset's folder."
 AUTO = "auto"
 """The guidance scale that is looked for."""
@@ -369,7 +367,7 @@ class GuidanceConfig:
         "l2_norm", "What the sum of the loss gradients is divided by to give G: train_size (paper: the number of "
                    "training rows), guidance_size (of guidance rows: their mean) or l2_norm (to unit length).",
         choices=("train_size", "guidance_size", "l2_norm"))
-    unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1 over what the guide reads of it.")
+    unit_rms: bool = setting(False, "Scale each series' gradient to root mean square 1 over what the guide reads.")
     parameters: str = setting(
         "all", "Weights of the classifier whose training counts for influence: all, or head, those of the linear layer "
                "that gives the logits, for which J has a closed form and costs one backward pass.",
@@ -544,8 +542,11 @@ class EvaluationConfig:
             if (self.rotations > 1) != (ROTATION in path):
                 yield "rotations", (f"is above 1, so every path must hold {ROTATION}, and {path} does not."
                                     if self.rotations > 1 else f"must be given, since {path} holds {ROTATION}.")
-        if self.judges is not None and (not self.judges or _has_repeats(self.judges)):
-            yield "judges", "must name at least one architecture, and each once."
+        for name, what in (("judges", "at least one architecture"), ("targets", "own or soft"),
+                           ("protocols", "at least one protocol")):
+            chosen = getattr(self, name)
+            if chosen is not None and (not chosen or _has_repeats(chosen)):
+                yield name, f"must name {what}, and each once."
         yield from _unused_custom_model(self.model, self.judge_models)
         if _has_repeats(self.chosen_controls):
             yield "controls", "must name each control once."
@@ -558,10 +559,6 @@ class EvaluationConfig:
             yield "teacher", "must name at least one run folder; null for none."
         if "ensemble" not in self.chosen_controls and self.ensemble_size != EvaluationConfig.ensemble_size:
             yield "ensemble_size", "has no effect without the control ensemble."
-        if self.targets is not None and (not self.targets or _has_repeats(self.targets)):
-            yield "targets", "must name own or soft, and each once."
-        if not self.protocols or _has_repeats(self.protocols):
-            yield "protocols", "must name at least one protocol, and each once."
         if "tsrtr" in self.protocols and not self.ratios and not self.weights:
             yield "ratios", "must hold at least one ratio for tsrtr, or weights one weight."
         for name in ("ratios", "weights"):
@@ -597,6 +594,45 @@ class ExperimentConfig:
     def faults(self) -> Iterator[tuple[str, str]]:
         if self.rotations == 2:
             yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
+
+
+EXPERIMENT_TEXT = ("Arguments of an experiment, `tardiff run`: CONFIG, or [CONFIG, key=value, ...]. Its data, name and "
+                   "output are set here; of its evaluation the part utility counts.")
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The gain map: where synthetic series help, against the number of labelled rows."""
+
+    data: str = setting("data/simulated", "Dataset folder.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/map/${name}", "Folder of the map and of all its runs.")
+    sizes: list[int | None] = setting(
+        [100, 250, 500, 1000, 2000], "Numbers n of labelled rows, each of train and of both halves of val; null: all.",
+        low=10)
+    subsets: int = setting(5, "Subsets of the rows for each n, drawn by subject and stratified by label; of all rows "
+                              "there is one.", low=1)
+    seed: int = setting(0, "Seed of the subsets.", low=0, high=2**63 - 1)
+    experiment: str | list[str] = setting([], EXPERIMENT_TEXT)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.sizes or _has_repeats(self.sizes):
+            yield "sizes", "must hold at least one number, and each once."
+
+
+@dataclass(frozen=True)
+class AdviceConfig:
+    """Whether synthetic series help with a dataset, in which form, from its training and validation rows alone."""
+
+    data: str = setting("data/simulated", "Dataset folder, of which test.npz is never read.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/advice/${name}", "Folder of the advice and of all its runs.")
+    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained "
+                                "on K - 2 of the K parts and chosen on one.", low=3)
+    metric: str = setting("auprc", "What is to gain.", choices=("auroc", "auprc"))
+    experiment: str | list[str] = setting(["evaluation=[seeds=3, 'ratios=[1.0]']"], EXPERIMENT_TEXT)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
-from tardiff.influence.signal import Agreement, GuidanceSignal, Rows, agreement_words, cached_guidance_signal
+from tardiff.influence.signal import Agreement, GuidanceSignal, agreement_words, cached_guidance_signal
 from tardiff.influence.task import layer_parameters
 from tardiff.sampling.generate import sample_chunk
 from tardiff.sampling.samplers import Callback, Conditioning
@@ -137,8 +137,8 @@ class Guidance:
     @cached_property
     def signal(self) -> GuidanceSignal | None:
         """How far G of parts of the guidance half and of training rows agree, kept beside G; None of few subjects."""
-        guidance, training = (Rows(torch.from_numpy(self.guide.inputs(part.x, part.mask)), torch.from_numpy(part.y),
-                                   part.subjects()) for part in (self._guidance_half, self._dataset.train))
+        guidance, training = (replace(part, x=self.guide.inputs(part.x, part.mask))
+                              for part in (self._guidance_half, self._dataset.train))
         return cached_guidance_signal(self.guide.folder, self.guide.task, guidance, training, self.guide.num_classes,
                                       self.guide.task.device)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from tardiff.baselines.training import fit
+from tardiff.baselines.training import BaselineRun
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.evaluation.ts2vec import context_fid, train_encoder
 from tardiff.utils.checkpoint import load_tensors
@@ -37,7 +37,9 @@ def rows_as_dataset(x, y):
 
 def trained(folder, module, x, y, **settings):
     """Train a baseline on x and y and return it."""
-    return fit(module, rows_as_dataset(x, y), module.Config(output=str(folder), device="cpu", **settings), folder)
+    run = BaselineRun(module, rows_as_dataset(x, y), module.Config(output=str(folder), device="cpu", **settings))
+    run.train(folder)
+    return run
 
 
 def killed_after(module, steps):

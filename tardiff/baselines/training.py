@@ -28,21 +28,12 @@ WITHOUT_EFFECT = ("data", "name", "output", "synthetic", "device", "budget", "sa
 """Settings that change neither the weights nor the series."""
 
 
-def fit(baseline: ModuleType, dataset: Dataset, config: BaselineConfig, run_dir: str | Path) -> BaselineRun:
-    """Train a baseline, such as `tardiff.baselines.timevae`, on the training split; the same call again resumes.
-
-    Raises UserError if the settings do not fit the baseline or those of the run folder, and if a loss is not finite.
-    """
-    run = BaselineRun(baseline, dataset, config)
-    run.train(run_dir)
-    return run
-
-
 class BaselineRun:
     """A baseline on its training rows: `train` it, then `sample` it.
 
-    baseline: a module with `build`. Gaps in the rows are filled with the median of the channel. `stages` and
-    `parameters` tell the size of the training, and `labels` (N,) int64 is the label plan of the synthetic dataset.
+    baseline: a module with `build`, such as `tardiff.baselines.timevae`. Gaps in the rows are filled with the median of
+    the channel. `stages` and `parameters` tell the size of the training, and `labels` (N,) int64 is the label plan of
+    the synthetic dataset.
     """
 
     def __init__(self, baseline: ModuleType, dataset: Dataset, config: BaselineConfig) -> None:
@@ -67,7 +58,8 @@ class BaselineRun:
     def train(self, folder: str | Path) -> None:
         """Train through all stages, resuming from the run folder, and write the weights and `budget.json`.
 
-        The batches of a step depend on (seed, stage, step) alone, so a resumed run equals an uninterrupted one.
+        The batches of a step depend on (seed, stage, step) alone, so a resumed run equals an uninterrupted one. Raises
+        UserError if the settings are not those of the run folder, and if a loss is not finite.
         """
         weights = Path(folder) / "model.safetensors"
         # A finished run keeps the settings that it was trained and first sampled with.

@@ -187,9 +187,7 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
             read[name] = read_split(folder / f"{name}.npz", meta)
         except UserError as error:  # Every split is read, so that all faults are told.
             faults.append(str(error))
-    faults += _faults_between(folder, read)
-    if every_class and "train" in read:
-        faults += absent_classes(read["train"], meta, f"{folder / 'train.npz'}")
+    faults += _faults_between(folder, read, meta, every_class)
     if faults:
         raise UserError("\n".join(faults))
     return Dataset(folder, meta, read)
@@ -219,17 +217,13 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _read_imputation(path: str | Path, meta: Metadata) -> Imputation:
-    content = meta.imputation
-    if not isinstance(content, dict) or content.get("rule") not in tuple(RULES) or not _are_numbers(
-            content.get("medians"), len(meta.channels)):
+    content = meta.imputation if isinstance(meta.imputation, dict) else {}
+    rule, medians = content.get("rule"), content.get("medians")
+    if rule not in tuple(RULES) or not isinstance(medians, list) or len(medians) != len(meta.channels) or not all(
+            isinstance(median, (int, float)) and abs(median) < math.inf for median in medians):
         raise UserError(f"{path}: 'imputation' must hold a rule ({', '.join(RULES)}) and 'medians', a number for each "
                         "channel.")
-    return Imputation(content["rule"], [float(value) for value in content["medians"]])
-
-
-def _are_numbers(values: Any, count: int) -> bool:
-    return (isinstance(values, list) and len(values) == count
-            and all(isinstance(value, (int, float)) and abs(value) < math.inf for value in values))
+    return Imputation(rule, list(map(float, medians)))
 
 
 def read_split(path: str | Path, meta: Metadata) -> Split:
@@ -354,9 +348,7 @@ def _is_there(folder: Path, splits: dict[str, Split], meta: Metadata) -> bool:
 def check_splits(folder: Path, splits: dict[str, Split], meta: Metadata, every_class: bool = True) -> None:
     """Raise UserError that lists every fault of splits that are to be written to a folder, as `write_dataset` does."""
     faults = [f"{name}: {fault}" for name, split in splits.items() for fault in split_faults(split, meta)]
-    faults += _faults_between(folder, splits)
-    if every_class and "train" in splits:
-        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
+    faults += _faults_between(folder, splits, meta, every_class)
     if faults:
         raise UserError("\n".join(faults))
 
@@ -503,7 +495,8 @@ def absent_masks(splits: Iterable[tuple[str, Split]]) -> list[str]:
             for what, split in splits if split.mask is None]
 
 
-def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
+def _faults_between(folder: Path, splits: dict[str, Split], meta: Metadata, every_class: bool) -> list[str]:
+    """Return the faults that splits, each sound by itself, have together; every_class: train lacks a class."""
     faults = []
     shapes = {name: split.x.shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
@@ -515,4 +508,6 @@ def _faults_between(folder: Path, splits: dict[str, Split]) -> list[str]:
             if len(shared):
                 faults.append(f"{folder}: {name} {shared[0]} stands in {first} and in {second} ({len(shared)} such "
                               f"{name}s). {advice}")
+    if every_class and "train" in splits:
+        faults += absent_classes(splits["train"], meta, f"{folder / 'train.npz'}")
     return faults

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 
-from tardiff.config import NORMALIZERS
 from tardiff.utils.checkpoint import fingerprint, read_json, write_json
 from tardiff.utils.errors import UserError
 
@@ -44,8 +43,6 @@ class Normalizer:
     def fit(kind: str, x: np.ndarray) -> Normalizer:
         """Fit on the training values x (N, L, C) in raw units; NaN is ignored. Raises UserError on a channel that is
         never observed."""
-        if kind not in NORMALIZERS:
-            raise UserError(f"normaliser '{kind}' is not one of {', '.join(NORMALIZERS)}.")
         by_channel = np.moveaxis(x, 2, 0).reshape(x.shape[2], -1)
         channels = [values[np.isfinite(values)].astype(np.float64) for values in by_channel]
         for number, values in enumerate(channels):

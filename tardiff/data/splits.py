@@ -11,6 +11,9 @@ from tardiff.data.format import SPLIT_NAMES, Dataset, Split
 from tardiff.data.imputation import Imputation
 from tardiff.utils.errors import UserError
 
+_GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, modulo 1, are spread about evenly over [0, 1), however many there are."""
+
 
 def check_ratios(ratios: Sequence[float], seed: int) -> None:
     """Raise UserError if the ratios are not positive shares of 1, or the seed of the split is negative."""
@@ -28,28 +31,61 @@ def split_subjects(subject: np.ndarray, y: np.ndarray, ratios: dict[str, float],
     on the set of subjects, their labels and the seed, not on the order of rows.
     Raises UserError if a part would stay empty.
     """
-    if len(subject) != len(y):
-        raise UserError(f"{len(subject)} subjects but {len(y)} labels; expected one of each per row.")
     check_ratios(list(ratios.values()), seed)
+    order, inverse = _stratified_order(subject, y, seed)
+    edges = np.rint(np.cumsum([0.0, *ratios.values()]) * len(order)).astype(int)
+    parts = {}
+    for name, start, end in zip(ratios, edges[:-1], edges[1:], strict=True):
+        parts[name] = np.flatnonzero(np.isin(inverse, order[start:end]))
+        if len(parts[name]) == 0:
+            raise UserError(f"split '{name}' would be empty: {len(order)} subjects are too few for ratios {ratios}.")
+    return parts
+
+
+def _stratified_order(subject: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the subjects in an order of which every contiguous piece is stratified by the highest label
+    of each subject, and the number of the subject of each row (N,)."""
     subjects, inverse = np.unique(subject, return_inverse=True)
     stratum = np.full(len(subjects), np.iinfo(np.int64).min)
     np.maximum.at(stratum, inverse, y)
     generator = np.random.default_rng(seed)
-    # Interleaving the shuffled strata by their relative rank keeps every contiguous piece stratified.
+    # The shuffled strata, interleaved by their relative rank.
     position = np.empty(len(subjects))
     for label in np.unique(stratum):
         members = generator.permutation(np.flatnonzero(stratum == label))
         position[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    order = np.argsort(position, kind="stable")
-    edges = np.rint(np.cumsum([0.0, *ratios.values()]) * len(subjects)).astype(int)
-    parts = {}
-    for name, start, end in zip(ratios, edges[:-1], edges[1:], strict=True):
-        chosen = np.zeros(len(subjects), dtype=bool)
-        chosen[order[start:end]] = True
-        parts[name] = np.flatnonzero(chosen[inverse])
-        if len(parts[name]) == 0:
-            raise UserError(f"split '{name}' would be empty: {len(subjects)} subjects are too few for ratios {ratios}.")
-    return parts
+    return np.argsort(position, kind="stable"), inverse
+
+
+def subset_of_rows(dataset: Dataset, rows: int, number: int, seed: int) -> Dataset:
+    """Return a dataset with at most `rows` rows of train and val together, as near to it as whole subjects allow, and
+    its test as it is.
+
+    Train and val, of a val with given halves each half, give rows in proportion to their sizes, by subject and
+    stratified by label: so many of the subjects in a drawn order, from a point on that the number of the subset sets. A
+    subset holds that of fewer rows with the same number; numbers 0, 1, ..., as many as there are, share few subjects.
+    Gaps stay as they were filled, which took no label. Raises UserError if there are fewer rows.
+    """
+    whole = len(dataset.train) + len(dataset.val)
+    if rows > whole:
+        raise UserError(f"{dataset.path}: train and val have {whole:,} rows, asked for {rows:,}.")
+    half = dataset.val.guidance
+    parts = [("train", np.arange(len(dataset.train))),
+             *(("val", np.flatnonzero(of_part)) for of_part in
+               ([np.ones(len(dataset.val), dtype=bool)] if half is None else [half, ~half]))]
+    edges = np.rint(np.cumsum([0, *(len(part) for _, part in parts)]) * rows / whole).astype(int)
+    chosen: dict[str, list[np.ndarray]] = {"train": [], "val": []}
+    for (name, part), most in zip(parts, np.diff(edges), strict=True):
+        split = dataset.splits[name]
+        order, inverse = _stratified_order(split.subjects()[part], split.y[part], seed)
+        order = np.roll(order, -int(number * _GOLDEN % 1 * len(order)))
+        drawn = order[np.cumsum(np.bincount(inverse)[order]) <= most]
+        chosen[name].append(part[np.isin(inverse, drawn)])
+    drawn = {name: dataset.splits[name][np.sort(np.concatenate(of_name))] for name, of_name in chosen.items()}
+    # The rarest class of a few rows may be another one.
+    meta = replace(dataset.meta.with_positive(dataset.train.y), cohort={},
+                   name=f"{dataset.meta.name}, subset {number} of {rows:,} rows")
+    return Dataset(dataset.path, meta, dataset.splits | drawn)
 
 
 def split_by_subject(whole: Split, ratios: dict[str, float], seed: int) -> dict[str, Split]:
@@ -79,12 +115,15 @@ def with_target(source: Split, target: dict[str, Split]) -> dict[str, Split]:
     return {"train": source, "val": replace(joined(halves), guidance=is_guidance), "test": target["test"]}
 
 
-def split_with_target(whole: Split, is_target: np.ndarray, ratios: dict[str, float], seed: int) -> dict[str, Split]:
+def split_with_target(whole: Split, is_target: np.ndarray | None, ratios: dict[str, float], seed: int
+                      ) -> dict[str, Split]:
     """Divide rows, of which is_target (N,) bool are of the target, as `with_target` does; the target's by subject and
-    ratios, stratified by label.
+    ratios, stratified by label. None: all rows so, for they are of one population.
 
     Raises UserError if a part would stay empty.
     """
+    if is_target is None:
+        return split_by_subject(whole, ratios, seed)
     for name, rows in (("source", ~is_target), ("target", is_target)):
         if not rows.any():
             raise UserError(f"no row is of the {name}.")
@@ -95,14 +134,15 @@ def split_with_target(whole: Split, is_target: np.ndarray, ratios: dict[str, flo
 def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset:
     """Return one of `count` rotations of the splits of a dataset, for cross-fitting: every row is tested once.
 
-    All rows are cut by subject into `count` folds, stratified by label. Rotation `number` (0-based) tests on the fold
-    of its number, validates on the next one and trains on the others, whose observed cells set the medians that gaps
-    are filled with. Raises UserError if a fold would be empty, or if test is of another population than train.
+    All rows of the splits that were read are cut by subject into `count` folds, stratified by label. Rotation `number`
+    (0-based) tests on the fold of its number, validates on the next one and trains on the others, whose observed cells
+    set the medians that gaps are filled with. Raises UserError if a fold would be empty, or if test is of another
+    population than train.
     """
     if dataset.val.guidance is not None:
         raise UserError(f"{dataset.path}: has a target of its own, which its train rows are not of, so they cannot be "
-                        "tested in turn. Give rotations=1.")
-    whole = joined([dataset.splits[name] for name in SPLIT_NAMES])
+                        "tested in turn.")
+    whole = joined([dataset.splits[name] for name in SPLIT_NAMES if name in dataset.splits])
     folds = split_by_subject(whole, {str(fold): 1 / count for fold in range(count)}, seed)
     of_test, of_val = str(number), str((number + 1) % count)
     train = joined([fold for name, fold in folds.items() if name not in (of_test, of_val)])

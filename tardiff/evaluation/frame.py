@@ -131,15 +131,21 @@ def utility_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
         real_rows = {"real_rows": int(of_arm.pop("real_rows")["mean"])} if "real_rows" in of_arm else {}
         rows.append({"arm": label, "judge": judge, "protocol": protocol, "synthetic": synthetic, "ratio": ratio,
                      "weight": weight, "targets": targets, **real_rows, **of_arm})
-    families: dict[tuple[str, str, bool], list[Summary]] = {}
     for row in rows:
         controls = [other for other in rows if other["judge"] == row["judge"] and other["protocol"] in CONTROLS]
+        for key in [key for key in row if key.endswith("_minus_control")]:
+            metric = key.removesuffix("_minus_control")
+            row[key]["control"] = best_control(metric, {control["protocol"]: control[metric]["mean"]
+                                                        for control in controls})
+    return adjusted_together(rows)
+
+
+def adjusted_together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `utility_rows`, of one evaluation or several, with `p_adjusted` over all of them."""
+    families: dict[tuple[str, str, bool], list[Summary]] = {}
+    for row in rows:
         for key in [key for key in row if "_minus_" in key]:
             families.setdefault((row["judge"], key, row["synthetic"] is None), []).append(row[key])
-            metric, _, baseline = key.partition("_minus_")
-            if baseline == "control":
-                means = {control["protocol"]: control[metric]["mean"] for control in controls}
-                row[key]["control"] = best_control(metric, means)
     for family in families.values():
         for difference, adjusted in zip(family, holm(np.array([one["p"] for one in family])), strict=True):
             difference["p_adjusted"] = float(adjusted)

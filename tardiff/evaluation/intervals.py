@@ -80,11 +80,18 @@ def level_interval(mean: float, error: float, freedom: float, subjects: float) -
     size = mean * (1 - mean) / error**2 if error > _ROUNDING else subjects
     if size <= 0:
         return mean, mean
-    shrinking = 1 + quantile**2 / size
-    middle = (mean + quantile**2 / (2 * size)) / shrinking
-    half = quantile / shrinking * np.sqrt(mean * (1 - mean) / size + quantile**2 / (4 * size**2))
+    low, high = wilson_interval(mean, size, quantile)
     # Rounding may put an end on the wrong side of a mean of 0 or 1.
-    return float(np.clip(middle - half, 0, mean)), float(np.clip(middle + half, mean, 1))
+    return float(np.clip(low, 0, mean)), float(np.clip(high, mean, 1))
+
+
+def wilson_interval(share: np.ndarray | float, size: np.ndarray | float, quantile: float
+                    ) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Return the interval of a share of so many rows, to rounding within [0, 1] (Wilson 1927)."""
+    shrinking = 1 + quantile**2 / size
+    middle = (share + quantile**2 / (2 * size)) / shrinking
+    half = quantile / shrinking * np.sqrt(share * (1 - share) / size + quantile**2 / (4 * size**2))
+    return middle - half, middle + half
 
 
 def p_value(difference: float, error: float, freedom: float) -> float:

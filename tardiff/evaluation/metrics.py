@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import ndtri
 
+from tardiff.evaluation.intervals import wilson_interval
+
 
 def auroc(y: np.ndarray, p: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Area under the ROC curve of the positive class; for K > 2 the macro mean of one-vs-rest."""
@@ -125,7 +127,8 @@ def reliability_curve(y: np.ndarray, p: np.ndarray, bins: int = 10, label: int =
     count = np.bincount(number)
     observed = np.bincount(number, weights=y == label) / count
     owner = np.arange(len(y)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
-    low, high = _wilson(observed, np.bincount(np.unique(np.column_stack([number, owner]), axis=0)[:, 0]))
+    subjects_of = np.bincount(np.unique(np.column_stack([number, owner]), axis=0)[:, 0])
+    low, high = np.clip(wilson_interval(observed, subjects_of, ndtri(0.975)), 0, 1)
     return {"predicted": np.bincount(number, weights=score) / count, "observed": observed, "count": count,
             "low": low, "high": high}
 
@@ -135,14 +138,6 @@ def calibration_error(y: np.ndarray, p: np.ndarray, label: int = 1) -> float:
     (the expected calibration error of Naeini et al. 2015, with bins of equal count)."""
     curve = reliability_curve(y, p, label=label)
     return float(np.average(np.abs(curve["predicted"] - curve["observed"]), weights=curve["count"]))
-
-
-def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z = ndtri(0.975)
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def best_f1_threshold(y: np.ndarray, p: np.ndarray, minority: int) -> float:

@@ -36,6 +36,31 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
             for name, (turn, colour) in zip(names, choices, strict=False)}
 
 
+def _panels(count: int, columns: int, size: tuple[float, float], margins: tuple[float, float] = (0.0, 0.0),
+           **shared: bool) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes (count,) in rows of so many columns, the size of each and the margins around all in
+    inches; shared: as of `Figure.subplots`."""
+    lines = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns + margins[0], size[1] * lines + margins[1]), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, **shared).ravel()
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _line_legend(figure: Figure, axis: Axes, lines: dict[str, dict[str, Any]], columns: int) -> None:
+    """Put a legend above all panels: a line of each name in its style."""
+    handles = [axis.plot([], [], label=plain(name), **style)[0] for name, style in lines.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _without_markers(style_of: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the colour and the line style of each name."""
+    return {name: {"color": style["color"], "linestyle": style["linestyle"]} for name, style in style_of.items()}
+
+
 def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
     """Draw the norm of the mean guidance gradient and the mean of its rows' norms per class, with 10-90 % whiskers.
 
@@ -62,25 +87,19 @@ def influence_curves(sets: dict[str, tuple[np.ndarray, np.ndarray]], classes: li
 
     sets: influence (N,) and label (N,) by name. The axis is linear around 0 and logarithmic beyond.
     """
-    figure = Figure(figsize=(1 + 3.9 * len(classes), 4.0), layout="constrained")
-    axes = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
-    style_of = styles(sets)
+    figure, axes = _panels(len(classes), len(classes), (3.9, 4.0), (1, 0), sharex=True, sharey=True)
+    style_of = _without_markers(styles(sets))
     for label, axis in enumerate(axes):
         for name, (scores, y) in sets.items():
             ordered = np.sort(scores[y == label])
             axis.step(ordered, np.arange(1, len(ordered) + 1) / max(len(ordered), 1), where="post", linewidth=1.5,
-                      color=style_of[name]["color"], linestyle=style_of[name]["linestyle"])
+                      **style_of[name])
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(plain(classes[label]), fontsize=10)
     _logarithmic_beyond(axes[0], np.concatenate([scores for scores, _ in sets.values()]), "x")
-    for axis in axes:
-        axis.tick_params(labelsize=8)
     axes[0].set_ylabel("share of series at or below", fontsize=9)
     figure.supxlabel("influence (right of 0: training on the series lowers the guidance loss)", fontsize=9)
-    handles = [axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=plain(name))[0]
-               for name, style in style_of.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(sets), 2 * len(classes)), fontsize=9,
-                  frameon=False)
+    _line_legend(figure, axes[0], style_of, min(len(sets), 2 * len(classes)))
     return figure
 
 
@@ -90,8 +109,7 @@ def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float
     series: {set, influence, fall_at_RATE ...} each. Both axes are linear around 0 and logarithmic beyond; on the line,
     measured and predicted are equal.
     """
-    figure = Figure(figsize=(1 + 3.9 * len(learning_rates), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(learning_rates), squeeze=False, sharex=True, sharey=True)[0]
+    figure, axes = _panels(len(learning_rates), len(learning_rates), (3.9, 4.6), (1, 0), sharex=True, sharey=True)
     style_of = styles(dict.fromkeys(one["set"] for one in series))
     influence = np.array([one["influence"] for one in series])
     for axis, rate in zip(axes, learning_rates, strict=True):
@@ -102,7 +120,6 @@ def fine_tuning_scatter(series: list[dict[str, Any]], learning_rates: list[float
         axis.axline((0, 0), (1, 1), color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(f"learning rate {rate:g}", fontsize=10)
         _logarithmic_beyond(axis, influence, "xy")
-        axis.tick_params(labelsize=8)
     axes[0].set_ylabel("measured fall of the guidance loss / learning rate", fontsize=9)
     figure.supxlabel("influence", fontsize=9)
     handles = [axes[0].scatter([], [], s=24, color=style["color"], marker=style["marker"], label=plain(name))
@@ -155,17 +172,11 @@ def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, see
     (real_name, real), *others = flat.items()
     components = PCA(2, svd_solver="full").fit(real)
     shares, points = components.explained_variance_ratio_, {name: components.transform(x) for name, x in flat.items()}
-    columns = min(len(others), 3)
-    lines = -(-len(others) // columns)
-    figure = Figure(figsize=(3.4 * columns + 0.4, 3.3 * lines + 0.3), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, (name, _) in zip(axes, others, strict=False):
+    figure, axes = _panels(len(others), min(len(others), 3), (3.4, 3.3), (0.4, 0.3), sharex=True, sharey=True)
+    for axis, (name, _) in zip(axes, others, strict=True):
         for who, colour, marker in ((real_name, "0.55", "o"), (name, COLOURS[1], "x")):
             axis.scatter(*points[who].T, s=9, color=colour, marker=marker, alpha=0.5, linewidth=0.7, label=who)
         axis.set_title(plain(name), fontsize=10)
-        axis.tick_params(labelsize=8)
-    for axis in axes[len(others):]:
-        axis.set_visible(False)
     limits = np.abs(np.percentile(points[real_name], [0.5, 99.5], axis=0)).max(axis=0) * 1.6
     axes[0].set(xlim=(-limits[0], limits[0]), ylim=(-limits[1], limits[1]))
     handles, _ = axes[0].get_legend_handles_labels()
@@ -185,10 +196,8 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
     names = list(dict.fromkeys(shown_set(row) for row in rows if row["protocol"] == "TSRTR"))
     style_of = styles(names)
     ratios = sorted({row["ratio"] for row in rows if row["protocol"] == "TSRTR"})
-    # Many intervals need the whole width.
-    lines, columns = (len(metrics), 1) if len(names) * len(ratios) > 20 else (1, len(metrics))
-    figure = Figure(figsize=(4.2 * len(metrics) + 0.4, 2.6 * lines + 1), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True).ravel()
+    columns = 1 if len(names) * len(ratios) > 20 else len(metrics)  # Many intervals need the whole width.
+    figure, axes = _panels(len(metrics), columns, (4.2 * len(metrics) / columns, 2.6), (0.4, 1), sharex=True)
     real_line, chance_line = {"color": "0.3", "linestyle": (0, (5, 2))}, {"color": "0.6", "linestyle": ":"}
     for axis, (key, (title, chance)) in zip(axes, metrics.items(), strict=True):
         axis.axhline(real[key]["mean"], linewidth=1.2, **real_line)
@@ -207,12 +216,44 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
         axis.set_xlim(-0.5, len(ratios) - 0.5)
-        axis.tick_params(labelsize=8)
     figure.supxlabel("ratio: synthetic series added per real training series", fontsize=9)
-    handles = [axes[0].plot([], [], label="real alone (TRTR)", **real_line)[0],
-               axes[0].plot([], [], label="chance", **chance_line)[0],
-               *(axes[0].plot([], [], label=plain(name), **style)[0] for name, style in style_of.items())]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9, frameon=False)
+    _line_legend(figure, axes[0], {"real alone (TRTR)": real_line, "chance": chance_line, **style_of}, 4)
+    return figure
+
+
+def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
+    """Draw the gain of each arm with synthetic series over the best control, where there are none over TRTR, over the
+    number of labelled rows, with 95 % intervals; a row per judge, a column per metric.
+
+    rows: as `tardiff.evaluation.gain_map.map_rows` returns them. metrics: key -> title.
+    """
+    of_sets = [row for row in rows if row["synthetic"] is not None]
+    baseline = "control" if any("auroc_minus_control" in row for row in of_sets) else "trtr"
+    style_of, sizes = styles(dict.fromkeys(row["arm"] for row in of_sets)), sorted({row["n"] for row in rows})
+    judges = list(dict.fromkeys(row["judge"] for row in of_sets))
+    figure = Figure(figsize=(5.2 * len(metrics) + 0.4, 3.4 * len(judges) + 0.6 + 0.08 * len(style_of)),
+                    layout="constrained")
+    axes = figure.subplots(len(judges), len(metrics), squeeze=False, sharex=True)
+    for (line, judge), (column, (key, title)) in itertools.product(enumerate(judges), enumerate(metrics.items())):
+        axis = axes[line, column]
+        axis.axhline(0, color="0.3", linewidth=1)
+        for number, (arm, style) in enumerate(style_of.items()):
+            found = [(row["n"], row[f"{key}_minus_{baseline}"]) for row in of_sets
+                     if row["arm"] == arm and row["judge"] == judge]
+            # Beside each other, on an axis where sizes a factor of two apart are the closest.
+            position = np.array([n for n, _ in found]) * 1.3 ** ((number + 0.5) / len(style_of) - 0.5)
+            middle, low, high = (np.array([gain[part] for _, gain in found]) for part in ("mean", "low", "high"))
+            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
+                          markersize=4, elinewidth=0.8, **style)
+        axis.set_title(plain(f"{judge}: {title}"), fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("labelled rows: training, guidance and selection", fontsize=9)
+    figure.supylabel("gain over " + ("the best control" if baseline == "control" else "TRTR"), fontsize=9)
+    handles = [axes[0, 0].plot([], [], label=plain(arm), **style)[0] for arm, style in style_of.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
@@ -224,23 +265,18 @@ def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) ->
     of each of the others.
     """
     (first, behind), *others = curves.items()
-    panels = others or [(first, behind)]
-    columns = min(len(panels), 4)
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(2.7 * columns, 4.6) + 0.3, 2.7 * lines + 0.7), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    drawn = others or [(first, behind)]
+    columns = min(len(drawn), 4)
+    figure, axes = _panels(len(drawn), columns, (max(2.7, 4.6 / columns), 2.7), (0.3, 0.7), sharex=True, sharey=True)
     top = max(1e-3, *(float(np.max(curve[key])) for curve in curves.values() for key in ("predicted", "high")))
-    for axis, (name, curve) in zip(axes, panels, strict=False):
+    for axis, (name, curve) in zip(axes, drawn, strict=True):
         axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
-        for title, drawn, colour, marker in ((first, behind, "0.45", "s"), (name, curve, COLOURS[0], "o"))[not others:]:
-            middle = np.array(drawn["observed"])
-            bars = np.maximum([middle - np.array(drawn["low"]), np.array(drawn["high"]) - middle], 0)
-            axis.errorbar(drawn["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
+        for title, line, colour, marker in ((first, behind, "0.45", "s"), (name, curve, COLOURS[0], "o"))[not others:]:
+            middle = np.array(line["observed"])
+            bars = np.maximum([middle - np.array(line["low"]), np.array(line["high"]) - middle], 0)
+            axis.errorbar(line["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
                           color=colour, marker=marker, label=title if title == first else "the arm above")
         axis.set_title(plain(name), fontsize=9)
-        axis.tick_params(labelsize=8)
-    for axis in axes[len(panels):]:
-        axis.set_visible(False)
     axes[0].set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
     figure.supxlabel(plain(f"predicted probability of: {label}"), fontsize=9)
     figure.supylabel("observed share", fontsize=9)
@@ -252,21 +288,15 @@ def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) ->
 def attack_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draw the ROC of the membership attack by name, (false positive rate, true positive rate), on linear and on
     logarithmic axes; the latter shows whether a few records are laid open."""
-    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
-    axes = figure.subplots(1, 2)
-    style_of = styles(curves)
+    figure, axes = _panels(2, 2, (4.1, 4.2))
+    style_of = _without_markers(styles(curves))
     for axis, scale in zip(axes, ("linear", "log"), strict=True):
         axis.plot([1e-3, 1], [1e-3, 1], color="0.6", linewidth=1, linestyle=(0, (5, 2)))
         for name, (false_positive, true_positive) in curves.items():
-            style = style_of[name]
-            axis.plot(false_positive, true_positive, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
+            axis.plot(false_positive, true_positive, linewidth=1.5, **style_of[name])
         low = 0 if scale == "linear" else 1e-3
         axis.set(xscale=scale, yscale=scale, xlim=(low, 1), ylim=(low, 1.02))
-        axis.tick_params(labelsize=8)
     figure.supxlabel("share of non-members called members", fontsize=9)
     figure.supylabel("share of members found", fontsize=9)
-    handles = [axes[0].plot([], [], color="0.6", linestyle=(0, (5, 2)), label="chance")[0],
-               *(axes[0].plot([], [], color=style["color"], linestyle=style["linestyle"], label=plain(name))[0]
-                 for name, style in style_of.items())]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    _line_legend(figure, axes[0], {"chance": {"color": "0.6", "linestyle": (0, (5, 2))}, **style_of}, 3)
     return figure

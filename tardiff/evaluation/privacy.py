@@ -88,16 +88,12 @@ def membership_attack(members: Split, non_members: Split, synthetic: np.ndarray,
     points = np.stack([_auroc_and_tpr(actual, distance, None)[:, 0] for distance in distances])
     resampled = np.concatenate([np.stack([_auroc_and_tpr(actual, distance, weights) for distance in distances])
                                 for weights in _subject_blocks(groups, resamples, seed)], axis=2)
-    low, high = np.percentile(resampled[0], [2.5, 97.5], axis=1)
-    excess_low, excess_high = np.percentile(resampled[0] - resampled[1], [2.5, 97.5], axis=1)
-    found = (low > [0.5, FALSE_POSITIVE_RATE]) & (excess_low > 0)
-    result = {"flagged": found.any(), "rows": rows, "exact_copies": _share_copied(members.x, non_members.x, synthetic)}
-    for number, name in enumerate(("auroc", "tpr")):
-        result |= {
-            f"flagged_{name}": found[number], name: points[0, number],
-            f"{name}_low": low[number], f"{name}_high": high[number],
-            f"control_{name}": points[1, number], f"excess_{name}": points[0, number] - points[1, number],
-            f"excess_{name}_low": excess_low[number], f"excess_{name}_high": excess_high[number]}
+    figures = {name: _beside_control(name, points[:, number], resampled[:, number], without_leakage) for number, (
+        name, without_leakage) in enumerate((("auroc", 0.5), ("tpr", FALSE_POSITIVE_RATE)))}
+    result = {"flagged": any(found for found, _ in figures.values()), "rows": rows,
+              "exact_copies": _share_copied(members.x, non_members.x, synthetic)}
+    for name, (found, of_attack) in figures.items():
+        result |= {f"flagged_{name}": found, **of_attack}
     near = NEAR_COPY * np.sqrt(records[0].size)
     middle = np.median(others)
     result |= {"dcr_ratio": np.median(own) / middle if middle > 0 else np.nan,
@@ -139,15 +135,21 @@ def label_attack(members: Split, non_members: Split, synthetic: np.ndarray, p: n
     points = np.array([metrics.auroc(actual, _as_scores(one))[0] for one in surprise])
     resampled = np.concatenate([[metrics.auroc(actual, _as_scores(one), weights) for one in surprise]
                                 for weights in _subject_blocks(groups, resamples, seed)], axis=1)
-    result, found = {}, []
-    for name, own, other in (("nearest", 0, 2), ("student", 1, 3)):
-        low, high = np.percentile(resampled[own], [2.5, 97.5])
-        excess_low, excess_high = np.percentile(resampled[own] - resampled[other], [2.5, 97.5])
-        found.append(low > 0.5 and excess_low > 0)
-        result |= {name: points[own], f"{name}_low": low, f"{name}_high": high, f"control_{name}": points[other],
-                   f"excess_{name}": points[own] - points[other], f"excess_{name}_low": excess_low,
-                   f"excess_{name}_high": excess_high}
-    return {key: float(value) for key, value in {"flagged": any(found), "rows": rows, **result}.items()}
+    figures = [_beside_control(name, points[rows_of], resampled[rows_of], 0.5)
+               for name, rows_of in (("nearest", [0, 2]), ("student", [1, 3]))]
+    result = {"flagged": any(found for found, _ in figures), "rows": rows, **figures[0][1], **figures[1][1]}
+    return {key: float(value) for key, value in result.items()}
+
+
+def _beside_control(name: str, points: np.ndarray, resampled: np.ndarray, without_leakage: float
+                    ) -> tuple[bool, dict[str, float]]:
+    """Return whether an attack found more than chance and than its control, and its figures: points (2,) of both, and
+    resampled (2, R), with 95 % intervals."""
+    low, high = np.percentile(resampled[0], [2.5, 97.5])
+    excess_low, excess_high = np.percentile(resampled[0] - resampled[1], [2.5, 97.5])
+    return low > without_leakage and excess_low > 0, {
+        name: points[0], f"{name}_low": low, f"{name}_high": high, f"control_{name}": points[1],
+        f"excess_{name}": points[0] - points[1], f"excess_{name}_low": excess_low, f"excess_{name}_high": excess_high}
 
 
 def roc_curve(result: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -40,7 +40,16 @@ from tardiff.utils.checkpoint import fingerprint
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
 
-METRICS = ("auroc", "auprc", "f1", "f1_selected", "brier", "auprc_macro", "positive_rate")
+METRICS: dict[str, Callable[..., np.ndarray]] = {
+    "auroc": lambda y, p, positive, threshold, weights: metrics.auroc(y, p, weights),
+    "auprc": lambda y, p, positive, threshold, weights: metrics.average_precision(y, p, weights, positive),
+    "f1": lambda y, p, positive, threshold, weights: metrics.minority_f1(y, p, positive, None, weights),
+    "f1_selected": lambda y, p, positive, threshold, weights: metrics.minority_f1(y, p, positive, threshold, weights),
+    "brier": lambda y, p, positive, threshold, weights: metrics.brier(y, p, weights),
+    "auprc_macro": lambda y, p, positive, threshold, weights: metrics.macro_average_precision(y, p, weights),
+    "positive_rate": lambda y, p, positive, threshold, weights: metrics.predicted_share(p, positive, weights)}
+"""metric(labels y (N,), probabilities p (N, K), positive class, threshold chosen for it, row weights (R, N) or None) ->
+(R,)."""
 
 FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """fit(training rows, selection rows, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
@@ -320,12 +329,18 @@ def with_chosen_weights(results: Predictions, protocol: Protocol | Rotations
     for line, arms in candidates.items():
         chosen = [min(arms, key=partial(_selection_loss, results, protocol.selection.y, rows))
                   for rows, _ in protocol.pieces]
-        found[line] = [tuple(np.concatenate([results[arm][seed][part][piece[part]]
-                                             for arm, piece in zip(chosen, protocol.pieces, strict=True)])
-                             for part in (0, 1)) for seed in range(len(results[arms[0]]))]
+        found[line] = piecewise(results, chosen, protocol)
         if line.protocol == MIXED:
             weights[line] = [arm.weight for arm in chosen]
     return found, weights
+
+
+def piecewise(results: Predictions, chosen: list[Arm], protocol: Protocol | Rotations
+              ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the predictions of each seed that are those of another arm on every piece of the protocol."""
+    return [tuple(np.concatenate([results[arm][seed][part][piece[part]]
+                                  for arm, piece in zip(chosen, protocol.pieces, strict=True)]) for part in (0, 1))
+            for seed in range(len(results[chosen[0]]))]
 
 
 def _selection_loss(results: Predictions, y: np.ndarray, rows: slice, arm: Arm) -> float:
@@ -350,45 +365,76 @@ def stratified_rows(y: np.ndarray, count: int, seed: int, name: str) -> np.ndarr
     return order[np.argsort(rank, kind="stable")[:count]]
 
 
+MetricTable = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Of each metric the values (S,) by repeat, and (S, R) by repeat and draw of the scored subjects."""
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """What an arm scores, by repeat: a seed of the classifiers. The draws of subjects are those of all arms.
+
+    real_rows: the labelled real rows trained on. freedom: that of a variance over subjects. datasets: the number of the
+    synthetic dataset of each repeat, None where there is none. weights: of MIXED, those that the rotations chose.
+    """
+
+    table: MetricTable
+    real_rows: int
+    freedom: int
+    datasets: list[int | None]
+    weights: list[float]
+
+
+def scores_of(results: Predictions, protocol: Protocol | Rotations, resamples: int, seed: int = 0
+              ) -> dict[Arm, ArmScores]:
+    """Return what each arm scores, with one arm of MIXED in place of its candidates (see `with_chosen_weights`)."""
+    results, chosen = with_chosen_weights(results, protocol)
+    subjects = protocol.scored.subjects()
+    weights, freedom = subject_weights(subjects, resamples, seed), subject_freedom(protocol.scored.y, subjects)
+    return {arm: ArmScores(_metric_table(fits, protocol, weights), protocol.real_rows(arm), freedom,
+                           [protocol.dataset_number(arm, number) for number in range(len(fits))], chosen.get(arm, []))
+            for arm, fits in results.items()}
+
+
 def score_arms(results: Predictions, protocol: Protocol | Rotations, reference: str | None, resamples: int,
                seed: int = 0) -> pd.DataFrame:
-    """Return the results of all arms as a long frame (see `tardiff.evaluation.frame`), by classifier seed.
+    """Return the results of all arms as a long frame, by classifier seed; see `scores_frame`."""
+    return scores_frame(scores_of(results, protocol, resamples, seed), reference)
+
+
+def scores_frame(scores: dict[Arm, ArmScores], reference: str | None = None) -> pd.DataFrame:
+    """Return what arms score as a long frame (see `tardiff.evaluation.frame`), by repeat.
 
     Keys: `real_rows`, the labelled real rows trained on; each of METRICS, where `positive_rate` is the share of rows
     predicted to be of the positive class; `<metric>_minus_trtr`, `<metric>_minus_reference` and, of arms with synthetic
-    rows, `<metric>_minus_control`, the differences, paired by seed, to TRTR, to the same protocol on the synthetic set
-    `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control and
-    makes a gain harder to claim, never easier; `<metric>_minus_teacher`, to the control teacher_labels, whichever is
-    the best; for each of these `<key>_subject_variance`, the `main_subject_variance`
-    of a bootstrap over the subjects of the scored split, with the same draws for all arms; and once per arm the
-    `subject_freedom` of all of these. Of MIXED, `weight`, the one that each rotation chose (see
-    `with_chosen_weights`).
+    rows, `<metric>_minus_control`, the differences, paired by repeat, to TRTR, to the same protocol on the synthetic
+    set `reference` and to the judge's `best_control`, chosen on the scored rows themselves, which favours the control
+    and makes a gain harder to claim, never easier; `<metric>_minus_teacher`, to the control teacher_labels, whichever
+    is the best; for each of these `<key>_subject_variance`, the `main_subject_variance` of a bootstrap over the
+    subjects of the scored split; and once per arm the `subject_freedom` of all of these. Of MIXED, `weight`, the one
+    that each rotation chose (see `with_chosen_weights`).
     """
-    results, chosen = with_chosen_weights(results, protocol)
-    weights = subject_weights(protocol.scored.subjects(), resamples, seed)
-    freedom = subject_freedom(protocol.scored.y, protocol.scored.subjects())
-    tables = {arm: _metric_table(fits, protocol, weights) for arm, fits in results.items()}
     rows = []
-    for arm, table in tables.items():
-        rows += [(*arm.place, SUBJECT_FREEDOM, None, None, freedom),
-                 (*arm.place, "real_rows", None, None, protocol.real_rows(arm)),
-                 *((*arm.place, "weight", None, None, weight) for weight in chosen.get(arm, []))]
-        for name in METRICS:
-            keys = {name: table[name]}
-            means = {other: of_other[name][0].mean() for other, of_other in tables.items() if other.judge == arm.judge
-                     and other.protocol in CONTROLS}
+    for arm, own in scores.items():
+        rows += [(*arm.place, SUBJECT_FREEDOM, None, None, own.freedom),
+                 (*arm.place, "real_rows", None, None, own.real_rows),
+                 *((*arm.place, "weight", None, None, weight) for weight in own.weights)]
+        for name in own.table:
+            keys = {name: own.table[name]}
+            means = {other: of_other.table[name][0].mean() for other, of_other in scores.items()
+                     if other.judge == arm.judge and other.protocol in CONTROLS}
             baselines = {"trtr": Arm("TRTR", judge=arm.judge),
                          "reference": Arm(arm.protocol, reference, arm.ratio, arm.judge, arm.targets),
                          "control": best_control(name, means) if arm.synthetic is not None else None,
                          "teacher": Arm("teacher_labels", judge=arm.judge) if arm.synthetic is not None else None}
             for key, baseline in baselines.items():
-                if baseline in tables and baseline != arm:
+                if baseline in scores and baseline != arm:
                     keys[f"{name}_minus_{key}"] = tuple(
-                        own - other for own, other in zip(table[name], tables[baseline][name], strict=True))
+                        one - other for one, other in zip(own.table[name], scores[baseline].table[name], strict=True))
             for key, (values, resampled) in keys.items():
-                rows += [(*arm.place, key, protocol.dataset_number(arm, number), number, value)
-                         for number, value in enumerate(values)]
-                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None, main_subject_variance(resampled, freedom)))
+                rows += [(*arm.place, key, *repeat, value)
+                         for *repeat, value in zip(own.datasets, range(len(values)), values, strict=True)]
+                rows.append((*arm.place, key + SUBJECT_VARIANCE, None, None,
+                             main_subject_variance(resampled, own.freedom)))
     return long_frame(rows)
 
 
@@ -401,9 +447,8 @@ def subject_weights(subjects: np.ndarray, resamples: int, seed: int) -> np.ndarr
 
 
 def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol | Rotations, weights: np.ndarray
-                  ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each metric its values (S,) by seed, and (S, R) by seed and resample: means over the protocol's
-    pieces."""
+                  ) -> MetricTable:
+    """Return what an arm scores: means over the protocol's pieces."""
     y, positive = protocol.scored.y, protocol.positive
     points: dict[str, list] = {name: [] for name in METRICS}
     resampled: dict[str, list] = {name: [] for name in METRICS}
@@ -413,23 +458,9 @@ def _metric_table(fits: list[tuple[np.ndarray, np.ndarray]], protocol: Protocol 
             threshold = metrics.best_f1_threshold(protocol.selection.y[chosen], selection[chosen], positive)
             blocks = np.array_split(weights[:, tested], max(len(weights) // 50, 1))  # Metrics copy their weights.
             for found, parts in zip(of_pieces, ([None], blocks), strict=True):
-                found.append(_scores(parts, y[tested], scored[tested], positive, threshold))
+                found.append({name: np.concatenate([metric(y[tested], scored[tested], positive, threshold, part)
+                                                    for part in parts]) for name, metric in METRICS.items()})
         for values, found in zip((points, resampled), of_pieces, strict=True):
             for name in METRICS:
                 values[name].append(np.mean([of_piece[name] for of_piece in found], axis=0))
     return {name: (np.concatenate(points[name]), np.stack(resampled[name])) for name in METRICS}
-
-
-def _scores(parts: list, y: np.ndarray, p: np.ndarray, positive: int, threshold: float) -> dict[str, np.ndarray]:
-    """Return each metric of labels y (N,) and probabilities p (N, K) under parts of row weights (R, N), or None."""
-    return {"auroc": _over(parts, metrics.auroc, y, p),
-            "auprc": _over(parts, partial(metrics.average_precision, positive=positive), y, p),
-            "f1": _over(parts, metrics.minority_f1, y, p, positive, None),
-            "f1_selected": _over(parts, metrics.minority_f1, y, p, positive, threshold),
-            "brier": _over(parts, metrics.brier, y, p),
-            "auprc_macro": _over(parts, metrics.macro_average_precision, y, p),
-            "positive_rate": _over(parts, metrics.predicted_share, p, positive)}
-
-
-def _over(blocks: list, metric: Callable[..., np.ndarray], *arguments: Any) -> np.ndarray:
-    return np.concatenate([metric(*arguments, weights=block) for block in blocks])

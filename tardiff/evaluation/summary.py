@@ -11,6 +11,7 @@ import pandas as pd
 
 from tardiff.evaluation.frame import Summary
 from tardiff.evaluation.intervals import ASSUMED_AUROC, ASSUMED_CORRELATION, subject_counts, visible_beforehand
+from tardiff.evaluation.protocol import METRICS
 from tardiff.utils.checkpoint import write_json, write_text
 
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
@@ -48,6 +49,28 @@ def seen_beforehand(y: np.ndarray, subjects: np.ndarray, classes: list[str]) -> 
             f"differences below about {visible_beforehand(y, subjects):.3f} AUROC are missed in more than one of five "
             f"evaluations, however many seeds (assuming AUROC {ASSUMED_AUROC:g}, correlated {ASSUMED_CORRELATION:g} "
             "between two classifiers).")
+
+
+def tidy_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one line for each row of `utility_rows` and metric; `tardiff.stages.evaluate.evaluate_sets` says what the
+    columns are."""
+    lines = []
+    for row in rows:
+        for metric in METRICS:
+            line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
+                    "targets": row["targets"],
+                    "ratio": row["ratio"], "weight": row["weight"], "real_rows": row["real_rows"], "metric": metric,
+                    **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
+            for prefix, key in (("", "trtr"), ("control_", "control"), ("teacher_", "teacher")):
+                if (difference := row.get(f"{metric}_minus_{key}")) is not None:
+                    line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
+                             **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
+                    line |= {"control": difference["control"]} if "control" in difference else {}
+            lines.append(line)
+    differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(lines, columns=[
+        "judge", "set", "protocol", "targets", "ratio", "weight", "real_rows", "metric", "mean", "sd", "low", "high",
+        *differences, "control", *(f"{key}_{name}" for key in ("control", "teacher") for name in differences)])
 
 
 def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:

@@ -6,17 +6,18 @@ eta G . grad loss(z): influence is + G . grad loss(z) (paper, Algorithm 1, step 
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tardiff.influence.task import DownstreamTask, full_precision, norm
-from tardiff.utils.cache import result_path
-from tardiff.utils.checkpoint import fingerprint, load_arrays, remove_leftovers, save_arrays, source_fingerprint
+from tardiff.utils.cache import cached_where_writable
+from tardiff.utils.checkpoint import fingerprint, source_fingerprint
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
@@ -71,23 +72,18 @@ def class_weights(classes: str | list[int] | dict, counts: list[int]) -> dict[in
     Raises UserError on an unknown choice, or on a class without guidance rows.
     """
     present = [label for label, count in enumerate(counts) if count]
-    if isinstance(classes, dict):
-        numeric = all(isinstance(label, int) and isinstance(weight, (int, float)) and weight >= 0
-                      for label, weight in classes.items())
-        weights = {label: float(weight) for label, weight in classes.items()} if numeric else {}
-    elif isinstance(classes, list):
-        weights = {label: float(counts[label]) for label in classes if 0 <= label < len(counts)}
-        weights |= {label: 1.0 for label in classes if not 0 <= label < len(counts)}
+    if isinstance(classes, str):
+        weights = {"all": {label: counts[label] for label in present},
+                   "minority": {min(present, key=counts.__getitem__): 1},
+                   "majority": {max(present, key=counts.__getitem__): 1},
+                   "balanced": dict.fromkeys(present, 1)}.get(classes, {})
     else:
-        weights = {"all": {label: float(counts[label]) for label in present},
-                   "minority": {min(present, key=counts.__getitem__): 1.0},
-                   "majority": {max(present, key=counts.__getitem__): 1.0},
-                   "balanced": dict.fromkeys(present, 1.0)}.get(classes, {})
-    absent = [label for label in weights if label not in present]
-    if absent or not weights or sum(weights.values()) <= 0:
+        weights = classes if isinstance(classes, dict) else {
+            label: counts[label] if label in present else 0 for label in classes}
+    if not weights or weights.keys() - present or min(weights.values()) < 0 or sum(weights.values()) <= 0:
         raise UserError(f"guidance.classes={classes!r}: use all, minority, majority, balanced, or classes with "
                         f"guidance rows {present} and positive weights.")
-    return weights
+    return {label: float(weight) for label, weight in weights.items()}
 
 
 def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_classes: int, num_train: int,
@@ -99,8 +95,8 @@ def compute_guidance_gradient(task: DownstreamTask, x: Tensor, y: Tensor, num_cl
     """
     sums = summed_gradients(task, x, y, y, num_classes, group, torch.float64, batch_size)
     of_class = [{name: value[label].float() for name, value in sums.items()} for label in range(num_classes)]
-    counts = [int((y == label).sum()) for label in range(num_classes)]
-    return GuidanceGradient(of_class, counts, num_train, guidance_key(task, x, y, num_classes, num_train))
+    return GuidanceGradient(of_class, torch.bincount(y, minlength=num_classes).tolist(), num_train,
+                            guidance_key(task, x, y, num_classes, num_train))
 
 
 def summed_gradients(task: DownstreamTask, x: Tensor, y: Tensor, part: Tensor, num_parts: int, group: ProcessGroup,
@@ -140,17 +136,16 @@ def cached_guidance_gradient(folder: str | Path, task: DownstreamTask, x: Tensor
     Several processes compute it together each time, for some might find the file and others not. In a folder that may
     not be written nothing is kept. Raises UserError if the file is damaged.
     """
+    def compute() -> dict[str, np.ndarray]:
+        gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, group)
+        return {f"{label}/{name}": value.numpy() for label, total in enumerate(gradient.sums)
+                for name, value in total.items()}
+
     key = guidance_key(task, x, y, num_classes, num_train)
-    path = result_path(folder, ("guidance_gradient", key))
-    if group.world_size == 1 and path.exists():
-        arrays = load_arrays(path)
-        sums = [{name: torch.from_numpy(arrays[f"{label}/{name}"]) for name in task.parameters}
-                for label in range(num_classes)]
-        return GuidanceGradient(sums, [int((y == label).sum()) for label in range(num_classes)], num_train, key)
-    gradient = compute_guidance_gradient(task, x, y, num_classes, num_train, group)
-    may_write = os.access(folder, os.W_OK) or not Path(folder).exists()
-    if group.is_main and may_write and not path.exists():
-        remove_leftovers(folder)
-        save_arrays(path, **{f"{label}/{name}": value.numpy() for label, total in enumerate(gradient.sums)
-                             for name, value in total.items()})
-    return gradient
+    kept = functools.partial(cached_where_writable, folder, ("guidance_gradient", key))
+    found = kept(compute) if group.world_size == 1 else compute()
+    if group.world_size > 1 and group.is_main:
+        kept(lambda: found)
+    sums = [{name: torch.as_tensor(found[f"{label}/{name}"], dtype=torch.float32) for name in task.parameters}
+            for label in range(num_classes)]
+    return GuidanceGradient(sums, torch.bincount(y, minlength=num_classes).tolist(), num_train, key)

@@ -53,8 +53,8 @@ class Neighbours:
 
     @staticmethod
     def along(task: DownstreamTask, direction: Mapping[str, Tensor]) -> Neighbours:
-        """Return those along G, by parameter name."""
-        step = difference_step(task, direction)
+        """Return those along G, by parameter name, at RELATIVE_STEP of the parameter norm."""
+        step = RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
         return Neighbours(step, task.shifted(direction, step), task.shifted(direction, -step))
 
 
@@ -87,11 +87,6 @@ def head_gradient(task: DownstreamTask, direction: Mapping[str, Tensor], x: Tens
         influence = (slopes * F.linear(hidden, weight, bias)).sum()
         (gradient,) = torch.autograd.grad(influence_weight * influence + loss_weight * loss, x)
     return gradient
-
-
-def difference_step(task: DownstreamTask, direction: Mapping[str, Tensor]) -> float:
-    """Return the e at which derivatives along phi + e G are taken, RELATIVE_STEP of the parameter norm."""
-    return RELATIVE_STEP * norm(task.parameters) / max(norm(direction), 1e-30)
 
 
 def input_gradient(task: DownstreamTask, x: Tensor, y: Tensor, parameters: Mapping[str, Tensor] | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tardiff.influence.guidance import difference_step
+from tardiff.influence.guidance import Neighbours
 from tardiff.influence.task import DownstreamTask, full_precision
 
 
@@ -21,13 +21,10 @@ def influence_scores(task: DownstreamTask, direction: Mapping[str, Tensor], x: T
     The derivative of loss(z; phi + e G) in e at 0, by central difference: two forward passes and no gradient. Positive
     means that training on the sample lowers the guidance loss (paper, section 'Estimates of Influence').
     """
-    device = next(iter(task.parameters.values())).device
-    step = difference_step(task, direction)
-    above, below = (task.shifted(direction, sign * step) for sign in (1, -1))
-    scores = []
-    for start in range(0, len(x), batch_size):
-        part = x[start:start + batch_size].to(device), y[start:start + batch_size].to(device)
+    neighbours, scores = Neighbours.along(task, direction), []
+    for part in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        rows = [values.to(task.device) for values in part]
         with full_precision():
-            difference = task.losses(*part, above).double() - task.losses(*part, below).double()
-        scores.append((difference / (2 * step)).cpu())
+            difference = task.losses(*rows, neighbours.above).double() - task.losses(*rows, neighbours.below).double()
+        scores.append((difference / (2 * neighbours.step)).cpu())
     return torch.cat(scores)

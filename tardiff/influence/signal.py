@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from tardiff.data.format import Split
 from tardiff.data.splits import split_subjects
 from tardiff.influence.gradient import class_weights, guidance_key, summed_gradients
 from tardiff.influence.task import DownstreamTask
@@ -26,15 +26,6 @@ from tardiff.utils.distributed import ProcessGroup
 BLOCKS, FEWEST_BLOCKS = 16, 8
 """Fewer than 8 blocks have too few signs for a range of 95 %."""
 HALVINGS, SIGNS = 20, 1000
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Series x (N, L, C) float32 normalised with their labels y (N,) int64 and subjects (N,)."""
-
-    x: Tensor
-    y: Tensor
-    subjects: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -116,28 +107,26 @@ def agreement_words(found: Agreement | None, classes: str, rows: int) -> list[st
     return lines
 
 
-def guidance_signal(task: DownstreamTask, guidance: Rows, training: Rows, num_classes: int, device: torch.device
+def guidance_signal(task: DownstreamTask, guidance: Split, training: Split, num_classes: int, device: torch.device
                     ) -> GuidanceSignal | None:
-    """Stream the guidance rows and as many training rows, drawn by subject; None where there are fewer than 8
-    subjects.
+    """Stream the guidance rows and as many training rows, drawn by subject, their x normalised; None where there are
+    fewer than 8 subjects.
 
     Memory holds 2 x 16 x K float32 copies of the classifier's parameters.
     """
-    drawn = some_rows(training, len(guidance.y))
-    sides = [(guidance, np.arange(len(guidance.y))), (training, drawn)]
-    count = min(BLOCKS, *(len(np.unique(rows.subjects[chosen])) for rows, chosen in sides))
+    sides = [guidance, training[some_rows(training, len(guidance))]]
+    count = min(BLOCKS, *(len(np.unique(rows.subjects())) for rows in sides))
     if count < FEWEST_BLOCKS:
         return None
     sums, counts = [], []
-    for rows, chosen in sides:
-        y = rows.y[chosen]
-        block = torch.empty(len(y), dtype=torch.int64)
+    for rows in sides:
+        block = torch.empty(len(rows), dtype=torch.int64)
         parts = {str(number): 1 / count for number in range(count)}
-        for name, members in split_subjects(rows.subjects[chosen], y.numpy(), parts, seed=0).items():
+        for name, members in split_subjects(rows.subjects(), rows.y, parts, seed=0).items():
             block[members] = int(name)
+        x, y = torch.from_numpy(rows.x), torch.from_numpy(rows.y)
         part = block * num_classes + y
-        sums.append(summed_gradients(task, rows.x[chosen], y, part, count * num_classes, ProcessGroup(0, 1, device),
-                                     torch.float32))
+        sums.append(summed_gradients(task, x, y, part, count * num_classes, ProcessGroup(0, 1, device), torch.float32))
         counts.append(torch.bincount(part, minlength=count * num_classes))
     shape = (2, count, num_classes)
     rows_of = torch.cat(counts)
@@ -148,16 +137,16 @@ def guidance_signal(task: DownstreamTask, guidance: Rows, training: Rows, num_cl
     return GuidanceSignal(products, rows_of.reshape(shape).numpy())
 
 
-def some_rows(rows: Rows, size: int, seed: int = 0) -> np.ndarray:
+def some_rows(rows: Split, size: int, seed: int = 0) -> np.ndarray:
     """Return the numbers of about `size` rows, of drawn subjects; of all rows where there are no more."""
-    subjects = len(np.unique(rows.subjects))
-    share = size / len(rows.y)
-    if not 0.5 < share * subjects < subjects - 0.5:
-        return np.arange(len(rows.y))
-    return split_subjects(rows.subjects, rows.y.numpy(), {"drawn": share, "rest": 1 - share}, seed)["drawn"]
+    subjects, share = rows.subjects(), size / len(rows)
+    count = len(np.unique(subjects))
+    if not 0.5 < share * count < count - 0.5:
+        return np.arange(len(rows))
+    return split_subjects(subjects, rows.y, {"drawn": share, "rest": 1 - share}, seed)["drawn"]
 
 
-def cached_guidance_signal(folder: str | Path, task: DownstreamTask, guidance: Rows, training: Rows, num_classes: int,
+def cached_guidance_signal(folder: str | Path, task: DownstreamTask, guidance: Split, training: Split, num_classes: int,
                            device: torch.device) -> GuidanceSignal | None:
     """Return `guidance_signal`, read from `folder` where it is kept, else computed and, where it may be written, kept
     there. Raises UserError if the file is damaged."""
@@ -167,7 +156,7 @@ def cached_guidance_signal(folder: str | Path, task: DownstreamTask, guidance: R
             "counts": signal.counts, **{f"products/{name}": values for name, values in signal.products.items()}}
 
     key = ("guidance_signal", BLOCKS, *(part for rows in (guidance, training) for part in (
-        guidance_key(task, rows.x, rows.y, num_classes, len(training.y)), rows.subjects)))
+        guidance_key(task, rows.x, rows.y, num_classes, len(training)), rows.subjects())))
     found = cached_where_writable(folder, key, compute)
     if not found:
         return None

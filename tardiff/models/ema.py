@@ -24,5 +24,6 @@ class EMA:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         averages, values = list(self.module.parameters()), [value.detach() for value in model.parameters()]
         torch._foreach_lerp_(averages, values, weight)
+        # Some change as well, such as the running means of a normalisation in a model of the user's own.
         for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(value)

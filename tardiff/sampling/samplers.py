@@ -43,10 +43,6 @@ class Conditioning:
     location: str = "x0_pred"
     through_denoiser: bool = False
 
-    def __post_init__(self) -> None:
-        if self.step_size not in ("bayes", "constant"):
-            raise ValueError(f"step_size {self.step_size!r}")
-
 
 @dataclass(frozen=True)
 class Prediction:

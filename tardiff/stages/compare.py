@@ -26,7 +26,7 @@ from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
 from tardiff.stages.evaluate import build_protocol, splits_read
-from tardiff.stages.run import Step, generation_steps, require_masks, run_steps, step_of, synthetic_sets, teachers
+from tardiff.stages.run import Step, generation_steps, mask_faults, run_steps, step_of, synthetic_sets, teachers
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
@@ -58,7 +58,6 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     report_config = ReportConfig(**settings | {"synthetic": folders})
     steps = [*(generation_steps(experiment) if experiment is not None else []),
               *(step for of_set in steps_of.values() for step in of_set.values())]
-    require_masks(config.real, steps)
     _check_report(given, report_config, steps, dry_run)
     run_steps(steps, dry_run)
     if dry_run:
@@ -155,6 +154,8 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, steps: lis
     if not inputs_exist(config, given, dry_run):
         return
     real = read_dataset(config.real, splits_read(config))
+    if faults := mask_faults([real], [step.config for step in steps]):
+        raise UserError(faults[0])
     sets = read_sets(given, real)
     guide = report.check_classifier(report_config, real, sets, resolve_device(config.device))
     if guide is not None and guide.reads_mask and any(isinstance(step.config, BaselineConfig) for step in steps):

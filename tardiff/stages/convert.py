@@ -8,26 +8,24 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from tardiff.utils.errors import UserError, exit_on_user_error
+from tardiff.utils.errors import UserError
 
 SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays", "target")
 
 
-def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:
-    """Run the source that the first argument names, with the other arguments; without one, list the sources."""
-    source, *arguments = argv or ["--help"]
+def main(arguments: Sequence[str]) -> None:
+    """Run the source that the first argument names, with the other arguments; without one, list the sources.
+
+    Raises UserError that lists them if it names none.
+    """
+    source, *others = arguments or ["--help"]
     if source in ("-h", "--help"):
-        print(f"usage: {prog} SOURCE --input DIR [--output DIR] [--help] ...\n\n{sources_with_titles()}")
+        print(f"usage: tardiff convert SOURCE --input DIR [--output DIR] [--help] ...\n\n{sources_with_titles()}")
     elif source in SOURCES:
         # By name, so that the packages that another source needs are never imported.
-        importlib.import_module(f"data_preprocess.{source}").main(arguments, prog=f"{prog} {source}")
+        importlib.import_module(f"data_preprocess.{source}").main(others)
     else:
-        exit_on_user_error(lambda: refuse(source))
-
-
-def refuse(source: str) -> None:
-    """Raise UserError that lists the sources."""
-    raise UserError(f"'{source[:200]}' is no source; expected one of\n{sources_with_titles()}")
+        raise UserError(f"'{source[:200]}' is no source; expected one of\n{sources_with_titles()}")
 
 
 def sources_with_titles() -> str:

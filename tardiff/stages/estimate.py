@@ -21,7 +21,7 @@ from tardiff.evaluation.privacy import MAX_TAUGHT
 from tardiff.stages.evaluate import arms_of, scored_split
 from tardiff.utils.parallel import one_thread, worker_count
 
-_TRIED_ROWS, _TRIED_TREES = 500, 20
+_TRIED_ROWS, _TRIED_TREES = 500, (20, 60)
 # Measured on CinC 2012 beside the training of a GRU, whose cost of a row in a step is the unit: what a result of a
 # metric that trains a network costs, and what it costs to resample a scored row and to compare a pair of series.
 _TRAINED_METRIC, _RESAMPLED_ROW, _PAIR = 200_000, 0.003, 0.0007
@@ -63,8 +63,10 @@ def _seconds_of_fit(model: ClassifierModelConfig, config: ReportConfig, real: Da
                     device: torch.device) -> float:
     """Return what a fit of a judge costs, with as many selection rows."""
     if model.name == "boosting":
-        few = replace(model, boosting=replace(model.boosting, trees=_TRIED_TREES))
-        return _seconds_tried(few, config, real, len(real.train), device) * model.boosting.trees / _TRIED_TREES
+        few, more = _TRIED_TREES
+        seconds, longer = (_seconds_tried(replace(model, boosting=replace(model.boosting, trees=trees)), config, real,
+                                          len(real.train), device) for trees in _TRIED_TREES)
+        return seconds + max(longer - seconds, 0.0) / (more - few) * (model.boosting.trees - few)
     looks = math.ceil(config.training.steps / config.training.evaluate_every)
     rows = config.training.steps * config.training.batch_size + looks * selection * _LOOKED_AT_ROW
     return rows * _seconds_per_row(model, config, real, device)

@@ -22,7 +22,7 @@ from tardiff.data.splits import halve_validation
 from tardiff.evaluation.frame import MIXED, SOFT, utility_rows
 from tardiff.evaluation.intervals import FEW_SUBJECTS, subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
-from tardiff.evaluation.protocol import METRICS, Arm, Judge, Protocol, Rotations, score_arms
+from tardiff.evaluation.protocol import Arm, Judge, Protocol, Rotations, score_arms
 from tardiff.evaluation.sets import (
     check_reference,
     guide_kinds,
@@ -37,7 +37,7 @@ from tardiff.evaluation.summary import (
     counted,
     format_table,
     seen_beforehand,
-    verdict,
+    tidy_table,
     write_tables,
 )
 from tardiff.utils.distributed import resolve_device
@@ -165,23 +165,7 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, real.train, sets), config.seeds)
-    lines = []
-    for row in utility_rows(score_arms(results, protocol, None, config.bootstrap)):
-        for metric in METRICS:
-            line = {"judge": row["judge"], "set": row["synthetic"], "protocol": row["protocol"],
-                    "targets": row["targets"],
-                    "ratio": row["ratio"], "weight": row["weight"], "real_rows": row["real_rows"], "metric": metric,
-                    **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
-            for prefix, key in (("", "trtr"), ("control_", "control"), ("teacher_", "teacher")):
-                if (difference := row.get(f"{metric}_minus_{key}")) is not None:
-                    line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
-                             **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
-                    line |= {"control": difference["control"]} if "control" in difference else {}
-            lines.append(line)
-    differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
-    return pd.DataFrame(lines, columns=[
-        "judge", "set", "protocol", "targets", "ratio", "weight", "real_rows", "metric", "mean", "sd", "low", "high",
-        *differences, "control", *(f"{key}_{name}" for key in ("control", "teacher") for name in differences)])
+    return tidy_table(utility_rows(score_arms(results, protocol, None, config.bootstrap)))
 
 
 def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:

@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from classifier.teacher import folds_of
 from tardiff.cli import COMMANDS
@@ -18,17 +20,22 @@ from tardiff.config import (
     EvaluationConfig,
     ExperimentConfig,
     GenerationConfig,
+    ReportConfig,
     TeacherConfig,
     load_config,
 )
-from tardiff.data.format import Dataset, absent_classes, read_dataset, write_dataset
+from tardiff.data.format import SPLIT_NAMES, Dataset, Split, absent_classes, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
+from tardiff.sampling.generate import label_plan
 from tardiff.stages import report
+from tardiff.stages.evaluate import of_rotation, splits_read
 from tardiff.utils.errors import UserError
 from tardiff.utils.plain_yaml import as_typed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,16 @@ def step(name: str, key: str, arguments: str | list[str], values: dict[str, Any]
 def step_of(run: Callable[[Any, bool], None], schema: type, words: list[str], key: str, arguments: str | list[str],
              values: dict[str, Any]) -> Step:
     """Return the stage of a function and the schema of its settings; the words name its command."""
+    config, typed = config_of(schema, key, arguments, values)
+    return Step(run, config, shlex.join(["tardiff", *words, *typed]))
+
+
+def config_of(schema: type[T], key: str, arguments: str | list[str], values: dict[str, Any]) -> tuple[T, list[str]]:
+    """Return the settings that arguments and, over them, values stand for, and the words that a user would type for
+    them.
+
+    Raises UserError that names the setting `key` behind the arguments where these cannot be used.
+    """
     given = [arguments] if isinstance(arguments, str) else arguments
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise UserError(f"{key}: expected a configuration file, or a list of one and of key=value, got {arguments!r}.")
@@ -62,8 +79,7 @@ def step_of(run: Callable[[Any, bool], None], schema: type, words: list[str], ke
         config = load_config(schema, files[0] if files else None, overrides, values)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    typed = ["tardiff", *words, *files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
-    return Step(run, config, shlex.join(typed))
+    return config, [*files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
 
 
 def run(config: ExperimentConfig, dry_run: bool) -> None:
@@ -71,42 +87,73 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
 
     Raises UserError as the stages do.
     """
-    last = report_step(config)
-    report.check_settings(report.quick_settings(last.config), synthetic_folders(last.config))
+    evaluation = evaluation_of(config)
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
-    _require_folds(config, steps)
-    require_masks(config.data, [*steps, last])
-    if config.rotations > 1 and not dry_run:
-        write_rotations(config)
-    rotated = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
-    run_steps([*steps, last], dry_run, rotated)
+    if not dry_run or Path(config.data).is_dir():
+        several = config.rotations > 1
+        parts = rotated_parts(config, read_dataset(config.data, SPLIT_NAMES if several else splits_read(evaluation)))
+        require_usable(parts, steps, evaluation, "Give fewer rotations, or rotations=1." if several else "")
+        if several and not dry_run:
+            write_parts(parts, f"rotation of {config.data} as it is now, of {config.rotations}")
+    made = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
+    run_steps([*steps, report_step(config)], dry_run, made)
 
 
-def _require_folds(config: ExperimentConfig, steps: Sequence[Step]) -> None:
-    """Raise UserError, before hours of training, if the dataset is too small for the folds of a teacher."""
-    seeds = [each.config.seed for each in steps if isinstance(each.config, TeacherConfig)]
-    if not seeds or config.rotations > 1 or not Path(config.data).is_dir():
-        return
-    dataset = read_dataset(config.data, ("train",))
-    try:
-        for seed in seeds:
-            folds_of(dataset, seed)
-    except UserError as error:
-        raise UserError(f"{error} teacher=null runs without a teacher.") from None
+def require_usable(parts: Sequence[Dataset], steps: Sequence[Step], evaluation: EvaluationConfig, hint: str) -> None:
+    """Raise UserError, before hours of training, on what a later stage would refuse of datasets, each of which goes
+    through the stages with the settings of the steps: a class is missing where series are guided, weights chosen or
+    results computed, there are too few subjects for the folds of a teacher, sets will be too small for a ratio, or
+    masks are to be read that no denoiser would generate. hint: what to do where rows are missing."""
+    faults = [fault for part in parts for fault in _faults(part, steps)]
+    faults += [hint] if faults and hint else []
+    faults += mask_faults(parts, [*(step.config for step in steps), evaluation])
+    if faults:
+        raise UserError("\n".join(faults))
+    for number, part in enumerate(parts):
+        planned = planned_sets(part, steps, of_rotation(evaluation, number))
+        report.check_rows(evaluation, part, {name: [split.y for split in sets] for name, sets in planned.items()})
 
 
-def require_masks(data: str, steps: Sequence[Step]) -> None:
-    """Raise UserError, before hours of training, if a guide or judges are to read masks and a denoiser would generate
-    none."""
+def mask_faults(parts: Sequence[Dataset], settings: Sequence[Any]) -> list[str]:
+    """Return a fault if guides or judges are to read masks and a denoiser would generate none of a dataset, among the
+    settings of stages that each of the datasets goes through."""
     readers = [name for name, schema in (("classifier", ClassifierConfig), ("evaluation", EvaluationConfig))
-               if any(isinstance(step.config, schema) and step.config.model.reads_mask for step in steps)]
-    if not readers or not Path(data).exists():
-        return
-    dataset = read_dataset(data)
-    bases = [step.config for step in steps if isinstance(step.config, BaseConfig)]
-    if not all(models_mask(base, dataset) for base in bases):
-        raise UserError(f"{readers[0]}: model.inputs=values+mask needs sets with masks, and none would be generated: "
-                        f"base has mask=false, or {data} has no gaps, or does not say how they were filled.")
+               if any(isinstance(config, schema) and config.model.reads_mask for config in settings)]
+    bases = [config for config in settings if isinstance(config, BaseConfig)]
+    if not readers or all(models_mask(base, part) for part in parts for base in bases):
+        return []
+    return [f"{readers[0]}: model.inputs=values+mask needs sets with masks, and none would be generated: base has "
+            f"mask=false, or {parts[0].path} has no gaps, or does not say how they were filled."]
+
+
+def planned_sets(part: Dataset, steps: Sequence[Step], evaluation: EvaluationConfig) -> dict[str, list[Split]]:
+    """Return synthetic sets as the steps will make them of a dataset: their labels, and where there will be any,
+    probabilities; what else they hold is not known yet."""
+    settings = {step.config.output: step.config for step in steps if isinstance(step.config, GenerationConfig)}
+
+    def planned(config: GenerationConfig) -> Split:
+        y = label_plan(config.labels, config.num_samples, part.train.y, part.meta.classes)
+        p = None if config.teacher is None else np.empty((len(y), part.num_classes))
+        return Split(np.empty((len(y), *part.shape), np.float32), y, p=p)
+
+    return {name: [planned(settings[path]) for path in paths] for name, paths in synthetic_folders(evaluation).items()}
+
+
+def _faults(part: Dataset, steps: Sequence[Step]) -> list[str]:
+    teachers = {step.config.seed for step in steps if isinstance(step.config, TeacherConfig)}
+    try:
+        guidance, selection = halve_validation(part.val)
+        named = {"train": part.train, "the guidance half": guidance, "the selection half": selection}
+        faults = [fault for what, rows in (named | {"test": part.splits.get("test")}).items() if rows is not None
+                  for fault in absent_classes(rows, part.meta, f"{what} of {part.meta.name}")]
+    except UserError as error:
+        return [f"{part.meta.name}: {error}"]
+    try:
+        for seed in sorted(teachers) if not faults else []:
+            folds_of(part, seed)
+    except UserError as error:
+        faults.append(f"{part.meta.name}: {error} teacher=null runs without a teacher.")
+    return faults
 
 
 def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:
@@ -117,35 +164,29 @@ def rotations(config: ExperimentConfig) -> list[ExperimentConfig]:
     return [replace(config, data=str(folder / "data"), output=str(folder), rotations=1) for folder in folders]
 
 
-def write_rotations(config: ExperimentConfig) -> None:
-    """Write the dataset of each rotation, unless it is there.
+def rotated_parts(config: ExperimentConfig, whole: Dataset) -> list[Dataset]:
+    """Return the dataset of each rotation of an experiment, under the path where its stages look for it. Raises
+    UserError if a dataset cannot be rotated."""
+    if config.rotations == 1:
+        return [whole]
+    return [replace(rotated(whole, number, config.rotations), path=Path(rotation.data))
+            for number, rotation in enumerate(rotations(config))]
 
-    Raises UserError, before the first is written, if another dataset is there, or if a class has no row where weights
-    are chosen or results computed in one of them.
+
+def write_parts(parts: Sequence[Dataset], what: str) -> None:
+    """Write datasets where they are not there yet.
+
+    Raises UserError, before the first is written, if another dataset is there, which is no `what`.
     """
-    whole = read_dataset(config.data)
-    folders = [Path(rotation.data) for rotation in rotations(config)]
-    parts = [rotated(whole, number, config.rotations) for number in range(config.rotations)]
-    faults = [fault for part in parts for rows, what in ((halve_validation(part.val)[1], "the selection half"),
-                                                         (part.test, "test"))
-              for fault in absent_classes(rows, part.meta, f"{what} of {part.meta.name}")]
-    if faults:
-        raise UserError("\n".join([*faults, "Give fewer rotations, or rotations=1."]))
-    is_there = [(folder / "meta.json").exists() for folder in folders]
-    for folder, part in itertools.compress(zip(folders, parts, strict=True), is_there):
-        _require_same(folder, part, config)
-    for folder, part, done in zip(folders, parts, is_there, strict=True):
+    is_there = [(part.path / "meta.json").exists() for part in parts]
+    for part in itertools.compress(parts, is_there):
+        there = read_dataset(part.path)
+        if there.meta != part.meta or any(there.splits[name].fingerprint() != split.fingerprint()
+                                          for name, split in part.splits.items()):
+            raise UserError(f"{part.path}: is no {what}. Choose another output, or delete {part.path.parent.parent}.")
+    for part, done in zip(parts, is_there, strict=True):
         if not done:
-            write_dataset(folder, part.splits, part.meta)
-
-
-def _require_same(folder: Path, part: Dataset, config: ExperimentConfig) -> None:
-    """Raise UserError if a folder holds something else than a rotation."""
-    there = read_dataset(folder)
-    if there.meta != part.meta or any(there.splits[name].fingerprint() != split.fingerprint()
-                                      for name, split in part.splits.items()):
-        raise UserError(f"{folder}: is no rotation of {config.data} as it is now, of {config.rotations}. Choose "
-                        f"another output, or delete {folder.parent.parent}.")
+            write_dataset(part.path, part.splits, part.meta)
 
 
 def run_steps(steps: Sequence[Step], dry_run: bool, made: Iterable[str] = ()) -> None:
@@ -221,6 +262,13 @@ def report_step(config: ExperimentConfig) -> Step:
         "synthetic": synthetic_sets(replace(config, output=str(output))),
         **({} if config.teacher is None else {"teacher": teachers(replace(config, output=str(output)))}),
         "classifier": str(output / f"classifier{first}")})
+
+
+def evaluation_of(config: ExperimentConfig) -> ReportConfig:
+    """Return the settings of the last stage as they count. Raises UserError on sets that no report can be made of."""
+    evaluation = report.quick_settings(report_step(config).config)
+    report.check_settings(evaluation, synthetic_folders(evaluation))
+    return evaluation
 
 
 def teachers(config: ExperimentConfig) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,26 +16,18 @@ from tardiff.utils.logging import Run
 from tardiff.utils.progress import progress
 
 
-class Stateful(Protocol):
-    """A module, an optimiser, or anything else that gives and takes its state."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> object: ...
-
-
 class TrainingLoop:
     """Steps, in one stage or several, from the newest state of the run folder on.
 
-    `parts` is what a state holds, by name. `stage`, `step` (in the stage), `steps_done` (in all stages) and `seconds`
-    tell how far the training is, and `bar`, that of the stage, shows it. Metrics are logged every `log_every` steps of
-    a stage, states are saved every `checkpoint_every`, and both at its end; without a run, and by processes other than
-    the first, nothing is written.
+    `parts` is what a state holds, by name: modules, optimisers, or what else has state_dict and load_state_dict.
+    `stage`, `step` (in the stage), `steps_done` (in all stages) and `seconds` tell how far the training is, and `bar`,
+    that of the stage, shows it. Metrics are logged every `log_every` steps of a stage, states are saved every
+    `checkpoint_every`, and both at its end; without a run, and by processes other than the first, nothing is written.
     Raises UserError if the state does not fit the parts, or was made by another number of processes: they draw other
     batches; and where memory runs out, naming `batch_setting`.
     """
 
-    def __init__(self, parts: Mapping[str, Stateful], run: Run | None, group: ProcessGroup,
+    def __init__(self, parts: Mapping[str, Any], run: Run | None, group: ProcessGroup,
                  log_every: int = 1, checkpoint_every: int = 1, batch_setting: str = "training.batch_size") -> None:
         self.parts, self.group = parts, group
         self.run = run if group.is_main else None

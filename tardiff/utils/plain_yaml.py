@@ -54,8 +54,6 @@ def read_mapping(path: str | Path) -> dict:
     """Return the mapping in a YAML file; an empty one of an empty file. Raises UserError if it holds anything else."""
     try:
         content = parse(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: configuration file not found.") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; expected a YAML configuration file. A folder is given to a setting, "
                         f"such as data={path}.") from None

@@ -36,10 +36,9 @@ def setting(default: Any, text: str, *, choices: tuple = (), low: float | None =
     hold interpolations: `runs/${name}`.
     """
     metadata = {"text": text, "choices": choices, "low": low, "high": high, "semantic": semantic}
-    if dataclasses.is_dataclass(default) and isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if isinstance(default, (list, dict, type)):  # A type is the dataclass of a section.
+        factory = default if isinstance(default, type) else default.copy
+        return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -80,9 +79,9 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
                 faults.append(f"{sources[name]}: '{name}': {reason(error)}.")
         except ValueError:
             faults.append(f"{sources[name]}: '{name}' must be {_type_name(leaf.hint)}, got {quoted(value)}.")
-    if not faults:
-        instance = _instance(schema, settings)
-        faults = [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in _misapplied(instance)]
+    misapplied: list[tuple[str, str]] = []
+    instance = None if faults else _instance(schema, settings, misapplied)
+    faults += [f"{sources.get(name, 'default')}: '{name}' {fault}" for name, fault in misapplied]
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise UserError(f"{count} in the configuration:\n" + "\n".join(f"  - {fault}" for fault in faults))
@@ -131,11 +130,14 @@ def _leaves(instance: Any, prefix: str = "", semantic: bool = True) -> dict[str,
     return leaves
 
 
-def _instance(schema: type, settings: Mapping[str, Any], prefix: str = "") -> Any:
-    """Return a dataclass, and the dataclasses in it, of values by dotted name."""
-    hints = typing.get_type_hints(schema)
-    return schema(**{name: _instance(hint, settings, f"{prefix}{name}.") if dataclasses.is_dataclass(hint)
-                     else settings[prefix + name] for name, hint in hints.items()})
+def _instance(schema: type, settings: Mapping[str, Any], faults: list[tuple[str, str]], prefix: str = "") -> Any:
+    """Return a dataclass, and the dataclasses in it, of values by dotted name, and add to `faults` the dotted name and
+    the fault of each setting that cannot apply, as they themselves tell."""
+    instance = schema(**{
+        name: _instance(hint, settings, faults, f"{prefix}{name}.") if dataclasses.is_dataclass(hint)
+        else settings[prefix + name] for name, hint in typing.get_type_hints(schema).items()})
+    faults += [(prefix + name, fault) for name, fault in getattr(instance, "faults", tuple)()]
+    return instance
 
 
 def _assignments(leaves: Mapping[str, _Leaf], path: str | Path | None, overrides: Sequence[str],
@@ -240,15 +242,6 @@ def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> Iterator[
             yield f"'{name}' must be at most {high}, got {quoted(item)}."
 
 
-def _misapplied(instance: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and the fault of each setting that cannot apply, as the dataclasses themselves tell."""
-    for field in dataclasses.fields(instance):
-        if dataclasses.is_dataclass(getattr(instance, field.name)):
-            yield from _misapplied(getattr(instance, field.name), f"{prefix}{field.name}.")
-    for name, fault in getattr(instance, "faults", tuple)():
-        yield f"{prefix}{name}", fault
-
-
 def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
@@ -260,8 +253,7 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     if not any(leaf.startswith(prefix) for leaf in leaves):
         prefix = ""
-    inside = [leaf for leaf in leaves if leaf.startswith(prefix)]
-    known = dict.fromkeys(prefix + leaf.removeprefix(prefix).partition(".")[0] for leaf in inside)
+    known = dict.fromkeys(prefix + leaf[len(prefix):].partition(".")[0] for leaf in leaves if leaf.startswith(prefix))
     in_sections = [leaf for leaf in leaves if leaf.endswith(f".{key}")]
     close = in_sections or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if prefix else 0.6)
     hint = f"Did you mean '{' or '.join(close)}'?" if close else f"Known: {', '.join(known)}."

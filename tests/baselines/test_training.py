@@ -9,7 +9,7 @@ import pytest
 import torch
 from baseline_checks import Killed, killed_after, rows_as_dataset, trained
 from torch import nn
-from user_errors import run_script
+from user_errors import run_command
 
 from tardiff.baselines.interface import Baseline, PerClass, Scaler, Stage
 from tardiff.baselines.training import BaselineRun
@@ -192,8 +192,8 @@ def test_the_command_samples_a_trained_model_into_another_folder(tmp_path, data,
     write_dataset(tmp_path / "data", dataset.splits, dataset.meta)
 
     def command(*settings):
-        code = run_script("scripts/baseline.py", "timevae", f"data={tmp_path / 'data'}", "epochs=1", "device=cpu",
-                          "filters=[4]", f"output={tmp_path / 'run'}", *settings)
+        code = run_command("baseline", "timevae", f"data={tmp_path / 'data'}", "epochs=1", "device=cpu", "filters=[4]",
+                           f"output={tmp_path / 'run'}", *settings)
         return code, "".join(capfd.readouterr())
 
     code, printed = command("labels=[3, 2]")

@@ -6,7 +6,6 @@ import torch
 from derivatives import assert_derivatives_are_right, assert_double_backward_is_finite
 
 from classifier.rnn import RNNClassifier
-from tardiff.utils.errors import UserError
 
 CELLS = ("gru", "lstm")
 
@@ -129,8 +128,3 @@ def test_double_backward_is_finite_in_single_precision(cell, value):
     torch.manual_seed(0)
     x = torch.randn(4, 24, 3) if value == "random" else torch.ones(4, 24, 3)
     assert_double_backward_is_finite(RNNClassifier(3, 2, cell, 8).eval(), x)
-
-
-def test_unknown_cell_names_the_choices():
-    with pytest.raises(UserError, match=r"'rnn'.*gru, lstm"):
-        RNNClassifier(3, 2, cell="rnn")

@@ -217,26 +217,6 @@ def test_top_k_outside_the_frequency_bins_says_what_to_change(length, top_k, lim
     assert TimesNet(length, 3, 2, top_k=limit).frequencies.shape == (limit,)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 3), (2, 25, 3), (2, 24, 4), (24, 3)])
-def test_other_shapes_are_refused_with_both_shapes_named(shape):
-    model = fitted(dtype=torch.float32)
-    for use in (model, model.fit_periods):
-        with pytest.raises(UserError, match=r"\(N, 24, 3\)"):
-            use(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("fault", ("nan", "empty"))
-def test_periods_are_not_fitted_on_nothing_or_nan(fault):
-    model = fitted()
-    before = model.frequencies.clone()
-    x = draw(3) if fault == "nan" else draw(0)
-    if fault == "nan":
-        x[1, 4, 2] = float("nan")
-    with pytest.raises(UserError, match="missing values"):
-        model.fit_periods(x)
-    assert torch.equal(model.frequencies, before)
-
-
 def test_first_and_second_derivatives_are_right():
     model = fitted(length=5, channels=1, d_model=2, d_ff=1, num_blocks=1, top_k=2, num_kernels=2)
     assert_derivatives_are_right(model, draw(2, 5, 1))

@@ -1,5 +1,8 @@
 """Splits by subject: for any cohort, nobody stands on two sides and every part looks like the whole."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,14 @@ from hypothesis import strategies as st
 
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.imputation import Imputation
-from tardiff.data.splits import halve_validation, joined_subjects, rotated, split_subjects, split_with_target
+from tardiff.data.splits import (
+    halve_validation,
+    joined_subjects,
+    rotated,
+    split_subjects,
+    split_with_target,
+    subset_of_rows,
+)
 from tardiff.utils.errors import UserError
 
 RATIOS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -174,3 +184,41 @@ def test_a_rotation_fills_gaps_with_the_medians_of_its_own_training_rows():
         assert np.array_equal(part.x[part.mask], readings[part.subject][part.mask])
         first = ~part.mask[:, 0]
         assert np.allclose(part.x[:, 0][first], np.broadcast_to(of_training, first.shape)[first])
+
+
+@pytest.mark.parametrize("with_halves", [False, True])
+def test_a_subset_has_n_rows_of_train_and_val_by_subject_and_holds_the_smaller_ones(with_halves):
+    generator = np.random.default_rng(0)
+    y = (generator.random(1000) < 0.2).astype(np.int64)
+    splits = {name: Split(np.zeros((len(rows), 1, 1), np.float32), y[rows], rows) for name, rows in
+              {"train": np.arange(600), "val": np.arange(600, 800), "test": np.arange(800, 1000)}.items()}
+    if with_halves:
+        splits["val"] = replace(splits["val"], guidance=np.arange(200) < 80)
+    whole = Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits)
+    found = {(n, number): subset_of_rows(whole, n, number, seed=3) for n in (100, 400, 800) for number in range(4)}
+    for (n, number), part in found.items():
+        assert len(part.train) == n * 0.75 and len(part.val) == n / 4
+        assert abs(part.train.y.mean() - y[:600].mean()) < 2 / len(part.train)
+        assert part.test is splits["test"] and part.positive == 1
+        for name in ("train", "val"):
+            assert set(part.splits[name].subject) <= set(splits[name].subject)
+            assert set(found[100, number].splits[name].subject) <= set(part.splits[name].subject)
+        if with_halves:
+            assert part.val.guidance.sum() == n / 10
+            assert (part.val.guidance == (part.val.subject < 680)).all()
+    for first, second in itertools.combinations(range(4), 2):
+        shared = np.intersect1d(*(found[100, number].train.subject for number in (first, second)))
+        assert len(shared) <= 12, "of 75; the points are 0, 0.62, 0.24 and 0.85 of the way round"
+    again, other = (subset_of_rows(whole, 100, 0, seed) for seed in (3, 4))
+    assert again.train.fingerprint() == found[100, 0].train.fingerprint() != other.train.fingerprint()
+
+
+def test_a_subset_takes_whole_subjects():
+    subject = np.repeat(np.arange(40), 5)
+    splits = {name: Split(np.zeros((200, 1, 1), np.float32), np.arange(40)[subject % 40] % 2, subject + start)
+              for name, start in (("train", 0), ("val", 100))}
+    part = subset_of_rows(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 104, 1, 0)
+    assert len(part.train) == len(part.val) == 50, "52 are more than 10 subjects have"
+    assert (np.unique(part.train.subject, return_counts=True)[1] == 5).all()
+    with pytest.raises(UserError, match="train and val have 400 rows, asked for 401"):
+        subset_of_rows(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 401, 0, 0)

@@ -207,7 +207,7 @@ def test_a_range_means_the_same_in_sql_and_in_numpy():
             sql = f"SELECT {vital.condition('v')} FROM (SELECT unnest({values.tolist()}) AS v)"
             expected = grid.in_range(np.full(6, channel), values, vitals).tolist()
             assert [valid for valid, in duckdb.sql(sql).fetchall()] == expected
-            assert expected == [False, vital.includes_low, True, True, vital.includes_high, False]
+            assert expected == [False, vital.above == "<=", True, True, vital.below == "<=", False]
 
 
 # The tables, options, and what the message must say.

@@ -52,11 +52,6 @@ def test_grid_means_agree_with_a_loop():
     assert np.isnan(expected).any() and (~np.isnan(expected)).any()
 
 
-def test_a_later_grid_fills_only_what_the_first_did_not_observe():
-    first, second = np.array([[[1.0, NAN, NAN]]]), np.array([[[9.0, 2.0, NAN]]])
-    np.testing.assert_array_equal(grid.first_observed([first, second]), [[[1, 2, NAN]]])
-
-
 def random_cohort(subjects=60, stays_each=2):
     generator = np.random.default_rng(2)
     subject = np.repeat(np.arange(subjects), stays_each)

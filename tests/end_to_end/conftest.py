@@ -55,10 +55,10 @@ class Workplace:
         """Start a stage by its shell script."""
         return self._start("bash", str(ROOT / COMMANDS[stage][1]), *self.arguments(stage, output, *overrides))
 
-    def run_two(self, script: str | Path, *arguments: str) -> None:
-        """Run a script to its end as two processes under torchrun."""
+    def run_two(self, *command: str) -> None:
+        """Run a script, or a module after -m, to its end as two processes under torchrun."""
         with self._start(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-                         str(ROOT / script), *arguments) as process:
+                         *command) as process:
             printed = process.communicate(timeout=120)[0]
         assert process.returncode == 0, printed
 

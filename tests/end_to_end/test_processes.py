@@ -95,8 +95,8 @@ def test_guided_generation_by_two_processes_equals_that_by_one(workplace, tmp_pa
     classifier = shutil.copytree(workplace.folder / "classifier", tmp_path / "classifier")
     (kept,) = classifier.glob("guidance_gradient-*.npz")
     kept.unlink()
-    workplace.run_two("scripts/generate.py", *workplace.arguments("synthetic", tmp_path / "synthetic",
-                                                                  f"classifier={classifier}"))
+    workplace.run_two("-m", "tardiff", "generate", *workplace.arguments("synthetic", tmp_path / "synthetic",
+                                                                       f"classifier={classifier}"))
     two, one = (load_arrays(folder / kept.name) for folder in (classifier, workplace.folder / "classifier"))
     assert two.keys() == one.keys() and any(np.abs(value).max() > 1e-3 for value in one.values())
     for name in one:

@@ -16,7 +16,7 @@ from tardiff.config import BaseConfig, load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = "\n".join((ROOT / page).read_text(encoding="utf-8")
-                  for page in ("README.md", "docs/data.md", "docs/guidance.md"))
+                  for page in ("README.md", "docs/data.md", "docs/guidance.md", "docs/gain_map.md"))
 BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```", PAGES, flags=re.DOTALL | re.MULTILINE)
 
 TINY_MODEL = ["model.base_channels=8", "model.channel_multipliers=[1,1]", "model.num_heads=2", "training.steps=2",
@@ -38,7 +38,8 @@ FEWER = {
     "teach": [TINY_TEACHER, "workers=1"], "generate": TINY_SAMPLER, "evaluate": TINY_EVALUATION,
     "report": [*TINY_EVALUATION, "repeats=1", "fidelity_metrics=[marginal]", "sections=[utility, fidelity]"],
     "influence": ["fine_tuned=6", "bootstrap=20"], "baseline timevae": ["epochs=1"],
-    "compare": ["--dry-run", "baselines=[timevae]"],
+    "compare": ["--dry-run", "baselines=[timevae]"], "map configs/map/cinc2012": ["--dry-run"],
+    "map": ["--dry-run", "sizes=[120]"], "advise": ["--dry-run"],
 }
 FEWER_IN_CODE = {"900": "180", "100}": "20}", "seeds=3": "seeds=1, controls=[], bootstrap=20, **{'training.steps': 2}"}
 STAND_INS = {

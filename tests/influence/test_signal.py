@@ -5,7 +5,8 @@ import pytest
 import torch
 from fitted_tasks import fitted_task, loop_gradient, series
 
-from tardiff.influence.signal import Rows, cached_guidance_signal, guidance_signal
+from tardiff.data.format import Split
+from tardiff.influence.signal import cached_guidance_signal, guidance_signal
 from tardiff.influence.task import DownstreamTask
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def gaussian(rows, length, seed, patients=None):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 1, WIDTH, generator=generator) + length / WIDTH**0.5
     subjects = np.arange(rows) % (patients or rows)
-    return Rows(x, (torch.arange(rows) % 5 == 0).long(), subjects)
+    return Split(x.numpy(), (np.arange(rows) % 5 == 0).astype(np.int64), subjects)
 
 
 def agreement(length, seed, rows=160, classes="all"):
@@ -54,16 +55,16 @@ def test_patients_are_never_in_both_halves():
     """Twenty patients with a gradient of their own, eight rows each: halves of rows would agree, of patients do not."""
     rows = gaussian(160, 0.0, 0, patients=20)
     own = torch.randn(20, 1, WIDTH, generator=torch.Generator().manual_seed(1))
-    rows = Rows(rows.x + 2 * own[torch.from_numpy(rows.subjects)], torch.arange(160) // 20 % 2, rows.subjects)
+    rows = Split(rows.x + 2 * own.numpy()[rows.subject], np.arange(160) // 20 % 2, rows.subject)
     assert guidance_signal(linear_task(), rows, gaussian(320, 0, 2), 2, CPU).agreement("all").is_chance
 
 
 def test_class_weights_and_parameters_choose_what_is_compared():
     """Opposite means of two classes cancel under equal weights, and are signal in either class alone."""
     rows = gaussian(320, 0.0, 3)
-    y = (torch.arange(320) % 2).long()
-    x = rows.x + (2 * y - 1)[:, None, None] * 0.2
-    signal = guidance_signal(linear_task(), Rows(x, y, rows.subjects), Rows(x, y, rows.subjects), 2, CPU)
+    y = np.arange(320) % 2
+    rows = Split(rows.x + np.float32(0.2) * (2 * y - 1).astype(np.float32)[:, None, None], y, rows.subject)
+    signal = guidance_signal(linear_task(), rows, rows, 2, CPU)
     assert signal.agreement("balanced").is_chance and not signal.agreement([1]).is_chance
     assert not signal.agreement({0: 1.0}).is_chance
     assert signal.agreement([1]).training > 0.5
@@ -71,8 +72,9 @@ def test_class_weights_and_parameters_choose_what_is_compared():
 
 def test_inner_products_are_those_of_a_loop():
     task, exact = fitted_task("gru", 20), fitted_task("gru", 20, double=True)
-    (x, y), (other, labels) = series(60, seed=1), series(70, seed=2)
-    signal = guidance_signal(task, Rows(x, y, np.arange(60)), Rows(other, labels, np.arange(70)), 2, CPU)
+    x, y = series(60, seed=1)
+    guidance, training = (Split(*(part.numpy() for part in rows)) for rows in ((x, y), series(70, seed=2)))
+    signal = guidance_signal(task, guidance, training, 2, CPU)
     assert signal.counts.sum(axis=(1, 2)).tolist() == [60, 60]
     whole = [loop_gradient(exact, x.double()[row], y[row]) for row in range(60)]
     for name, products in signal.products.items():

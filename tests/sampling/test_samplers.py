@@ -50,8 +50,6 @@ def run(sampler, predict, steps, conditioning=None, **options):
 def test_each_sampler_of_the_settings_is_there():
     (field,) = [field for field in dataclasses.fields(SamplerConfig) if field.name == "name"]
     assert set(SAMPLERS) == set(field.metadata["choices"]) == set(EVEN_IN)
-    with pytest.raises(ValueError, match="step_size"):
-        Conditioning(lambda x_t, x0_pred, t: x_t, 1.0, "posterior_variance")
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [

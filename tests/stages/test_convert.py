@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from user_errors import run_command
 
 from tardiff.data.format import read_dataset
 from tardiff.stages import convert
@@ -29,9 +30,7 @@ def test_every_source_is_a_module_and_is_listed_with_its_title(capsys):
 
 
 def test_an_unknown_source_is_refused_with_the_list(capsys):
-    with pytest.raises(SystemExit) as stop:
-        convert.main(["mimic4"])
-    assert stop.value.code == 2
+    assert run_command("convert", "mimic4") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 'mimic4'") and "mimic3" in error
 

@@ -61,7 +61,7 @@ def test_the_command_refuses_a_folder_that_holds_another_dataset(tmp_path, capsy
 
 
 def test_bad_arguments_exit_2_without_traceback(tmp_path):
-    command = [sys.executable, "scripts/simulate.py", "--output", str(tmp_path / "out"), "--stays", "3"]
+    command = [sys.executable, "-m", "tardiff", "simulate", "--output", str(tmp_path / "out"), "--stays", "3"]
     process = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 2
     assert process.stderr.startswith("error: ") and "Traceback" not in process.stderr

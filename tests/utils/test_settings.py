@@ -127,7 +127,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_settings(Outer, tmp_path / "config.yaml")
-    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "none.yaml", "not found")):
+    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "none.yaml", "cannot be read")):
         with pytest.raises(UserError, match=reason):
             load_settings(Outer, path)
 

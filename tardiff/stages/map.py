@@ -1,0 +1,165 @@
+"""The gain map: an experiment on subsets of several numbers of labelled rows, and what synthetic series add to each."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from classifier.models import custom_source
+from tardiff.config import (
+    BaseConfig,
+    ClassifierConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    MapConfig,
+    ReportConfig,
+)
+from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.splits import subset_of_rows
+from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_over_seeds, packed, unpacked
+from tardiff.evaluation.plots import gain_curves, save_figure
+from tardiff.evaluation.protocol import Arm, scores_of
+from tardiff.evaluation.summary import counted, seen_beforehand, write_csv
+from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
+from tardiff.stages.run import (
+    Step,
+    config_of,
+    evaluation_of,
+    generation_steps,
+    planned_sets,
+    require_usable,
+    run_steps,
+    write_parts,
+)
+from tardiff.utils.cache import Values, cached, result_path
+from tardiff.utils.checkpoint import require_folder
+from tardiff.utils.distributed import resolve_device
+from tardiff.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A subset of n labelled rows, as the dataset of an experiment: its stages, and what their sets are evaluated by.
+
+    alone: whether it is the only subset of n rows.
+    """
+
+    n: int
+    alone: bool
+    part: Dataset
+    steps: list[Step]
+    evaluation: ReportConfig
+
+    @property
+    def planned(self) -> dict[str, list[Split]]:
+        return planned_sets(self.part, self.steps, self.evaluation)
+
+    def count(self, schema: type) -> int:
+        """Return how many stages have settings of a schema."""
+        return sum(isinstance(step.config, schema) for step in self.steps)
+
+    @property
+    def arms(self) -> list[Arm]:
+        return arms_of(self.evaluation, self.part.train, self.planned)
+
+    @property
+    def key(self) -> tuple:
+        """All that decides the scores."""
+        device = resolve_device(self.evaluation.device)
+        recipes = [judge_of(model, self.evaluation.training, self.part, device).recipe
+                   for model in self.evaluation.judge_models.values()]
+        sources = [custom_source(step.config.model) for step in self.steps if isinstance(step.config, ClassifierConfig)]
+        return ("cell", self.alone, *(split.fingerprint() for split in self.part.splits.values()), recipes, sources,
+                [asdict(step.config) for step in self.steps], asdict(self.evaluation))
+
+
+def run(config: MapConfig, dry_run: bool) -> None:
+    """Train, sample and evaluate cell by cell, resuming, and write the table and the figure of the map; what a cell
+    would refuse is refused before the first one starts."""
+    require_folder(config.output)
+    experiment_of(config, Path(config.output))
+    if dry_run and not Path(config.data).is_dir():
+        print(f"settings are valid. Missing input: dataset {config.data}.")
+        return
+    whole = read_dataset(config.data)
+    cells, kept = cells_of(config, whole), Path(config.output) / "scores"
+    missing = [not result_path(kept, cell.key).exists() for cell in cells]
+    describe(cells, list(itertools.compress(cells, missing)), whole)
+    if dry_run:
+        print("\nThe first cell:")
+        run_steps(cells[0].steps, True, [str(cells[0].part.path)])
+        return
+    write_parts([cell.part for cell in cells], f"subset of {config.data} as it is now, of seed {config.seed}")
+    scores: dict[int, list[CellScores]] = {}
+    for number, (cell, is_missing) in enumerate(zip(cells, missing, strict=True), start=1):
+        if is_missing:
+            print(f"\ncell {number} of {len(cells)}: {cell.part.meta.name}", flush=True)
+        scores.setdefault(cell.n, []).append(unpacked(cached(kept, cell.key, partial(_scores, cell))))
+    rows = map_rows(scores)
+    write_csv(Path(config.output) / "map.csv", map_table(rows, cells[0].count(BaseConfig)))
+    save_figure(Path(config.output) / "map.png", gain_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
+    print(f"\nwritten to {config.output}/map.csv and map.png")
+
+
+def experiment_of(config: MapConfig, folder: Path) -> ExperimentConfig:
+    """Return the experiment of a cell that is kept in a folder. Raises UserError on settings that no map can have."""
+    device = {} if config.device is None else {"device": config.device}
+    values = {"data": str(folder / "data"), "name": folder.name, "output": str(folder), **device}
+    experiment, _ = config_of(ExperimentConfig, "experiment", config.experiment, values)
+    if experiment.rotations > 1:
+        raise UserError("experiment: a map has subsets, whose test rows are the same, in place of rotations. Give "
+                        "rotations=1.")
+    if evaluation_of(experiment).score_on != "test":
+        raise UserError("experiment: a map is scored on test, for every subset has another selection half. Give "
+                        "score_on=test.")
+    return experiment
+
+
+def cells_of(config: MapConfig, whole: Dataset) -> list[Cell]:
+    """Return the cells of a map, n by n. Raises UserError if one of them could not be trained or evaluated."""
+    rows = len(whole.train) + len(whole.val)
+    cells = []
+    for n in sorted({rows if size is None else size for size in config.sizes}):
+        alone = n == rows or config.subsets == 1
+        for number in range(1 if alone else config.subsets):
+            folder = Path(config.output) / "cells" / ("all" if n == rows else f"n{n}-subset{number}")
+            experiment = experiment_of(config, folder)
+            part = replace(subset_of_rows(whole, n, number, config.seed), path=folder / "data")
+            cells.append(Cell(n, alone, part, generation_steps(experiment), evaluation_of(experiment)))
+    for cell in cells:
+        require_usable([cell.part], cell.steps, cell.evaluation, f"sizes: {cell.n} rows are too few. Give more.")
+    return cells
+
+
+def describe(cells: list[Cell], missing: list[Cell], whole: Dataset) -> None:
+    """Print how much work a map is."""
+    evaluation, arms = cells[0].evaluation, len(cells[0].arms)
+    counts = Counter(cell.n for cell in cells)
+    print(f"{counted(len(cells), 'cell')}, {len(cells) - len(missing)} of them finished: of "
+          f"{len(whole.train) + len(whole.val):,} labelled rows "
+          + ", ".join(f"{n:,} ({counted(count, 'subset')})" for n, count in counts.items()))
+    print(f"in each {counted(cells[0].count(BaseConfig), 'denoiser')}, "
+          f"{counted(cells[0].count(GenerationConfig), 'synthetic set')}, and {counted(arms, 'arm')} x "
+          f"{counted(evaluation.seeds, 'seed')}, judged by {', '.join(evaluation.judge_models)}: "
+          f"{counted(arms * evaluation.seeds, 'fit')}, scored on {len(whole.test):,} test series")
+    print(seen_beforehand(whole.test.y, whole.test.subjects(), whole.meta.classes))
+    device = resolve_device(evaluation.device)
+    left = Counter(cell.n for cell in missing)
+    minutes = sum(left[cell.n] * estimated_minutes(replace(evaluation, sections=["utility"]), cell.part, cell.planned,
+                                                   [], device)
+                  for cell in {cell.n: cell for cell in missing}.values())
+    print(f"The evaluations will take about {minutes:.0f} minutes on this machine, beside the training and sampling of "
+          f"{counted(len(missing), 'cell')}.", flush=True)
+
+
+def _scores(cell: Cell) -> Values:
+    """Return the scores of a cell, whose stages run or resume first; of several subsets they are means over seeds."""
+    run_steps(cell.steps, dry_run=False)
+    protocol = read_protocol(cell.evaluation)
+    arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
+    scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
+    return packed(scores if cell.alone else {arm: mean_over_seeds(own) for arm, own in scores.items()})

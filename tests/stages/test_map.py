@@ -1,0 +1,122 @@
+"""The gain map by its command: what a cell is made of, that it resumes, and what is refused before anything trains."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from user_errors import assert_refused, contents, run_command
+
+from tardiff.config import CONFIGS, GenerationConfig, MapConfig, load_config
+from tardiff.data.format import read_dataset, write_dataset
+from tardiff.data.simulator import simulate_cohort
+from tardiff.stages.map import experiment_of
+from tardiff.stages.run import generation_steps
+
+TINY = """
+base: [training.steps=2, model.base_channels=8, "model.channel_multipliers=[1, 1]", training.preview_every=0]
+classifier: [training.steps=2, model.rnn.hidden_size=4]
+teacher: ["members=[{model: logistic, seeds: 1}]", workers=1]
+guidance: {plain: [configs/guidance/none.yaml, num_samples=180, sampler.num_inference_steps=2]}
+evaluation: [seeds=2, "controls=[teacher_labels]", "ratios=[1.0]", "weights=[]", bootstrap=20, training.steps=2,
+             workers=1, model.rnn.hidden_size=4]
+"""
+MAP = ["map", "data=data", "sizes=[140, 200]", "subsets=2", "experiment=tiny.yaml"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("map")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_dataset("data", *simulate_cohort(300, 0))
+        Path("tiny.yaml").write_text(TINY)
+        assert run_command(*MAP) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path, monkeypatch):
+    """A copy of the finished map, made the working folder."""
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_a_cell_has_n_labelled_rows_of_train_and_val_and_the_test_of_the_dataset(finished):
+    whole = read_dataset(finished / "data")
+    for n in (140, 200):
+        for number in range(2):
+            part = read_dataset(finished / f"runs/map/data/cells/n{n}-subset{number}/data")
+            assert n - 3 <= len(part.train) + len(part.val) <= n, "as many as whole patients have"
+            assert part.test.fingerprint() == whole.test.fingerprint()
+            assert set(part.train.subject) <= set(whole.train.subject)
+            assert set(part.val.subject) <= set(whole.val.subject)
+
+
+def test_the_table_has_every_arm_of_every_n(finished):
+    table = pd.read_csv(finished / "runs/map/data/map.csv")
+    assert set(table["n"]) == {140, 200} and set(table["subsets"]) == {2} and set(table["denoisers"]) == {1}
+    arms = ["TRTR", "control teacher_labels", "TSTR plain", "TSTR plain, soft", "TSRTR plain 1", "TSRTR plain 1, soft"]
+    assert table[table["metric"] == "auroc"]["arm"].tolist() == 2 * arms
+    of_sets = table[table["set"] == "plain"]
+    assert set(of_sets["control"].dropna()) == {"teacher_labels"} and (finished / "runs/map/data/map.png").exists()
+    assert (of_sets["verdict"] == "too few seeds to judge").all(), "two subsets are two repeats"
+
+
+def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
+    output = folder / "runs/map/data"
+    before = contents(output)
+    *_, of_last_cell = sorted((output / "scores").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for path in [output / "map.csv", output / "map.png", of_last_cell,
+                 *sorted((output / "cells/n200-subset1/report/fits").iterdir())[:3]]:
+        path.unlink()
+    made = {path: path.stat().st_mtime_ns for path in output.rglob("base/model.safetensors")}
+    capsys.readouterr()
+    assert run_command(*MAP) == 0
+    assert "4 cells, 3 of them finished" in capsys.readouterr().out
+    after = contents(output)
+    results = {path for path in before if Path(path).suffix in (".csv", ".png", ".npz", ".safetensors")}
+    assert {path: after.get(path) for path in results} == {path: before[path] for path in results}
+    assert made == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_more_subsets_are_added_to_those_there_are(folder, capsys):
+    assert run_command(*MAP, "subsets=3", "--dry-run") == 0
+    assert "6 cells, 4 of them finished" in capsys.readouterr().out
+    assert run_command(*MAP, "sizes=[140]") == 0, "the same subsets, of fewer sizes"
+    assert set(pd.read_csv("runs/map/data/map.csv")["n"]) == {140}
+    code = run_command(*MAP, "seed=1")
+    assert_refused(code, capsys.readouterr().err, ("n140-subset0/data: is no subset of data as it is now",))
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["sizes=[140, 5000]"], ("train and val have 237 rows, asked for 5,000",)),
+    (["sizes=[20]"], ("no row of class", "sizes: 20 rows are too few")),
+    (["sizes=[]"], ("'sizes' must hold at least one",)), (["sizes=[200, 200]"], ("each once",)),
+    (["experiment=[tiny.yaml, rotations=3]"], ("experiment: ", "rotations=1")),
+    (["experiment=[tiny.yaml, 'evaluation=[score_on=selection]']"], ("experiment: ", "score_on=test")),
+    (["experiment=[tiny.yaml, 'guidance={a: num_samples=20}']"], ("'a' has 20 rows, the ratio needs",)),
+    (["experiment=[tiny.yaml, 'base=[training.stepz=3]']"], ("base: 1 fault", "training.stepz"))])
+def test_what_a_cell_would_refuse_is_refused_before_the_first(finished, tmp_path, monkeypatch, capfd, arguments,
+                                                              expected):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "data", "data")
+    Path("tiny.yaml").write_text(TINY)
+    before = contents(tmp_path)
+    capfd.readouterr()
+    code = run_command(*MAP, *arguments)
+    assert_refused(code, capfd.readouterr().err, expected)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "map").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_name_an_experiment_whose_stages_are_valid(path):
+    config = load_config(MapConfig, path)
+    experiment = experiment_of(config, Path(config.output) / "cells" / "all")
+    assert any(isinstance(step.config, GenerationConfig) for step in generation_steps(experiment))
+
+
+def test_all_rows_are_one_subset(folder, capsys):
+    assert run_command(*MAP, "sizes=[140, null]", "--dry-run") == 0
+    assert "140 (2 subsets), 237 (1 subset)" in capsys.readouterr().out

@@ -2,4 +2,4 @@
 # A baseline.  bash scripts/baseline.sh NAME [CONFIG] [key=value ...]
 set -euo pipefail
 source "$(dirname "$0")/python.sh"
-exec "$PYTHON" "$root/scripts/baseline.py" "$@"
+exec "$PYTHON" -m tardiff baseline "$@"

@@ -1,6 +1,6 @@
 """ADFTD: EEG of people with Alzheimer's disease, frontotemporal dementia or neither, in windows of one second.
 
-    tardiff convert adftd --input DIR --output data/adftd
+    python -m data_preprocess.adftd --input DIR --output data/adftd
 
 DIR is the folder of OpenNeuro ds004504 (https://openneuro.org/datasets/ds004504): `participants.tsv` and, for each
 participant, `derivatives/sub-NNN/eeg/*.set`, the recordings that the publishers filtered to 0.5-45 Hz and cleaned.
@@ -106,6 +106,10 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
     return signal[[raw.ch_names.index(name) for name in CHANNELS]].T
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    windows.convert("adftd", __doc__, "folder with participants.tsv and derivatives/", arguments, preprocess)
+    windows.convert("adftd", __doc__, prog, "folder with participants.tsv and derivatives/", arguments, preprocess)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """APAVA: EEG of people with Alzheimer's disease and healthy controls, in half-overlapping windows of one second.
 
-    tardiff convert apava --input DIR --output data/apava
+    python -m data_preprocess.apava --input DIR --output data/apava
 
 DIR holds `preproctrials01.mat` to `preproctrials23.mat` of https://osf.io/jbysn (in AD_Data.tar.gz), one FieldTrip
 structure `data` a participant, with `label` (16 channels), `fsample` (256 Hz) and `trial` (one cell an epoch, 16 x
@@ -113,7 +113,11 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
     return channels, [epoch.T for epoch in epochs]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    windows.convert("apava", __doc__, "folder with preproctrials01.mat to preproctrials23.mat", arguments,
+    windows.convert("apava", __doc__, prog, "folder with preproctrials01.mat to preproctrials23.mat", arguments,
                     preprocess)
+
+
+if __name__ == "__main__":
+    main()

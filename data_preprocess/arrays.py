@@ -1,6 +1,6 @@
 """Your own arrays, UCR/UEA archives (.ts, .tsv) and the pickles of the original release.
 
-    tardiff convert arrays --input DIR_OR_FILE --output data/mine
+    python -m data_preprocess.arrays --input DIR_OR_FILE --output data/mine
 
 Forms of a part of the data:
 - `.npz` with x (N, L, C) or (N, L), y (N,), and where known subject (N,), mask (N, L, C) (True = observed), p (N, K), a
@@ -277,9 +277,9 @@ def without_missing(part: Split, channels: Sequence[own_data.Channel], options: 
     return replace(part, x=np.where(unobserved | missing, np.nan, part.x).astype(np.float32)) if gaps_allowed else part
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("arrays", __doc__, "file, or folder of files, in one of the forms below",
+    parser = command.source_parser("arrays", __doc__, prog, "file, or folder of files, in one of the forms below",
                                    "data/<input>")
     axes = parser.add_mutually_exclusive_group()
     axes.add_argument("--channels-first", action="store_true", default=None,
@@ -294,3 +294,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--interval", default="", help="time between two steps, such as 10ms or '1/256 s'")
     own_data.add_options(parser)
     command.run(parser, arguments, lambda options: Path("data", options.input.resolve().stem), preprocess)
+
+
+if __name__ == "__main__":
+    main()

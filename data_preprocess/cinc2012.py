@@ -1,6 +1,6 @@
 """PhysioNet/CinC Challenge 2012: hourly vital signs of ICU stays, labelled by in-hospital death or length of stay.
 
-    tardiff convert cinc2012 --input DIR --output data/cinc2012_mortality
+    python -m data_preprocess.cinc2012 --input DIR --output data/cinc2012_mortality
 
 DIR holds any of the sets a, b, c as published at https://physionet.org/content/challenge-2012/1.0.0/: `set-a.tar.gz`,
 `set-a.zip` or the folder `set-a` (looked for in this order), with `Outcomes-a.txt`. A set has one text file a stay,
@@ -293,9 +293,9 @@ def minutes(times: pd.Index) -> pd.Series:
     return 60 * parts[0] + parts[1]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("cinc2012", __doc__, "folder with the files of the challenge",
+    parser = command.source_parser("cinc2012", __doc__, prog, "folder with the files of the challenge",
                                    "data/cinc2012_<label>")
     parser.add_argument("--label", choices=LABELS, default="mortality", help="default: mortality")
     parser.add_argument("--hours", type=int, choices=(24, 48), default=24, help="window since admission (default: 24)")
@@ -303,3 +303,7 @@ def main(arguments: Sequence[str]) -> None:
     command.add_split_options(parser)
     target.add_options(parser, ", ".join(DESCRIPTORS))
     command.run(parser, arguments, lambda options: Path("data", f"cinc2012_{options.label}"), preprocess)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,13 +16,17 @@ from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
 
 
-def source_parser(module: str, docstring: str, files: str, default_output: str) -> argparse.ArgumentParser:
+def source_parser(module: str, docstring: str, prog: str | None, files: str,
+                  default_output: str) -> argparse.ArgumentParser:
     """Return a parser with `--input` and `--output`, described by the module's docstring.
 
-    module: its name below `data_preprocess`. files: what the input folder holds. default_output: for the help text.
+    module: its name below `data_preprocess`. prog: the command as it was typed, where it is not `python -m`. files:
+    what the input folder holds. default_output: for the help text.
     """
-    title, _, details = docstring.partition("\n")
-    parser = argparse.ArgumentParser(prog=f"tardiff convert {module}", description=title, epilog=details,
+    run_as_module = f"python -m data_preprocess.{module}"
+    prog = prog or run_as_module
+    title, _, details = docstring.replace(run_as_module, prog).partition("\n")
+    parser = argparse.ArgumentParser(prog=prog, description=title, epilog=details,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.set_defaults(source=module)
     parser.add_argument("--input", type=Path, required=True, help=files)
@@ -37,7 +41,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
 
 
-def run(parser: argparse.ArgumentParser, arguments: Sequence[str], default_output: Callable[..., Path],
+def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, default_output: Callable[..., Path],
         preprocess: Callable[[argparse.Namespace], tuple[dict[str, Split], Metadata]]) -> None:
     """Parse the arguments, check the output folder, the ratios and the seed before any reading, and write the dataset
     that `preprocess` makes.

@@ -1,6 +1,6 @@
 """eICU v2.0: 5-minute vital signs of the first day in the ICU, labelled by in-hospital death or length of stay.
 
-    tardiff convert eicu --input DIR --output data/eicu_mortality
+    python -m data_preprocess.eicu --input DIR --output data/eicu_mortality
 
 DIR holds the tables `patient` and `vitalPeriodic` (.csv, .csv.gz or .parquet, names and headers in any case) as
 published at https://physionet.org/content/eicu-crd/2.0/. They are under credentialed access: sign the PhysioNet
@@ -212,8 +212,12 @@ def read_cells(connection: duckdb.DuckDBPyConnection, vital_periodic: Path, kept
     return x
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("eicu", __doc__, "folder with the tables of eICU", tuple(COHORTS),
+    parser = icu.icu_parser("eicu", __doc__, prog, "folder with the tables of eICU", tuple(COHORTS),
                             "those of patient, such as hospitalid or unittype, and of hospital, such as region")
     command.run(parser, arguments, lambda options: Path("data", f"eicu_{icu.TASKS[options.label]}"), preprocess)
+
+
+if __name__ == "__main__":
+    main()

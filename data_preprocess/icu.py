@@ -31,12 +31,12 @@ class Edition:
     published: Mapping[str, int]
 
 
-def icu_parser(module: str, docstring: str, files: str, cohorts: Sequence[str], columns: str
-               ) -> argparse.ArgumentParser:
+def icu_parser(module: str, docstring: str, prog: str | None, files: str, cohorts: Sequence[str],
+               columns: str) -> argparse.ArgumentParser:
     """Return the parser of an ICU database, with the first of the cohorts as default. columns: what the condition of a
     target may name."""
     outputs = " or ".join(f"data/{module}_{task}" for task in TASKS.values())
-    parser = command.source_parser(module, docstring, files, outputs)
+    parser = command.source_parser(module, docstring, prog, files, outputs)
     parser.add_argument("--label", choices=TASKS, default="mortality", help="default: mortality")
     parser.add_argument("--days", type=float, default=3, help="length_of_stay: class 1 stays longer (default: 3)")
     parser.add_argument("--cohort", choices=cohorts, default=cohorts[0], help=f"see below (default: {cohorts[0]})")

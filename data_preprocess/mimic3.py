@@ -1,6 +1,6 @@
 """MIMIC-III v1.4: hourly vital signs of the first day in the ICU, labelled by in-hospital death or length of stay.
 
-    tardiff convert mimic3 --input DIR --output data/mimic3_mortality
+    python -m data_preprocess.mimic3 --input DIR --output data/mimic3_mortality
 
 DIR holds the tables CHARTEVENTS, ICUSTAYS, ADMISSIONS and PATIENTS (.csv, .csv.gz or .parquet, names and headers in any
 case) as published at https://physionet.org/content/mimiciii/1.4/. They are under credentialed access: sign the
@@ -205,8 +205,12 @@ def scan(connection: duckdb.DuckDBPyConnection, chartevents: Path, stays: pd.Dat
     return reasons
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = icu.icu_parser("mimic3", __doc__, "folder with the tables of MIMIC-III", COHORTS,
+    parser = icu.icu_parser("mimic3", __doc__, prog, "folder with the tables of MIMIC-III", COHORTS,
                             "those of ICUSTAYS, such as first_careunit")
     command.run(parser, arguments, lambda options: Path("data", f"mimic3_{icu.TASKS[options.label]}"), preprocess)
+
+
+if __name__ == "__main__":
+    main()

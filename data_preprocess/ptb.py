@@ -1,6 +1,6 @@
 """PTB Diagnostic ECG: single heartbeats of 15 leads, myocardial infarction against healthy controls.
 
-    tardiff convert ptb --input DIR --output data/ptb
+    python -m data_preprocess.ptb --input DIR --output data/ptb
 
 DIR holds the folders `patient001` to `patient294` of https://physionet.org/content/ptbdb/1.0.0/, with WFDB records of
 15 leads at 1000 Hz (`.hea`, `.dat`, `.xyz`).
@@ -196,9 +196,9 @@ def cut_beats(signal: np.ndarray, peaks: Sequence[np.ndarray], interval: float) 
     return beats
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("ptb", __doc__, "folder with patient001/ to patient294/", "data/ptb")
+    parser = command.source_parser("ptb", __doc__, prog, "folder with patient001/ to patient294/", "data/ptb")
     parser.add_argument("--length", type=int, default=288, help="steps of a beat, at most 300 (default: 288)")
     parser.add_argument("--crop", choices=("center", "left"), default="center",
                         help="which of the 300 steps to keep (default: center)")
@@ -206,3 +206,7 @@ def main(arguments: Sequence[str]) -> None:
                         help="where training and validation end, as shares of each class in order (default: 0.55 0.70)")
     command.run(parser, arguments, lambda options: Path("data", "ptb"), lambda options: preprocess(
         options.input, options.length, options.crop, options.cuts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Your own tables: measurements in CSV, CSV.GZ or Parquet, of any size, and a table of labels.
 
-    tardiff convert tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
+    python -m data_preprocess.tables --input vitals.parquet --labels labels.csv --step 1h --length 24 --output data/mine
 
 The measurements are long (one row a value: id, time, variable, value) or, with --layout wide, one row a time (id, time,
 one column a variable). A folder of such tables with the same columns is read as one; where they have no column of the
@@ -244,9 +244,9 @@ def require_memory(shape: tuple[int, int, int], memory_limit: str) -> None:
                         "--length, fewer --channels or a larger --memory-limit.")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("tables", __doc__,
+    parser = command.source_parser("tables", __doc__, prog,
                                    "measurements: .csv, .csv.gz or .parquet, or a folder of them", "data/<input>")
     parser.add_argument("--labels", type=Path, required=True, help="table of labels: .csv, .csv.gz or .parquet")
     parser.add_argument("--layout", choices=("long", "wide"), default="long",
@@ -280,3 +280,7 @@ def main(arguments: Sequence[str]) -> None:
 def column_name(text: str) -> str:
     """Return the name of a column as `query.source` wants it."""
     return text.strip().lower()
+
+
+if __name__ == "__main__":
+    main()

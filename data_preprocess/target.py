@@ -1,6 +1,6 @@
 """A target of its own: train on rows of a source, guide, select and test with rows of a target.
 
-    tardiff convert target --input data/surgical --target data/medical --output data/surgical_to_medical
+    python -m data_preprocess.target --input data/surgical --target data/medical --output data/surgical_to_medical
 
 Source (--input) and target are dataset folders with the same channels, units, classes, length and interval. The new
 dataset trains on the train rows of the source; the train rows of the target are its guidance half, its val rows the
@@ -182,9 +182,9 @@ def composed(source: Dataset, target: Dataset, other_patients: bool) -> tuple[di
     return splits, meta
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    parser = command.source_parser("target", __doc__, "dataset folder whose train rows train",
+    parser = command.source_parser("target", __doc__, prog, "dataset folder whose train rows train",
                                    "data/<source>_to_<target>")
     parser.add_argument("--target", type=Path, required=True, help="dataset folder to guide by and to test on")
     parser.add_argument("--other-patients", action="store_true",
@@ -198,3 +198,7 @@ def main(arguments: Sequence[str]) -> None:
 
     command.run(parser, arguments, lambda options: Path("data", f"{options.input.name}_to_{options.target.name}"),
                 preprocess)
+
+
+if __name__ == "__main__":
+    main()

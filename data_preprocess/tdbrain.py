@@ -1,6 +1,6 @@
 """TDBrain: EEG of people with Parkinson's disease and healthy people, eyes closed, in windows of one second.
 
-    tardiff convert tdbrain --input DIR --output data/tdbrain
+    python -m data_preprocess.tdbrain --input DIR --output data/tdbrain
 
 DIR is the folder `derivatives` of TDBrain version 2 (on request from https://brainclinics.com/resources/), with
 `TDBRAIN_participants_V2.tsv` and the preprocessed recordings `sub-X/ses-N/eeg/*EC*.csv`: 500 Hz, a header, 33 columns
@@ -123,6 +123,10 @@ def read_recording(path: Path) -> tuple[list[str], np.ndarray]:
     return list(table.columns), signal
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line."""
-    windows.convert("tdbrain", __doc__, f"folder with {TABLE} and sub-X/", arguments, preprocess)
+    windows.convert("tdbrain", __doc__, prog, f"folder with {TABLE} and sub-X/", arguments, preprocess)
+
+
+if __name__ == "__main__":
+    main()

@@ -195,10 +195,10 @@ def dataset_of_recordings(members: Members, files: Mapping[str, Sequence[Path]],
     return dataset_of_windows(members, windows, "windows", published, replace(meta, channels=channels))
 
 
-def convert(name: str, docstring: str, files: str, arguments: Sequence[str],
+def convert(name: str, docstring: str, prog: str | None, files: str, arguments: Sequence[str] | None,
             preprocess: Callable[[Path], tuple[dict[str, Split], Metadata]]) -> None:
     """Run the command line of a source without options of its own. files: what its input folder holds."""
-    parser = command.source_parser(name, docstring, files, f"data/{name}")
+    parser = command.source_parser(name, docstring, prog, files, f"data/{name}")
     command.run(parser, arguments, lambda options: Path("data", name), lambda options: preprocess(options.input))
 
 

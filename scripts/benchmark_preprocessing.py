@@ -1,4 +1,4 @@
-"""Measure `tardiff convert mimic3` on a generated CHARTEVENTS in the publisher's format: rows a second and peak memory.
+"""Measure `data_preprocess.mimic3` on a generated CHARTEVENTS in the publisher's format: rows a second and peak memory.
 
     python scripts/benchmark_preprocessing.py --rows 50000000 --memory-limit 3GB
 
@@ -76,8 +76,8 @@ def main() -> None:
         write_tables(folder, options.rows, options.suffix)
         table, output = folder / f"CHARTEVENTS{options.suffix}", folder / "output"
         print(f"{table.name}: {options.rows:,} rows, {table.stat().st_size / 1e9:.2f} GB", flush=True)
-        command = [sys.executable, "-m", "tardiff", "convert", "mimic3", "--input", str(folder), "--output",
-                   str(output), "--memory-limit", options.memory_limit, "--cohort", options.cohort]
+        command = [sys.executable, "-m", "data_preprocess.mimic3", "--input", str(folder), "--output", str(output),
+                   "--memory-limit", options.memory_limit, "--cohort", options.cohort]
         seconds, cpu, peak = measure(command, output)
         print(f"{seconds:.1f} s, {options.rows / seconds:,.0f} rows/s, {cpu:.1f} CPU s on {os.cpu_count()} CPUs, "
               f"peak memory {peak:.2f} GB", flush=True)

@@ -41,7 +41,7 @@ def folder_flag(name: str, text: str) -> Flag:
 class Command:
     """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
 
-    The module has `run(config, dry_run)`; without a schema it has `main(arguments)` and reads its own.
+    The module has `run(config, dry_run)`; without a schema it has `main(arguments, program)` and reads its own.
     in_processes: whether the processes of torchrun share its work.
     """
 
@@ -134,7 +134,7 @@ def _main(arguments: list[str], name: str | None) -> None:
         shared = " and ".join(f"tardiff {other}" for other in COMMANDS if COMMANDS[other].in_processes)
         raise UserError(f"{program} runs as one process; torchrun is for {shared} alone.")
     if command.schema is None:
-        importlib.import_module(command.module).main(arguments)
+        importlib.import_module(command.module).main(arguments, program)
     else:
         run_stage(command.settings(), command.run, f"{program}: {command.text}.", arguments, program,
                   command.flags)

@@ -16,11 +16,11 @@ from tardiff.utils.errors import UserError
 from tardiff.utils.lock import sole_writer
 
 
-def main(arguments: list[str]) -> None:
-    """Run `tardiff baseline NAME [CONFIG] [key=value ...]`. Raises UserError on a name that is none."""
+def main(arguments: list[str], program: str) -> None:
+    """Run `PROGRAM NAME [CONFIG] [key=value ...]`. Raises UserError on a name that is none."""
     names = ", ".join(BASELINES)
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: tardiff baseline NAME [CONFIG] [key=value ...]\n\nNAME is one of {names}. NAME --help lists its "
+        print(f"usage: {program} NAME [CONFIG] [key=value ...]\n\nNAME is one of {names}. NAME --help lists its "
               "settings.")
         return
     if not arguments or arguments[0] not in BASELINES:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     name = arguments[0]
     schema = importlib.import_module(f"tardiff.baselines.{name}").Config
     run_stage(schema, partial(run, name), f"Train {name} and write its synthetic dataset.", arguments[1:],
-              f"tardiff baseline {name}")
+              f"{program} {name}")
 
 
 def run(name: str, config: BaselineConfig, dry_run: bool) -> None:

@@ -13,17 +13,17 @@ from tardiff.utils.errors import UserError
 SOURCES = ("mimic3", "eicu", "cinc2012", "ptb", "adftd", "apava", "tdbrain", "tables", "arrays", "target")
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(argv: Sequence[str], prog: str = "tardiff convert") -> None:
     """Run the source that the first argument names, with the other arguments; without one, list the sources.
 
     Raises UserError that lists them if it names none.
     """
-    source, *others = arguments or ["--help"]
+    source, *arguments = argv or ["--help"]
     if source in ("-h", "--help"):
-        print(f"usage: tardiff convert SOURCE --input DIR [--output DIR] [--help] ...\n\n{sources_with_titles()}")
+        print(f"usage: {prog} SOURCE --input DIR [--output DIR] [--help] ...\n\n{sources_with_titles()}")
     elif source in SOURCES:
         # By name, so that the packages that another source needs are never imported.
-        importlib.import_module(f"data_preprocess.{source}").main(others)
+        importlib.import_module(f"data_preprocess.{source}").main(arguments, prog=f"{prog} {source}")
     else:
         raise UserError(f"'{source[:200]}' is no source; expected one of\n{sources_with_titles()}")
 

@@ -35,10 +35,10 @@ FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d*\.?\d*$)")  # not a signed number
 VALUES_IN_A_PART = 1_000_000
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None, prog: str = "tardiff export") -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     title, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(prog="tardiff export", description=title, epilog=details, allow_abbrev=False,
+    parser = argparse.ArgumentParser(prog=prog, description=title, epilog=details, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="dataset folder to read")
     parser.add_argument("--output", type=Path, required=True, help="folder to make for the tables")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
                         "(default: wide)")
     parser.add_argument("--format", choices=FORMATS, default="csv", help="default: csv")
     parser.add_argument("--split", choices=SPLIT_NAMES, nargs="+", help="splits to write (default: all that are there)")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     exit_on_user_error(lambda: export(options.input, options.output, options.form, options.format, options.split))
 
 

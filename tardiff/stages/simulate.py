@@ -18,16 +18,16 @@ from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Run the command line; a fault in the arguments or the output folder is one message and exit code 2."""
-    parser = argparse.ArgumentParser(prog="tardiff simulate", description=__doc__.partition("\n")[0],
-                                     allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.partition("\n")[0], allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/simulated"), help="dataset folder to write")
     parser.add_argument("--stays", type=int, default=3000, help="number of ICU stays")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal cohorts")
     parser.add_argument("--ratios", type=float, nargs=3, default=RATIOS, metavar=("TRAIN", "VAL", "TEST"),
                         help="share of the subjects in each split")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     exit_on_user_error(lambda: simulate(options.output, options.stays, options.seed, options.ratios))
 
 

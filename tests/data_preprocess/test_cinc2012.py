@@ -381,7 +381,7 @@ def test_a_fault_of_the_input_is_one_message_and_no_output(tmp_path, refusal, fa
 
 
 def test_a_fault_in_the_shell_ends_with_code_2(tmp_path):
-    command = [sys.executable, "-m", "tardiff", "convert", "cinc2012", *faulty("no stay left", tmp_path)]
+    command = [sys.executable, "-m", "data_preprocess.cinc2012", *faulty("no stay left", tmp_path)]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 2 and "error: no stay is left" in run.stderr and "Traceback" not in run.stderr
     assert not (tmp_path / "output").exists()

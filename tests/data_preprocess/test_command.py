@@ -16,7 +16,7 @@ def dataset(rows: int = 8) -> tuple[dict[str, Split], Metadata]:
 
 
 def run(*arguments: str, work=lambda options: dataset()):
-    parser = command.source_parser("source", "One line.\n\nDetails.", "files", "data/source")
+    parser = command.source_parser("source", "One line.\n\nDetails.", None, "files", "data/source")
     command.add_split_options(parser)
     command.run(parser, ["--input", "downloads", *arguments], lambda options: Path("data", "source"), work)
 

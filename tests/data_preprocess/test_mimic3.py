@@ -362,7 +362,7 @@ def test_a_difference_from_the_published_counts_is_a_warning(published, tmp_path
 
 
 KILLED = """
-import importlib, os, signal, sys
+import importlib, os, runpy, signal, sys
 module, name, last = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 real, calls = getattr(module, name), []
 def counted(*arguments):
@@ -371,7 +371,8 @@ def counted(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 setattr(module, name, counted)
-importlib.import_module("data_preprocess.mimic3").main(sys.argv[4:])
+sys.argv[1:] = sys.argv[4:]
+runpy.run_module("data_preprocess.mimic3", run_name="__main__")
 """
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from tardiff.config import CONTROLS
-from tardiff.evaluation import metrics
 from tardiff.evaluation.frame import Summary, summaries
 from tardiff.evaluation.protocol import (
+    METRICS,
     Arm,
     Predictions,
     Rotations,
@@ -77,6 +76,6 @@ def advise(results: Predictions, protocol: Rotations, judge: str, metric: str, r
 
 def _by_piece(found: list[tuple[np.ndarray, np.ndarray]], protocol: Rotations, metric: str) -> np.ndarray:
     """Return a metric of the scored rows of each piece (P,), the mean over seeds."""
-    score = {"auroc": metrics.auroc, "auprc": partial(metrics.average_precision, positive=protocol.positive)}[metric]
-    y = protocol.scored.y
-    return np.array([np.mean([score(y[rows], scored[rows]) for _, scored in found]) for _, rows in protocol.pieces])
+    y, score = protocol.scored.y, METRICS[metric]
+    return np.array([np.mean([score(y[rows], scored[rows], protocol.positive, None, None) for _, scored in found])
+                     for _, rows in protocol.pieces])

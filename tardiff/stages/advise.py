@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tardiff.data.format import read_dataset
 from tardiff.data.splits import joined
 from tardiff.evaluation.advice import Advice, advise
 from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, interval, number, seen_beforehand
+from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import arms_of, of_rotation, read_protocol
 from tardiff.stages.run import (
     config_of,
@@ -24,9 +27,11 @@ from tardiff.stages.run import (
     rotations,
     run_steps,
     step,
+    typed_over,
     write_parts,
 )
-from tardiff.utils.checkpoint import require_folder, write_json
+from tardiff.utils.checkpoint import read_json, require_folder, write_json
+from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
 
@@ -34,31 +39,41 @@ from tardiff.utils.logging import provenance
 def run(config: AdviceConfig, dry_run: bool) -> None:
     """Train, sample and evaluate on each rotation of train and val, resuming, and say what to train on."""
     require_folder(config.output)
-    began, experiment = time.perf_counter(), experiment_of(config)
+    experiment = experiment_of(config)
     steps = [each for part in rotations(experiment) for each in generation_steps(part)]
     evaluation = evaluation_of(experiment)
     if dry_run and not Path(config.data).is_dir():
         print(f"settings are valid. Missing input: dataset {config.data}.")
         return
     whole = read_dataset(config.data, ("train", "val"))
+    if whole.val.guidance is not None:
+        raise UserError(f"{config.data}: advice needs one population, whose rows are tested in turn, and this dataset "
+                        f"has a target of its own. `tardiff run data={config.data}` evaluates on the target.")
     parts = rotated_parts(experiment, whole)
     require_usable(parts, steps, evaluation, "Advice needs more rows, or fewer rotations.")
     pool = joined(list(whole.splits.values()))
-    arms = arms_of(evaluation, parts[0].train, planned_sets(parts[0], steps, of_rotation(evaluation, 0)))
+    planned = planned_sets(parts[0], steps, of_rotation(evaluation, 0))
+    arms = arms_of(evaluation, parts[0].train, planned)
     fits = len(arms) * evaluation.seeds * config.rotations
     print(f"{len(pool):,} training and validation series, each scored in one of {config.rotations} rotations; test is "
           f"not read: {counted(len(arms), 'arm')} x {counted(evaluation.seeds, 'seed')}, judged by "
           f"{', '.join(evaluation.judge_models)}, {fits:,} fits in all\n"
-          f"{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}", flush=True)
-    if not dry_run:
-        write_parts(parts, f"rotation of train and val of {config.data} as they are now, of {config.rotations}")
-    run_steps(steps, dry_run, [str(part.path) for part in parts])
+          f"{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}")
+    expected = estimated_minutes(replace(evaluation, sections=["utility"]), parts[0], planned, [],
+                                 resolve_device(evaluation.device))
+    print(f"The evaluation will take about {expected:.0f} minutes on this machine, beside the training and sampling of "
+          f"{config.rotations} rotations.", flush=True)
+    made = [str(part.path) for part in parts]
     if dry_run:
+        run_steps(steps, True, made)
         return
-    protocol = read_protocol(evaluation)
-    results = protocol.predictions(arms_of(evaluation, protocol.real, protocol.synthetic), evaluation.seeds)
-    found = [advise(results, protocol, judge, config.metric, evaluation.bootstrap) for judge in protocol.judges]
-    minutes = (time.perf_counter() - began) / 60
+    write_parts(parts, f"rotation of train and val of {config.data} as they are now, of {config.rotations}")
+    with minutes_spent(Path(config.output) / "minutes.json") as spent:
+        run_steps(steps, False, made)
+        protocol = read_protocol(evaluation)
+        results = protocol.predictions(arms_of(evaluation, protocol.real, protocol.synthetic), evaluation.seeds)
+        found = [advise(results, protocol, judge, config.metric, evaluation.bootstrap) for judge in protocol.judges]
+        minutes = spent()
     told = [{"judge": advice.arm.judge, **described(advice), "command": command_for(config, experiment, advice),
              "words": words_for(advice, HEADERS[config.metric])} for advice in found]
     write_json(Path(config.output) / "advice.json", {
@@ -68,8 +83,24 @@ def run(config: AdviceConfig, dry_run: bool) -> None:
         print(f"\n{line['judge']}: {line['words']}" + (f"\n  {line['command']}" if line["command"] else ""))
     if experiment.generation_seeds == 1:
         print("\nOne synthetic dataset per set and rotation: intervals do not cover the chance of generation.")
-    print(f"\nThis took {fits:,} fits of judges and {minutes:.1f} minutes, less what was there already; written to "
+    print(f"\nThis took {fits:,} fits of judges and {minutes:.1f} minutes, all calls together; written to "
           f"{config.output}/advice.json")
+
+
+@contextmanager
+def minutes_spent(path: Path) -> Iterator[Callable[[], float]]:
+    """Yield a function that returns the minutes spent in here, with those of former calls that the file keeps: of all
+    that ended, be it by an error or Ctrl-C, but not of one that was killed outright."""
+    before = read_json(path, minutes=float)["minutes"] if path.exists() else 0.0
+    began = time.perf_counter()
+
+    def spent() -> float:
+        return before + (time.perf_counter() - began) / 60
+
+    try:
+        yield spent
+    finally:
+        write_json(path, {"minutes": spent()})
 
 
 def experiment_of(config: AdviceConfig) -> ExperimentConfig:
@@ -111,18 +142,21 @@ def words_for(advice: Advice, metric: str) -> str:
 
 
 def command_for(config: AdviceConfig, experiment: ExperimentConfig, advice: Advice) -> str | None:
-    """Return the command that makes what is to be trained on of the whole dataset; None where that is the real rows."""
-    arm = advice.arm
+    """Return the command that makes what is to be trained on of the whole dataset, in a folder of its own; None where
+    that is the real rows."""
+    arm, several_judges = advice.arm, len(evaluation_of(experiment).judge_models) > 1
+    name = f"{config.name}-advised" + several_judges * f"-{arm.judge}"
+    values = {"data": config.data, "name": name}
     if arm.protocol == "teacher_labels":
-        return step("teach", "teacher", experiment.teacher, {"data": config.data, "name": config.name}).typed
+        return step("teach", "teacher", experiment.teacher, values | {"output": f"runs/{name}/teacher"}).typed
     if arm.synthetic is None:
         return None
-    ratios, weights = [arm.ratio] if arm.ratio is not None else [], sorted(set(advice.weights))
-    protocol = ["protocols=[tstr]"] if arm.protocol == "TSTR" else [
-        "protocols=[tsrtr]", f"ratios={ratios}", f"weights={weights}"]
-    given = experiment.evaluation
-    evaluation = [*([given] if isinstance(given, str) else given), *protocol, f"targets=[{arm.targets}]"]
-    _, words = config_of(ExperimentConfig, "experiment", config.experiment, {
-        "data": config.data, "name": config.name, "guidance": {arm.synthetic: experiment.guidance[arm.synthetic]},
-        "evaluation": evaluation})
+    evaluation = {"protocols": ["tstr"], "targets": [arm.targets], "reference": None}
+    if arm.protocol != "TSTR":
+        evaluation |= {"protocols": ["tsrtr"], "ratios": [] if arm.ratio is None else [arm.ratio],
+                       "weights": sorted(set(advice.weights))}
+    values |= {"output": f"runs/{name}", "rotations": 1,
+               "guidance": {arm.synthetic: experiment.guidance[arm.synthetic]},
+               "evaluation": typed_over(experiment.evaluation, evaluation)}
+    _, words = config_of(ExperimentConfig, "experiment", config.experiment, values)
     return shlex.join(["tardiff", "run", *words])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from classifier.models import custom_source
+from classifier.teacher import members_of
 from tardiff.config import (
     BaseConfig,
     ClassifierConfig,
@@ -16,6 +18,7 @@ from tardiff.config import (
     GenerationConfig,
     MapConfig,
     ReportConfig,
+    TeacherConfig,
 )
 from tardiff.data.format import Dataset, Split, read_dataset
 from tardiff.data.splits import subset_of_rows
@@ -62,18 +65,22 @@ class Cell:
         """Return how many stages have settings of a schema."""
         return sum(isinstance(step.config, schema) for step in self.steps)
 
-    @property
+    @cached_property
     def arms(self) -> list[Arm]:
         return arms_of(self.evaluation, self.part.train, self.planned)
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         """All that decides the scores."""
         device = resolve_device(self.evaluation.device)
-        recipes = [judge_of(model, self.evaluation.training, self.part, device).recipe
-                   for model in self.evaluation.judge_models.values()]
-        sources = [custom_source(step.config.model) for step in self.steps if isinstance(step.config, ClassifierConfig)]
-        return ("cell", self.alone, *(split.fingerprint() for split in self.part.splits.values()), recipes, sources,
+        recipes: list[Any] = [judge_of(model, self.evaluation.training, self.part, device).recipe
+                              for model in self.evaluation.judge_models.values()]
+        for config in (step.config for step in self.steps):
+            if isinstance(config, ClassifierConfig):
+                recipes.append(custom_source(config.model))
+            elif isinstance(config, TeacherConfig):
+                recipes += [member.recipe(config, resolve_device(config.device)) for member in members_of(config)]
+        return ("cell", self.alone, *(split.fingerprint() for split in self.part.splits.values()), recipes,
                 [asdict(step.config) for step in self.steps], asdict(self.evaluation))
 
 
@@ -102,6 +109,9 @@ def run(config: MapConfig, dry_run: bool) -> None:
     rows = map_rows(scores)
     write_csv(Path(config.output) / "map.csv", map_table(rows, cells[0].count(BaseConfig)))
     save_figure(Path(config.output) / "map.png", gain_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
+    for n in (cell.n for cell in cells if cell.alone and cell.count(BaseConfig) == 1):
+        print(f"\nOf {n:,} rows there is one subset, with one denoiser: intervals do not cover the chance of "
+              "generation by another.")
     print(f"\nwritten to {config.output}/map.csv and map.png")
 
 

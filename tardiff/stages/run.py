@@ -79,7 +79,14 @@ def config_of(schema: type[T], key: str, arguments: str | list[str], values: dic
         config = load_config(schema, files[0] if files else None, overrides, values)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    return config, [*files, *overrides, *(f"{name}={as_typed(value)}" for name, value in values.items())]
+    return config, typed_over([*files, *overrides], values)
+
+
+def typed_over(arguments: str | list[str], values: dict[str, Any]) -> list[str]:
+    """Return arguments as they are typed with settings by dotted name, in place of those that they hold."""
+    given = [arguments] if isinstance(arguments, str) else arguments
+    kept = [text for text in given if "=" not in text or text.partition("=")[0] not in values]
+    return [*kept, *(f"{name}={as_typed(value)}" for name, value in values.items())]
 
 
 def run(config: ExperimentConfig, dry_run: bool) -> None:

@@ -213,6 +213,30 @@ def test_a_subset_has_n_rows_of_train_and_val_by_subject_and_holds_the_smaller_o
     assert again.train.fingerprint() == found[100, 0].train.fingerprint() != other.train.fingerprint()
 
 
+@pytest.mark.parametrize("sizes", [(37, 20, 29), (23, 11, 7), (50, 13, 14)])
+def test_a_subset_with_one_row_more_keeps_all_that_it_had(sizes):
+    train, guidance, selection = sizes
+    y = np.tile([0, 0, 1], 50)
+    splits = {"train": Split(np.zeros((train, 1, 1), np.float32), y[:train], np.arange(train)),
+              "val": Split(np.zeros((guidance + selection, 1, 1), np.float32), y[:guidance + selection],
+                           1000 + np.arange(guidance + selection), guidance=np.arange(guidance + selection) < guidance)}
+    whole, held = Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), set()
+    for rows in range(1, sum(sizes) + 1):
+        part = subset_of_rows(whole, rows, 1, 0)
+        now = {*part.train.subject, *part.val.subject}
+        assert len(now) == rows and held < now
+        assert abs(part.val.guidance.sum() - rows * guidance / sum(sizes)) <= 1
+        held = now
+
+
+def test_rows_that_train_is_not_of_are_not_rotated():
+    y = np.tile([0, 1], 20)
+    whole = Split(np.zeros((40, 1, 1), np.float32), y, np.arange(40))
+    splits = split_with_target(whole, np.arange(40) >= 20, RATIOS, 0)
+    with pytest.raises(UserError, match="a target of its own.*Give rotations=1"):
+        rotated(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 0, 3)
+
+
 def test_a_subset_takes_whole_subjects():
     subject = np.repeat(np.arange(40), 5)
     splits = {name: Split(np.zeros((200, 1, 1), np.float32), np.arange(40)[subject % 40] % 2, subject + start)

@@ -13,7 +13,7 @@ from tardiff.evaluation.privacy import PRIVACY
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sections import COPY, FRESH
 
-RECORD = {"seed": 0, "command": "python scripts/generate.py", "inputs": {"denoiser": "fd26"},
+RECORD = {"seed": 0, "command": "tardiff generate", "inputs": {"denoiser": "fd26"},
           "settings": {"seed": 0, "labels": "train", "num_samples": None, "guidance": {"scale": 2.0}}}
 REAL_DATA = {"name": "simulated", "folder": "data/x", "length": 24, "channels": ["HR", "Temp"],
              "classes": ["no", "yes"], "splits": {"train": {"rows": 1200, "subjects": 1000, "classes": [1100, 100]}}}
@@ -372,7 +372,7 @@ def test_each_dataset_says_how_it_was_made():
     later = RECORD | {"seed": 1, "settings": RECORD["settings"] | {"seed": 1}, "inputs": {}}
     entry = {"folders": ["a", "b", "c"], "rows": [1, 1, 1], "generation": [RECORD, later, None], "at_bounds": None}
     html = page(synthetic={"guided": entry})
-    assert ("<p>a, seed 0:</p><pre>python scripts/generate.py\ninputs: denoiser fd26\n"
+    assert ("<p>a, seed 0:</p><pre>tardiff generate\ninputs: denoiser fd26\n"
             "settings: seed=0 labels=train num_samples=null guidance.scale=2.0</pre>") in html
     assert "inputs: none\nsettings that differ from the first dataset: seed=1</pre>" in html
     assert "c: it has no record" in html and "tardiff report out/settings.yaml" in html

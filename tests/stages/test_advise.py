@@ -2,20 +2,22 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from user_errors import assert_refused, contents, run_command
 
-from tardiff.config import AdviceConfig, ExperimentConfig, load_config
-from tardiff.data.format import read_dataset, write_dataset
+from tardiff.config import AdviceConfig, ExperimentConfig, TeacherConfig, load_config
+from tardiff.data.format import read_dataset, replace_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.evaluation.advice import Advice
 from tardiff.evaluation.frame import MIXED
 from tardiff.evaluation.protocol import Arm
-from tardiff.stages.advise import command_for, experiment_of
-from tardiff.stages.run import evaluation_of
+from tardiff.stages.advise import command_for, experiment_of, minutes_spent, words_for
+from tardiff.stages.evaluate import arms_of
+from tardiff.stages.run import evaluation_of, generation_steps, planned_sets
 from tardiff.utils.checkpoint import read_json
 
 TINY = """
@@ -52,6 +54,7 @@ def test_advice_never_reads_test_and_goes_on_where_it_was(folder, capsys):
     found = read_json("runs/advice/data/advice.json")
     (advice,) = found["advice"]
     assert advice["words"] in printed and "test is not read" in printed
+    assert printed.index("The evaluation will take about") < printed.index("tardiff train")
     assert advice["judge"] == "gru" and advice["train_on"] and advice["gain"]["low"] <= advice["gain"]["high"]
     assert found["fits"] == 3 * 3 * 6
     tested = [read_dataset(f"runs/advice/data/rotations/{number}/data").test.subject for number in range(3)]
@@ -60,7 +63,8 @@ def test_advice_never_reads_test_and_goes_on_where_it_was(folder, capsys):
     made = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("fits/*.npz")}
     assert run_command(*ADVISE) == 0
     assert made == {path: path.stat().st_mtime_ns for path in Path("runs").rglob("fits/*.npz")}
-    assert read_json("runs/advice/data/advice.json")["advice"] == found["advice"]
+    again = read_json("runs/advice/data/advice.json")
+    assert again["advice"] == found["advice"] and again["minutes"] > found["minutes"], "both calls together"
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
@@ -76,21 +80,107 @@ def test_what_gives_no_advice_is_refused_before_anything_trains(folder, capfd, a
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize(("arm", "asked"), [
-    (Arm("TSTR", "plain", targets="soft"), {"protocols": ["tstr"], "targets": ["soft"]}),
-    (Arm("TSRTR", "plain", 1.0), {"protocols": ["tsrtr"], "targets": ["own"], "ratios": [1.0], "weights": []}),
-    (Arm(MIXED, "plain"), {"protocols": ["tsrtr"], "targets": ["own"], "ratios": [], "weights": [0.1, 0.25]})])
-def test_the_command_that_is_told_makes_the_set_and_trains_on_it_as_advised(folder, arm, asked):
-    config = load_config(AdviceConfig, overrides=[
-        "data=data", "experiment=[tiny.yaml, 'guidance={other: configs/guidance/none.yaml, plain: "
-        "configs/guidance/none.yaml}']"])
-    advice = Advice(arm, arm, Arm("TRTR"), {}, None, [0.25, 0.1, 0.25] if arm.protocol == MIXED else [])
-    program, command, *words = shlex.split(command_for(config, experiment_of(config), advice))
-    assert (program, command) == ("tardiff", "run")
-    experiment = load_config(ExperimentConfig, words[0], words[1:])
-    assert list(experiment.guidance) == ["plain"] and experiment.data == "data" and experiment.rotations == 1
-    evaluation = evaluation_of(experiment)
-    assert {name: getattr(evaluation, name) for name in asked} == asked
+def test_a_dataset_with_a_target_of_its_own_needs_no_rotations_but_one_population(folder, capfd):
+    parts = read_dataset("data", ("train", "val"))
+    half = np.arange(len(parts.val)) % 2 == 0
+    replace_dataset("data", parts.splits | {"val": replace(parts.val, guidance=half)}, parts.meta)
+    code = run_command(*ADVISE)
+    printed = capfd.readouterr()
+    assert_refused(code, printed.err, ("data: advice needs one population", "a target of its own"))
+    assert "rotations=1" not in printed.err and not printed.out
+
+
+def test_minutes_are_those_of_all_calls_that_ended(tmp_path):
+    path = tmp_path / "minutes.json"
+    with minutes_spent(path) as spent:
+        first = spent()
+    kept = read_json(path)["minutes"]
+    with pytest.raises(KeyboardInterrupt), minutes_spent(path) as spent:
+        assert 0 <= first <= kept < spent()
+        raise KeyboardInterrupt
+    assert read_json(path)["minutes"] > kept
+
+
+def summary(mean, low, high, smallest_visible=0.04):
+    return {"mean": mean, "low": low, "high": high, "smallest_visible": smallest_visible}
+
+
+TRTR, MIXUP, TEACHER, TSTR = Arm("TRTR"), Arm("mixup"), Arm("teacher_labels"), Arm("TSTR", "plain")
+GAIN, NO_GAIN = summary(0.031, 0.012, 0.051), summary(0.002, -0.017, 0.023)
+GAIN_OF_CONTROL = summary(0.125, 0.113, 0.137)
+
+
+@pytest.mark.parametrize(("advice", "said", "not_said"), [
+    (Advice(TSTR, TSTR, MIXUP, GAIN, GAIN_OF_CONTROL, []),
+     ["use synthetic series: TSTR plain", "(mixup)", "AUPRC +0.031 [+0.012, +0.051]"],
+     ["real rows alone,", "0.125", "missed"]),
+    (Advice(MIXUP, TSTR, MIXUP, NO_GAIN, GAIN_OF_CONTROL, []),
+     ["train on the real rows alone, with the control mixup", "AUPRC +0.125 [+0.113, +0.137]",
+      "not shown", "AUPRC +0.002 [-0.017, +0.023]", "0.040"], ["use synthetic", "as they are."]),
+    (Advice(TRTR, TSTR, MIXUP, NO_GAIN, summary(0.1, -0.1, 0.3), []),
+     ["train on the real rows alone, as they are", "not shown", "AUPRC +0.002 [-0.017, +0.023]", "0.040"],
+     ["use synthetic", "mixup", "0.100"])], ids=["synthetic", "control", "TRTR"])
+def test_what_is_said_is_of_what_is_advised_with_its_own_numbers(advice, said, not_said):
+    words = words_for(advice, "AUPRC")
+    assert [text for text in said if text not in words] == [] == [text for text in not_said if text in words], words
+
+
+def command_of(advice, *experiment):
+    """The words of the command that is told after an experiment with these settings over those of tiny.yaml."""
+    config = load_config(AdviceConfig, overrides=["data=data", f"experiment=[{', '.join(['tiny.yaml', *experiment])}]"])
+    command = command_for(config, experiment_of(config), advice)
+    return None if command is None else shlex.split(command)
+
+
+def keys_of(words):
+    return [word.partition("=")[0] for word in words if "=" in word]
+
+
+@pytest.mark.parametrize("arm", [
+    Arm("TSTR", "plain", judge="gru", targets="soft"), Arm("TSRTR", "plain", 1.0, "gru"),
+    Arm(MIXED, "plain", judge="gru")])
+def test_the_command_that_is_told_runs_the_advised_arm_alone_in_a_folder_of_its_own(folder, capsys, arm):
+    replace_dataset("data", *simulate_cohort(250, 0))
+    weights = [0.25, 0.1, 0.25] if arm.protocol == MIXED else []
+    words = command_of(
+        Advice(arm, arm, TRTR, {}, None, weights), "name=mine", "output=runs/mine",
+        "'guidance={other: configs/guidance/none.yaml, plain: configs/guidance/none.yaml}'",
+        "\"evaluation=[seeds=3, 'ratios=[0.5, 1.0]', 'weights=[0.1, 0.25, 0.5]', 'targets=[own, soft]', "
+        "reference=other]\"")
+    assert words[:2] == ["tardiff", "run"]
+    experiment = load_config(ExperimentConfig, words[2], words[3:])
+    for typed in (words, experiment.evaluation):
+        assert len(set(keys_of(typed))) == len(keys_of(typed)), "each setting once"
+    steps, evaluation = generation_steps(experiment), evaluation_of(experiment)
+    assert all(Path(step.config.output).is_relative_to("runs/data-advised") for step in steps)
+    assert evaluation.output == "runs/data-advised/report" and evaluation.seeds == 3
+    part = read_dataset("data")
+    arms = arms_of(evaluation, part.train, planned_sets(part, steps, evaluation))
+    advised = [replace(arm, weight=weight) for weight in (0.1, 0.25)] if weights else [arm]
+    assert [each for each in arms if each.synthetic is not None] == advised
+    assert run_command(*words[1:], "--dry-run") == 0
+
+
+def test_the_labels_of_a_teacher_are_made_by_the_teacher_of_the_experiment_in_a_folder_of_its_own(folder):
+    advice = Advice(TEACHER, TSTR, TEACHER, {}, None, [])
+    words = command_of(advice, "\"teacher=['members=[{model: logistic, seeds: 1}]', name=mine]\"")
+    assert words[:2] == ["tardiff", "teach"] and len(set(keys_of(words))) == len(keys_of(words))
+    config = load_config(TeacherConfig, overrides=words[2:])
+    assert config.members == [{"model": "logistic", "seeds": 1}] and config.data == "data"
+    assert config.output == "runs/data-advised/teacher"
+    assert run_command(*words[1:], "--dry-run") == 0
+
+
+@pytest.mark.parametrize("arm", [MIXUP, TRTR])
+def test_no_command_makes_what_there_is(folder, arm):
+    assert command_of(Advice(arm, TSTR, arm, {}, None, [])) is None
+
+
+def test_judges_that_are_advised_apart_are_told_of_folders_apart(folder):
+    judged = [command_of(Advice(replace(TSTR, judge=judge), TSTR, TRTR, {}, None, []),
+                         "'evaluation=[seeds=3, \"judges=[gru, lstm]\"]'") for judge in ("gru", "lstm")]
+    assert [next(word for word in words if word.startswith("output=")) for words in judged] == [
+        "output=runs/data-advised-gru", "output=runs/data-advised-lstm"]
 
 
 def test_a_dry_run_reads_no_test_either(folder, capsys):

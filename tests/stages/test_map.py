@@ -1,16 +1,17 @@
 """The gain map by its command: what a cell is made of, that it resumes, and what is refused before anything trains."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from user_errors import assert_refused, contents, run_command
+from user_errors import USER_MODELS, assert_refused, contents, run_command
 
 from tardiff.config import CONFIGS, GenerationConfig, MapConfig, load_config
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
-from tardiff.stages.map import experiment_of
+from tardiff.stages.map import cells_of, experiment_of
 from tardiff.stages.run import generation_steps
 
 TINY = """
@@ -74,7 +75,8 @@ def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
     made = {path: path.stat().st_mtime_ns for path in output.rglob("base/model.safetensors")}
     capsys.readouterr()
     assert run_command(*MAP) == 0
-    assert "4 cells, 3 of them finished" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 cells, 3 of them finished" in printed and "chance of generation" not in printed
     after = contents(output)
     results = {path for path in before if Path(path).suffix in (".csv", ".png", ".npz", ".safetensors")}
     assert {path: after.get(path) for path in results} == {path: before[path] for path in results}
@@ -117,6 +119,42 @@ def test_presets_name_an_experiment_whose_stages_are_valid(path):
     assert any(isinstance(step.config, GenerationConfig) for step in generation_steps(experiment))
 
 
-def test_all_rows_are_one_subset(folder, capsys):
-    assert run_command(*MAP, "sizes=[140, null]", "--dry-run") == 0
-    assert "140 (2 subsets), 237 (1 subset)" in capsys.readouterr().out
+def test_all_rows_are_one_subset_whose_repeats_are_seeds_and_another_experiment_is_computed_anew(folder, capsys):
+    whole = [*MAP, "sizes=[null]"]
+
+    def interval_of(judge):
+        table = pd.read_csv("runs/map/data/map.csv")
+        assert set(table["n"]) == {237} and set(table["subsets"]) == {1} and set(table["judge"]) == {judge}
+        assert table[table["arm"] == "TRTR"]["sd"].notna().all(), "of two seeds; means over seeds have none"
+        return table[(table["set"] == "plain") & (table["metric"] == "auroc")][["difference_low", "difference_high"]]
+
+    assert run_command(*whole, "--dry-run") == 0
+    assert "237 (1 subset)" in capsys.readouterr().out
+    assert run_command(*whole) == 0
+    assert "Of 237 rows" in (printed := capsys.readouterr().out) and "not cover the chance of generation" in printed
+    first = interval_of("gru")
+    cell = Path("runs/map/data/cells/all")
+    denoiser, fits = (cell / "base/model.safetensors").stat().st_mtime_ns, set(cell.rglob("fits/*.npz"))
+    for changed, judge in (("bootstrap=30", "gru"), ("bootstrap=20, model.name=lstm", "lstm")):
+        Path("tiny.yaml").write_text(TINY.replace("bootstrap=20", changed))
+        assert run_command(*whole) == 0
+        assert "1 cell, 0 of them finished" in capsys.readouterr().out
+        assert not interval_of(judge).equals(first)
+        assert (set(cell.rglob("fits/*.npz")) == fits) == (judge == "gru"), "fits count as far as they are the same"
+    assert (cell / "base/model.safetensors").stat().st_mtime_ns == denoiser
+
+
+@pytest.mark.parametrize(("stage", "settings"), [
+    ("teacher", "['members=[{model: custom, seeds: 1}]', "), ("classifier", "[model.name=custom, "),
+    ("evaluation", "[model.name=custom, 'controls=[]', 'weights=[]', ")])
+def test_a_model_of_the_users_own_that_was_edited_makes_another_cell(finished, tmp_path, monkeypatch, stage, settings):
+    monkeypatch.chdir(finished)
+    monkeypatch.syspath_prepend(tmp_path)
+    experiment = f"experiment=[tiny.yaml, \"{stage}={settings}'model.custom.import_path=edited_models:Linear']\"]"
+    keys = []
+    for edit in ("", "", "\nWIDTH = 3\n"):
+        (tmp_path / "edited_models.py").write_text(USER_MODELS + edit)
+        monkeypatch.delitem(sys.modules, "edited_models", raising=False)
+        config = load_config(MapConfig, overrides=["data=data", "sizes=[140]", "subsets=1", experiment])
+        keys.append(cells_of(config, read_dataset("data"))[0].key)
+    assert keys[0] == keys[1] != keys[2]

@@ -107,6 +107,18 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
         assert_refused(code, capsys.readouterr().err, ("rotations/0/data: is no rotation of data as it is now",))
 
 
+def test_a_dataset_with_a_target_of_its_own_is_not_rotated(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    splits, meta = simulate_cohort(200, 0)
+    half = np.arange(len(splits["val"])) % 2 == 0
+    write_dataset("data", splits | {"val": replace(splits["val"], guidance=half)}, meta)
+    before = contents(tmp_path)
+    capfd.readouterr()
+    code = run_command("run", "data=data", "rotations=3")
+    assert_refused(code, capfd.readouterr().err, ("data: has a target of its own", "Give rotations=1."))
+    assert contents(tmp_path) == before
+
+
 def test_a_class_that_a_rotation_lacks_is_told_of_before_anything_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     splits, meta = simulate_cohort(200, 0)

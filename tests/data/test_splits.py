@@ -233,7 +233,7 @@ def test_rows_that_train_is_not_of_are_not_rotated():
     y = np.tile([0, 1], 20)
     whole = Split(np.zeros((40, 1, 1), np.float32), y, np.arange(40))
     splits = split_with_target(whole, np.arange(40) >= 20, RATIOS, 0)
-    with pytest.raises(UserError, match="a target of its own.*Give rotations=1"):
+    with pytest.raises(UserError, match=r"a target of its own.*Give rotations=1"):
         rotated(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 0, 3)
 
 

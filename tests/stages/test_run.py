@@ -110,7 +110,7 @@ def test_rotations_are_trained_each_and_scored_together(tmp_path, monkeypatch, c
 def test_a_dataset_with_a_target_of_its_own_is_not_rotated(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     splits, meta = simulate_cohort(200, 0)
-    half = np.arange(len(splits["val"])) % 2 == 0
+    half = splits["val"].subject % 2 == 0
     write_dataset("data", splits | {"val": replace(splits["val"], guidance=half)}, meta)
     before = contents(tmp_path)
     capfd.readouterr()

@@ -64,14 +64,14 @@ class FittedDenoiser:
         values were observed.
 
         `decode` leaves gaps out, so they hold what is easiest to learn, whatever rule filled them: straight lines
-        between observations, and in a channel without any those of a series that the seed draws.
+        between observations, and in a channel without any those of a series that the seed draws (`borrowed`).
         """
         if not self.mask or split.mask is None:
             values = torch.from_numpy(self.normalizer.transform(split.x))
             return torch.cat([values, torch.ones_like(values)], dim=2) if self.mask else values
         lines = replace(self.meta.imputation, rule="linear").fill(np.where(split.mask, split.x, np.float32(np.nan)))
-        values = self.normalizer.transform(borrowed(lines, split.mask, split.y, seed))
-        return torch.cat([torch.from_numpy(values), analog_bits(split.mask)], dim=2)
+        values = torch.from_numpy(borrowed(self.normalizer.transform(lines), split.mask, split.y, seed))
+        return torch.cat([values, analog_bits(split.mask)], dim=2)
 
     def decode(self, signals: Tensor) -> np.ndarray:
         """Return series (B, L, C) float32 in raw units for signals (B, L, C or 2C), with NaN where a gap was drawn."""

@@ -15,6 +15,8 @@ ROWS_PER_COMPONENT = 8
 """Training rows behind each principal component, so that few rows are not taken for all there can be."""
 MAX_ROWS = 10_000
 """Rows whose covariance is taken, drawn from the training rows."""
+LEAST_VARIANCE = 1e-4
+"""Of what components leave, and of a component where it divides: that of a constant signal is rounding."""
 BLOCK_EDGES = (4, 8, 16, 32, 64, 128)
 """Between blocks of components in which the mean of a class is drawn toward that of all rows alike."""
 
@@ -77,7 +79,7 @@ class GaussianDenoiser(nn.Module):
             _, singular, self.components[label] = torch.svd_lowrank(centred, q=count, niter=4)
             self.variances[label] = singular.square() / len(centred)
         left = centred.square().mean(dim=0).sum() - self.variances[label].sum()
-        self.rest[label] = (left / (centred.shape[1] - count)).clamp(min=1e-4)
+        self.rest[label] = (left / (centred.shape[1] - count)).clamp(min=LEAST_VARIANCE)
 
     def _shrunk(self, difference: Tensor, count: int, total: int) -> Tensor:
         """Return the difference (L C) of the mean of a class of `count` among `total` rows to that of all, without most
@@ -93,7 +95,8 @@ class GaussianDenoiser(nn.Module):
         edges = [0, *(edge for edge in BLOCK_EDGES if edge < len(along)), len(along)]
         for start, end in itertools.pairwise(edges):
             block = along[start:end]
-            kept = _james_stein(block.square() / self.variances[-1, start:end], end - start, chance)
+            variances = self.variances[-1, start:end].clamp(min=LEAST_VARIANCE)
+            kept = _james_stein(block.square() / variances, end - start, chance)
             shrunk += kept * (basis[:, start:end] @ block)
         return shrunk
 

@@ -14,6 +14,7 @@ from classifier.teacher import Teacher
 from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
 from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.fidelity import is_conspicuous
 from tardiff.evaluation.metrics import auroc
@@ -123,8 +124,8 @@ def record_scale(config: GenerationConfig, dataset: Dataset, denoiser: FittedDen
         write_json(path, record)
     found = record[FOUND]
     tried = ", ".join(f"{float(scale):.3g}: {value:.3f}" for scale, value in found["tried"].items())
-    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of val with "
-          f"AUROC {found['target']:.3f}, of series by scale {tried}")
+    print(f"guidance.scale=auto: {found['scale']:.3g}; an independent classifier separates the labels of the selection "
+          f"half with AUROC {found['target']:.3f}, of series by scale {tried}")
 
 
 def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser, guidance: Guidance,
@@ -132,6 +133,7 @@ def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser
     device = guidance.guide.task.device
     predict = (independent_classifier(config.classifier, dataset, device) if teacher is None
                else lambda x, mask: teacher.predict(x))
+    _, selection = halve_validation(dataset.val)
     # Balanced, for the rarer class decides how sure an AUROC is, and the shares of the classes do not change it.
     y = label_plan("balanced", SEARCHED, dataset.train.y, dataset.meta.classes)
     labels, numbers = torch.from_numpy(y).to(device), torch.arange(len(y), device=device)
@@ -144,7 +146,7 @@ def _search(config: GenerationConfig, dataset: Dataset, denoiser: FittedDenoiser
                                             strict=True)])
         return float(auroc(y, predict(denoiser.meta.filled(x), ~np.isnan(x)))[0])
 
-    found = matched_scale(separability, float(auroc(dataset.val.y, predict(dataset.val.x, dataset.val.mask))[0]))
+    found = matched_scale(separability, float(auroc(selection.y, predict(selection.x, selection.mask))[0]))
     return {"scale": found.scale, "target": found.target, "scales": np.array(list(found.tried)),
             "separabilities": np.array(list(found.tried.values()))}
 

@@ -105,6 +105,17 @@ def test_the_mean_of_a_rare_class_is_nearer_the_truth_than_that_of_its_rows():
         assert shrunk < 0.6 * plain
 
 
+def test_constant_signals_and_equal_rows_are_no_obstacle():
+    torch.manual_seed(0)
+    x, y = torch.randn(600, 6, 4), (torch.arange(600) < 60).long()
+    x[..., 2:] = 1
+    denoiser = GaussianDenoiser(Constant(), DiffusionProcess(DiffusionConfig()), (6, 4), 20)
+    for of_rows in (x, torch.ones_like(x)):
+        denoiser.fit(of_rows, y)
+        torch.testing.assert_close(denoiser.means.view(3, 6, 4)[..., 2:], torch.ones(3, 6, 2))
+        assert torch.isfinite(denoiser(x[:2], torch.tensor([0, 199]), torch.tensor([0, 1]))).all()
+
+
 def test_a_class_without_rows_and_very_few_rows_are_no_obstacle():
     x, y = rows(5, classes=1)
     denoiser = fitted(x, y, GaussianDenoiser.num_components(5, SIGNALS))

@@ -276,7 +276,7 @@ def chance_warning(value: float, low: float, high: float, dataset: Dataset) -> s
     advice = ("Train it for longer or on more data, or choose another one" if fewest >= FEW_SUBJECTS else
               f"More patients are needed: of the rarest class, the {where} have {counted(fewest, 'subject')}")
     return (f"warning: the classifier is not shown to be better than chance: AUROC {value:.3f} [{low:.3f}, {high:.3f}] "
-            f"on the guidance half. Guidance by it follows noise. {advice}.")
+            f"on the guidance half. Guidance by it may follow noise. {advice}.")
 
 
 def save_classifier(folder: str | Path, config: ClassifierConfig, fitted: FittedClassifier, normalizer: Normalizer,

@@ -179,8 +179,8 @@ def headline(metric: FidelityMetric, fidelity: dict[str, dict[str, dict[str, Sum
 def plausibility(description: dict[str, Any], fidelity: dict[str, dict[str, dict[str, Summary]]]
                  ) -> dict[str, dict[str, Any]]:
     """Return what is known of implausible values, OUTSIDE and AT_ENDS: `shares` per channel, by set, real training rows
-    first; `range`, the smallest and the largest share of a set, as text; `conspicuous`: by set, channel, share and that
-    of real rows; and the sets of which it is `unknown`."""
+    first; `range`, the smallest and the largest share of a set, and `of_real`, that of real training rows, as text;
+    `conspicuous`: by set, channel, share and that of real rows; and the sets of which it is `unknown`."""
     channels, synthetic = description["real"]["channels"], description["synthetic"]
     outside = {name: [of_set["extremes"][f"outside_{channel}"]["mean"] for channel in range(len(channels))]
                for name, of_set in fidelity.items() if "extremes" in of_set and name != NOISE}
@@ -198,6 +198,7 @@ def _shares(shares: dict[str, list[float]], channels: list[str], names: list[str
                           if is_conspicuous(*found[1:])] for name in known}
     means = [sum(shares[name]) / len(channels) for name in known]
     return {"shares": shares, "range": list(dict.fromkeys(map(percent, (min(means), max(means))))) if means else [],
+            "of_real": percent(sum(shares[REAL]) / len(channels)) if means else None,
             "conspicuous": {name: found for name, found in conspicuous.items() if found},
             "unknown": [name for name in names if name not in shares]}
 

@@ -230,6 +230,7 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     of_sets = [row for row in rows if row["synthetic"] is not None]
     baseline = "control" if any("auroc_minus_control" in row for row in of_sets) else "trtr"
     style_of, sizes = styles(dict.fromkeys(row["arm"] for row in of_sets)), sorted({row["n"] for row in rows})
+    spread = min([after / before for before, after in itertools.pairwise(sizes)], default=2) ** (1 / 3)
     judges = list(dict.fromkeys(row["judge"] for row in of_sets))
     figure = Figure(figsize=(5.2 * len(metrics) + 0.4, 3.4 * len(judges) + 0.6 + 0.08 * len(style_of)),
                     layout="constrained")
@@ -240,8 +241,8 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
         for number, (arm, style) in enumerate(style_of.items()):
             found = [(row["n"], row[f"{key}_minus_{baseline}"]) for row in of_sets
                      if row["arm"] == arm and row["judge"] == judge]
-            # Beside each other, on an axis where sizes a factor of two apart are the closest.
-            position = np.array([n for n, _ in found]) * 1.3 ** ((number + 0.5) / len(style_of) - 0.5)
+            # Beside each other, within a third of the way to the next size.
+            position = np.array([n for n, _ in found]) * spread ** ((number + 0.5) / len(style_of) - 0.5)
             middle, low, high = (np.array([gain[part] for _, gain in found]) for part in ("mean", "low", "high"))
             axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
                           markersize=4, elinewidth=0.8, **style)

@@ -122,8 +122,7 @@ def described(advice: Advice) -> dict[str, Any]:
     shown = {"gain": advice.gain, "control_gain": advice.control_gain}
     return {"train_on": advice.arm.label, "targets": advice.arm.targets, "weights": advice.weights,
             "best_with_synthetic_series": advice.synthetic.label, "best_without": advice.real.label,
-            **{name: None if gain is None else {part: gain[part] for part in ("mean", "low", "high",
-                                                                              "smallest_visible")}
+            **{name: None if gain is None else {part: gain[part] for part in ("mean", "low", "high")}
                for name, gain in shown.items()}}
 
 
@@ -133,8 +132,9 @@ def words_for(advice: Advice, metric: str) -> str:
     if advice.arm.synthetic is not None:
         return (f"use synthetic series: {advice.arm.label}. Expected gain over the best that real rows alone give "
                 f"({advice.real.label}): {gain}.")
-    not_shown = (f"Synthetic series are not shown to add to it: {gain} for the best of them. A true gain below about "
-                 f"{number(advice.gain['smallest_visible'])} would be missed on so many patients.")
+    room = (f"leaves room for a gain of up to {number(advice.gain['high'])}" if advice.gain["high"] > 0
+            else "shows a loss")
+    not_shown = f"Synthetic series are not shown to add to it: {gain} for the best of them; the interval {room}."
     if advice.arm.protocol == "TRTR":
         return f"train on the real rows alone, as they are. {not_shown}"
     return (f"train on the real rows alone, with the control {advice.arm.label} (tardiff/evaluation/controls.py). "

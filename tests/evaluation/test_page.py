@@ -289,7 +289,7 @@ def test_shares_outside_the_real_range_are_told_of_each_set_and_channel_and_cons
     frame = extremes(**{REAL: (0.002, 0.003), NOISE: (0.9, 0.9), "guided": (0.001, 0.059), "other": (0.004, 0.002)})
     html = page({"fidelity": frame}, ("guided", "other")).replace("\xa0", " ")
     line = short(html)["Are they realistic"]
-    assert "lie 0.3 % to 3.0 % of the values, conspicuously many" in line
+    assert "lie 0.3 % to 3.0 % of the values (of real training rows 0.2 %), conspicuously many" in line
     assert "guided (Temp 5.9 %, of real ones 0.3 %)." in line
     assert "other" not in line and "training range" not in line
     assert rows_of(fold(html, "Fidelity and plausibility, set by set"), "Outside the range") == [

@@ -166,14 +166,16 @@ def _standing(against_trtr: str, against_control: str | None) -> str:
 
 
 def headline(metric: FidelityMetric, fidelity: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any] | None:
-    """Return the first column of a metric for the summary: what it is of real rows, and the sets from the nearest to
-    the farthest; None of the shares of implausible values, which have words of their own."""
+    """Return the first column of a metric for the summary: what it is of real rows and of noise with their moments, and
+    the sets from the nearest to the farthest; None of the shares of implausible values, which have words of their own.
+    """
     column = metric.columns[0]
     values = {name: of_set[metric.name][column.key]["mean"] for name, of_set in fidelity.items()}
     sets = sorted(((name, value) for name, value in values.items() if name not in (REAL, NOISE)),
                   key=lambda pair: (math.isnan(pair[1]), abs(pair[1] - (column.perfect or 0))))
-    return None if metric.name == "extremes" else {"metric": metric, "meaning": metric.meaning.split(". ")[0],
-                                                   "perfect": column.perfect, "of_real": values[REAL], "sets": sets}
+    return None if metric.name == "extremes" else {
+        "metric": metric, "meaning": metric.meaning.split(". ")[0], "perfect": column.perfect, "of_real": values[REAL],
+        "of_noise": values.get(NOISE), "sets": sets}
 
 
 def plausibility(description: dict[str, Any], fidelity: dict[str, dict[str, dict[str, Summary]]]

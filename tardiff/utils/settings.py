@@ -155,7 +155,8 @@ def _assignments(leaves: Mapping[str, _Leaf], path: str | Path | None, overrides
             is_text = str in parts and not (parts & {list, dict} and text.startswith(("[", "{")))
             value = Plain(text) if is_text else parse(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
-            faults.append(f"command line: {quoted(override)} cannot be read ({reason(error)}).")
+            advice = " Put quotes around items such as 'key=[1, 2]' in a list." if text.count("[") > 1 else ""
+            faults.append(f"command line: {quoted(override)} cannot be read ({reason(error)}).{advice}")
             continue
         yield from _flat(leaves, f"command line {quoted(override)}", {key: value})
     for key, value in values.items():

@@ -113,7 +113,7 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
     ("flag=yes please", "true or false"), ("share=nan", "finite"), ("share=inf", "finite"), ("share=many", "a number"),
     ("inner.rate=true", "a number"), ("sizes=3", "a list"), ("sizes=[1,true]", "a list"), ("sizes=[0]", "at least 1"),
     ("which=[x]", "text or a list, each item a whole number or a mapping"), ("names=[1]", "a mapping"),
-    ("sizes=[1", "cannot be read"), ("=3", "cannot be read")])
+    ("sizes=[1", "cannot be read"), ("sizes=[a=[1]]", "Put quotes around"), ("=3", "cannot be read")])
 def test_a_wrong_value_says_what_was_expected(override, message):
     with pytest.raises(UserError, match="1 fault in the configuration") as error:
         load("", override)

@@ -319,8 +319,8 @@ def test_the_first_metric_is_told_of_all_sets_from_the_nearest_to_the_farthest()
                         for key in ("score", "per_pair")])
     html = page({"fidelity": frame}, ("far", "near", "odd"))
     line = short(html)["Are they realistic"]
-    assert ("real training rows 0.010, matched noise 0.900; from the nearest set to the farthest near 0.020, far 0.500, "
-            "odd -.") in line
+    assert ("real training rows 0.010, matched noise 0.900; from the nearest set to the farthest near 0.020, "
+            "far 0.500, odd -.") in line
     assert "Difference of the correlations" in line
     assert "Difference of the correlations" in fold(html, "Fidelity and plausibility, set by set")
 

@@ -25,7 +25,7 @@ def borrowed(x: np.ndarray, mask: np.ndarray, y: np.ndarray, seed: int) -> np.nd
     28 % of stays observe RR, whose 5 to 95 % range came out as 15 to 24 in place of 12 to 30), and that of any other
     series that the channel has nothing to do with the others.
     """
-    filled, observes = x.copy(), mask.any(axis=1)
+    result, observes = x.copy(), mask.any(axis=1)
     levels = (x * mask).sum(axis=1) / mask.sum(axis=1).clip(min=1)
     levels = (levels - levels.mean(axis=0)) / levels.std(axis=0).clip(min=1e-6)
     generator = np.random.default_rng(derive_seed(seed, "borrowed"))
@@ -36,8 +36,8 @@ def borrowed(x: np.ndarray, mask: np.ndarray, y: np.ndarray, seed: int) -> np.nd
         nearest = NearestNeighbors(n_neighbors=count).fit(others[owners]).kneighbors(others[lacking],
                                                                                     return_distance=False)
         chosen = nearest[np.arange(len(lacking)), generator.integers(count, size=len(lacking))]
-        filled[lacking, :, channel] = x[owners[chosen], :, channel]
-    return filled
+        result[lacking, :, channel] = x[owners[chosen], :, channel]
+    return result
 
 
 def analog_bits(mask: np.ndarray) -> Tensor:

@@ -232,11 +232,9 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     style_of, sizes = styles(dict.fromkeys(row["arm"] for row in of_sets)), sorted({row["n"] for row in rows})
     spread = min([after / before for before, after in itertools.pairwise(sizes)], default=2) ** (1 / 3)
     judges = list(dict.fromkeys(row["judge"] for row in of_sets))
-    figure = Figure(figsize=(5.2 * len(metrics) + 0.4, 3.4 * len(judges) + 0.6 + 0.08 * len(style_of)),
-                    layout="constrained")
-    axes = figure.subplots(len(judges), len(metrics), squeeze=False, sharex=True)
-    for (line, judge), (column, (key, title)) in itertools.product(enumerate(judges), enumerate(metrics.items())):
-        axis = axes[line, column]
+    figure, axes = _panels(len(judges) * len(metrics), len(metrics), (5.2, 3.4), (0.4, 0.6 + 0.08 * len(style_of)),
+                           sharex=True)
+    for axis, (judge, (key, title)) in zip(axes, itertools.product(judges, metrics.items()), strict=True):
         axis.axhline(0, color="0.3", linewidth=1)
         for number, (arm, style) in enumerate(style_of.items()):
             found = [(row["n"], row[f"{key}_minus_{baseline}"]) for row in of_sets
@@ -250,11 +248,9 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
         axis.set_xscale("log")
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.tick_params(labelsize=8)
     figure.supxlabel("labelled rows: training, guidance and selection", fontsize=9)
     figure.supylabel("gain over " + ("the best control" if baseline == "control" else "TRTR"), fontsize=9)
-    handles = [axes[0, 0].plot([], [], label=plain(arm), **style)[0] for arm, style in style_of.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    _line_legend(figure, axes[0], style_of, 3)
     return figure
 
 

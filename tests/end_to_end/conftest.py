@@ -1,7 +1,6 @@
 """A tiny dataset and finished runs of the first three stages, made once and only read by tests."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -90,11 +89,3 @@ def finished(tmp_path_factory):
         assert run_tiny("guide", "output=classifier") == 0
         assert run_tiny("generate", "output=synthetic") == 0
     return folder
-
-
-@pytest.fixture
-def folder(finished, tmp_path, monkeypatch):
-    """A copy of the finished folder, made the working folder."""
-    shutil.copytree(finished, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"

@@ -36,14 +36,6 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def folder(finished, tmp_path, monkeypatch):
-    """A copy of the finished map, made the working folder."""
-    shutil.copytree(finished, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
-
-
 def test_a_cell_has_n_labelled_rows_of_train_and_val_and_the_test_of_the_dataset(finished):
     whole = read_dataset(finished / "data")
     for n in (140, 200):

@@ -1,7 +1,8 @@
 """Speed and memory of denoiser and guidance, each beside its like in the same run; prints a table, writes JSON.
 
 On a CPU the denoiser of --config is measured; on CUDA the paper-sized one, with two residual blocks a level as released
-and with three as in the text. A section that fails is reported, and the rest goes on.
+and with three as in the text. There are two ways through a layer, see `tardiff.models.layers`, and both are measured on
+either device. A section that fails is reported, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import tempfile
 import time
@@ -50,6 +52,8 @@ GUIDANCE = {"classifier": {"objective": "classifier"},
             **{f"{objective}, {parameters}": {"objective": objective, "parameters": parameters}
                for objective in ("influence", "anchored") for parameters in ("head", "all")}}
 
+WAYS = {"cpu": lambda x: True, "cuda": lambda x: False}
+
 Figures = dict[str, float]
 
 
@@ -76,7 +80,7 @@ class Bench:
     def fitted(self) -> FittedDenoiser:
         return FittedDenoiser(self.denoiser().requires_grad_(False), self.process, self.normalizer, SHAPE, META)
 
-    def seconds(self, **works: Callable[[], object]) -> Figures:
+    def seconds(self, works: Mapping[str, Callable[[], object]]) -> Figures:
         """Return the least seconds of each work, all in turn in every round, after one round that does not count.
 
         On one CPU thread they are the processor's, which other processes on the machine disturb less.
@@ -98,15 +102,15 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def plain_layers() -> contextlib.AbstractContextManager:
-    """Return a context in which the denoiser keeps features contiguous and runs PyTorch's own layers, as on CUDA."""
-    return mock.patch.object(layers, "channels_last", lambda x: False)
+def layers_of(device: str) -> contextlib.AbstractContextManager:
+    """Return a context in which the denoiser goes through its layers as it does on `cpu` or `cuda`, wherever it is."""
+    return mock.patch.object(layers, "channels_last", WAYS[device])
 
 
 def flops(bench: Bench) -> float:
     """Return the multiplications and additions of one forward pass of one series, in FLOP."""
     model = bench.denoiser().cpu()
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain_layers():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), layers_of("cuda"):
         model(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     return counter.get_total_flops()
 
@@ -115,44 +119,48 @@ def matmul_rate(bench: Bench) -> Figures:
     """The device's own rate of square products, in FLOP/s: the yardstick of the other sections."""
     size = 8192 if bench.is_cuda else 512 if bench.quick else 2048
     matrix = torch.randn(size, size, device=bench.device, dtype=torch.bfloat16 if bench.is_cuda else torch.float32)
-    return {"flops_per_s": 2 * size**3 / bench.seconds(product=lambda: matrix @ matrix)["product"]}
+    return {"flops_per_s": 2 * size**3 / bench.seconds({"product": lambda: matrix @ matrix})["product"]}
 
 
-def forward(bench: Bench, rate: float) -> Figures:
-    """Milliseconds a series of one forward pass: as sampling does it, and on a CPU with PyTorch's own layers."""
-    model, work, results = bench.fitted().denoiser, flops(bench), {}
-    sizes = (64,) if bench.quick else (4096,) if bench.is_cuda else (128, 256, 512)
-    for size in sizes:
+def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
+    """Milliseconds a series of one forward pass as sampling does it, by either way through the layers."""
+    work, results, precisions = flops(bench), {"GFLOP a forward": flops(bench) / 1e9}, (True,)
+    if bench.is_cuda and not compiled:
+        precisions = (False, True)
+    for size in (64,) if bench.quick else (4096,) if bench.is_cuda else (128, 256, 512):
         t, labels = torch.zeros((2, size), dtype=torch.int64, device=bench.device)
         x = torch.randn(size, *SHAPE, device=bench.device)
 
-        def own(x=x, t=t, labels=labels, bf16=False):
-            with torch.no_grad(), autocast(bench.device, bf16):
+        def once(model: nn.Module, way: str, bf16: bool, x=x, t=t, labels=labels) -> None:
+            with torch.no_grad(), layers_of(way), autocast(bench.device, bf16):
                 model(x, t, labels)
 
-        def plain(own=own):
-            with plain_layers():
-                own()
-
-        other = {"bf16": functools.partial(own, bf16=True)} if bench.is_cuda else {"plain layers": plain}
-        for name, taken in bench.seconds(own=own, **other).items():
-            results[f"{size} {name}, ms a series"] = taken / size * 1e3
-            results[f"{size} {name}, share of matmul rate"] = work * size / taken / rate
-    return {"GFLOP a forward": work / 1e9, **results}
+        works = {}
+        for way, bf16 in itertools.product(("cpu", "cuda"), precisions):
+            model = bench.fitted().denoiser
+            if compiled:
+                model.compile()
+            name = f"{size}, layers of {way}" + (", bf16" * bf16 if bench.is_cuda else "")
+            works[name] = functools.partial(once, model, way, bf16)
+        for name, taken in bench.seconds(works).items():
+            results[f"{name}, ms a series"] = taken / size * 1e3
+            results[f"{name}, share of matmul rate"] = work * size / taken / rate
+    return results
 
 
 def training(bench: Bench, rate: float, compiled: bool) -> Figures:
-    """Seconds of one training step as `train_denoiser` takes it, and its share of the matmul rate (three forwards)."""
+    """Milliseconds of one training step as `train_denoiser` takes it, by either way through the layers, and its share
+    of the matmul rate (three forwards); compiled, by the device's own way, with and without CUDA graphs."""
     config = bench.config.training
     size = 16 if bench.quick else config.batch_size
 
-    def stepper(network: Callable[[nn.Module], nn.Module] = lambda model: model) -> Callable[[], None]:
+    def step_of(network: Callable[[nn.Module], nn.Module], way: str) -> Callable[[], None]:
         model = bench.denoiser().train()
         optimizer, average, called = denoiser_optimizer(model, config), EMA(model, 0.99), network(model)
 
         def step() -> None:
             batch = training_draws(bench.x, bench.y, size, bench.process.schedule.num_train_timesteps, 0.1, NUM_CLASSES)
-            with autocast(bench.device, config.bf16):
+            with layers_of(way), autocast(bench.device, config.bf16):
                 loss = bench.process.loss(called, *batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -162,24 +170,21 @@ def training(bench: Bench, rate: float, compiled: bool) -> Figures:
 
         return step
 
-    works = {"compiled": stepper(torch.compile)} if compiled else {"eager": stepper()}
-    if not bench.is_cuda:
-        own = works["eager"]
-
-        def plain() -> None:
-            with plain_layers():
-                own()
-
-        works["plain layers"] = plain
+    if compiled:
+        works = {mode: step_of(functools.partial(torch.compile, mode=mode), bench.device.type)
+                 for mode in ("default", "reduce-overhead")}
+    else:
+        works = {f"layers of {way}": step_of(lambda model: model, way) for way in ("cpu", "cuda")}
     results: Figures = {"batch": size}
-    for name, taken in bench.seconds(**works).items():
+    for name, taken in bench.seconds(works).items():
         results[f"{name}, ms a step"] = taken * 1e3
         results[f"{name}, share of matmul rate"] = 3 * flops(bench) * size / taken / rate
     return results
 
 
 def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
-    """Seconds a series of sampling, unguided and with each objective of guidance by a GRU, and their ratios."""
+    """Seconds a series of sampling, unguided and with each objective of guidance by a GRU, and their ratios; with many
+    steps, of which a GPU takes more, `anchored` alone."""
     fitted, count = bench.fitted(), 16 if bench.quick else 4096 if bench.is_cuda else 256
     if compiled:
         fitted.denoiser.compile()
@@ -193,8 +198,9 @@ def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
             sample_chunk(fitted, labels, samples, 0, SamplerConfig(num_inference_steps=steps),
                          functools.partial(conditioning, bench, gradient, settings), bf16=bench.is_cuda)
 
-        works = {"unguided": None} if compiled else {"unguided": None, **GUIDANCE}
-        taken = bench.seconds(**{name: functools.partial(sample, settings) for name, settings in works.items()})
+        guided = GUIDANCE if not (compiled or steps > 25) else {"anchored, all": GUIDANCE["anchored, all"]}
+        works = {name: functools.partial(sample, settings) for name, settings in {"unguided": None, **guided}.items()}
+        taken = bench.seconds(works)
         share = steps * count * flops(bench) / taken["unguided"] / rate
         results[f"{steps} steps unguided, share of matmul rate"] = share
         for name, seconds in taken.items():
@@ -237,16 +243,16 @@ def memory(bench: Bench) -> Figures:
 
 def sections(benches: Mapping[str, Bench]) -> Iterator[tuple[str, Callable[[float], Figures]]]:
     """Yield name and work(matmul rate) of each section, those first that matter most."""
-    first = next(iter(benches.values()))
-    for name, bench in benches.items():
-        yield f"forward, {name}", functools.partial(forward, bench)
-        yield f"training, {name}", functools.partial(training, bench, compiled=False)
-        yield f"sampling, {name}", functools.partial(sampling, bench, compiled=False)
-    if first.is_cuda:
-        yield "training, compiled", functools.partial(training, first, compiled=True)
-        yield "sampling, compiled", functools.partial(sampling, first, compiled=True)
-    else:
-        yield "memory of generation", lambda rate: memory(first)
+    first, *others = benches.items()
+    works = {"forward": forward, "training": training, "sampling": sampling}
+    for name, bench in [first, *others]:
+        for kind, work in works.items():
+            yield f"{kind}, {name}", functools.partial(work, bench, compiled=False)
+        if bench.is_cuda and bench is first[1]:
+            for kind, work in works.items():
+                yield f"{kind}, {name}, compiled", functools.partial(work, bench, compiled=True)
+    if not first[1].is_cuda:
+        yield "memory of generation", lambda rate: memory(first[1])
 
 
 def measured(bench: Bench, name: str, work: Callable[[], Figures]) -> Figures | str:

@@ -615,6 +615,9 @@ class MapConfig:
     seed: int = setting(0, "Seed of the subsets.", low=0, high=2**63 - 1)
     experiment: str | list[str] = setting([], EXPERIMENT_TEXT)
     device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
+    workers: int | None = setting(
+        None, "Subsets at a time, each in a process on one thread; null: one per CPU core, a single one on a GPU. "
+              "Results do not depend on it.", low=1, semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.sizes or _has_repeats(self.sizes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -38,10 +38,13 @@ from tardiff.stages.run import (
     run_steps,
     write_parts,
 )
-from tardiff.utils.cache import Values, cached, result_path
+from tardiff.utils.cache import Job, Values, cached_jobs, result_path
 from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
+from tardiff.utils.parallel import worker_count
+
+LOG = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,18 @@ def run(config: MapConfig, dry_run: bool) -> None:
         return
     whole = read_dataset(config.data)
     cells, kept = cells_of(config, whole), Path(config.output) / "scores"
-    missing = [not result_path(kept, cell.key).exists() for cell in cells]
-    describe(cells, list(itertools.compress(cells, missing)), whole)
+    workers = worker_count(config.workers, resolve_device(cells[0].evaluation.device))
+    describe(cells, [cell for cell in cells if not result_path(kept, cell.key).exists()], whole, workers)
     if dry_run:
         print("\nThe first cell:")
         run_steps(cells[0].steps, True, [str(cells[0].part.path)])
         return
     write_parts([cell.part for cell in cells], f"subset of {config.data} as it is now, of seed {config.seed}")
+    print(f"What the stages of a cell tell is written to {config.output}/cells/NAME/{LOG}.", flush=True)
+    jobs = [Job(cell.key, partial(_scores, cell), cell.part.meta.name) for cell in cells]
     scores: dict[int, list[CellScores]] = {}
-    for number, (cell, is_missing) in enumerate(zip(cells, missing, strict=True), start=1):
-        if is_missing:
-            print(f"\ncell {number} of {len(cells)}: {cell.part.meta.name}", flush=True)
-        scores.setdefault(cell.n, []).append(unpacked(cached(kept, cell.key, partial(_scores, cell))))
+    for cell, values in zip(cells, cached_jobs(kept, jobs, workers, "map", "cell"), strict=True):
+        scores.setdefault(cell.n, []).append(unpacked(values))
     rows = map_rows(scores)
     write_csv(Path(config.output) / "map.csv", map_table(rows, cells[0].count(BaseConfig)))
     save_figure(Path(config.output) / "map.png", gain_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
@@ -145,7 +148,7 @@ def cells_of(config: MapConfig, whole: Dataset) -> list[Cell]:
     return cells
 
 
-def describe(cells: list[Cell], missing: list[Cell], whole: Dataset) -> None:
+def describe(cells: list[Cell], missing: list[Cell], whole: Dataset, workers: int) -> None:
     """Print how much work a map is."""
     evaluation, arms = cells[0].evaluation, len(cells[0].arms)
     counts = Counter(cell.n for cell in cells)
@@ -159,17 +162,19 @@ def describe(cells: list[Cell], missing: list[Cell], whole: Dataset) -> None:
     print(seen_beforehand(whole.test.y, whole.test.subjects(), whole.meta.classes))
     device = resolve_device(evaluation.device)
     left = Counter(cell.n for cell in missing)
-    minutes = sum(left[cell.n] * estimated_minutes(replace(evaluation, sections=["utility"]), cell.part, cell.planned,
-                                                   [], device)
-                  for cell in {cell.n: cell for cell in missing}.values())
+    utility = replace(evaluation, sections=["utility"], workers=1)
+    minutes = sum(left[cell.n] * estimated_minutes(utility, cell.part, cell.planned, [], device)
+                  for cell in {cell.n: cell for cell in missing}.values()) / min(workers, max(len(missing), 1))
     print(f"The evaluations will take about {minutes:.0f} minutes on this machine, beside the training and sampling of "
           f"{counted(len(missing), 'cell')}.", flush=True)
 
 
 def _scores(cell: Cell) -> Values:
     """Return the scores of a cell, whose stages run or resume first; of several subsets they are means over seeds."""
-    run_steps(cell.steps, dry_run=False)
-    protocol = read_protocol(cell.evaluation)
-    arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
-    scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
+    with (open(cell.part.path.parent / LOG, "a", buffering=1) as log, contextlib.redirect_stdout(log),
+          contextlib.redirect_stderr(log)):
+        run_steps(cell.steps, dry_run=False)
+        protocol = read_protocol(cell.evaluation)
+        arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
+        scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
     return packed(scores if cell.alone else {arm: mean_over_seeds(own) for arm, own in scores.items()})

@@ -18,10 +18,12 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tardiff.utils.errors import UserError, of_user_code
 from tardiff.utils.progress import progress
 
+_is_worker = False
+
 
 def worker_count(workers: int | None, device: torch.device) -> int:
-    """Return `workers`, or by default one for each CPU core, and a single one on a GPU."""
-    return workers or (joblib.cpu_count() if device.type == "cpu" else 1)
+    """Return `workers`, or by default one for each CPU core, and a single one on a GPU and in a worker process."""
+    return workers or (joblib.cpu_count() if device.type == "cpu" and not _is_worker else 1)
 
 
 def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, description: str, unit: str) -> None:
@@ -41,7 +43,7 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                 tracker.ensure_running()
     with (progress(description, len(jobs), unit) as bar,
           joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c",
-                                 initializer=_end_with, initargs=(os.getpid(),))):
+                                 initializer=_begin_worker, initargs=(os.getpid(),))):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
             with _interrupts_held():
@@ -85,8 +87,12 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with(parent: int) -> None:
-    """End this process within a second of its parent, which may be killed without a chance to tell."""
+def _begin_worker(parent: int) -> None:
+    """Have this process start no workers of its own, and end within a second of its parent, which may be killed without
+    a chance to tell."""
+    global _is_worker
+    _is_worker = True
+
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)

@@ -54,6 +54,15 @@ def test_a_gpu_is_used_by_one_worker_unless_told_otherwise():
     assert worker_count(3, torch.device("cuda")) == worker_count(3, torch.device("cpu")) == 3
 
 
+def test_a_worker_starts_no_workers_of_its_own_unless_told_to(tmp_path):
+    run_jobs([(str(number), partial(note_workers, tmp_path / str(number))) for number in range(2)], 2, "nested", "job")
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["1 3"] * 2
+
+
+def note_workers(path):
+    path.write_text(" ".join(str(worker_count(workers, torch.device("cpu"))) for workers in (None, 3)))
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize(("starts", "end"), [(True, signal.SIGKILL), (False, signal.SIGTERM)])
 def test_workers_end_with_their_command_while_they_start_and_at_work(tmp_path, starts, end):

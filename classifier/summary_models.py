@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from classifier.boosting import summaries
 from tardiff.config import ClassifierTrainingConfig
+from tardiff.evaluation.controls import Rows
 
 TREES, MIN_ROWS = 300, 5
 """Of the forest: its trees, and the least rows in a leaf."""
@@ -36,18 +37,21 @@ class FittedSummaryModel:
             return self.model.predict_proba(summaries(x))
 
 
-def fit_summary_model(name: str, train: tuple[np.ndarray, np.ndarray], training: ClassifierTrainingConfig, seed: int
-                      ) -> FittedSummaryModel:
-    """Fit `forest` or `logistic` on (x (N, L, C) float32 normalised, labels y (N,) int64), which has every class.
+def fit_summary_model(name: str, train: Rows, training: ClassifierTrainingConfig, seed: int) -> FittedSummaryModel:
+    """Fit `forest` or `logistic` on (x (N, L, C) float32 normalised, labels y (N,) int64), which has every class, and
+    where rows do not count alike the share (N,) float64 of each.
 
     Of the settings of training they read class_weighting alone.
     """
     weights = "balanced" if training.class_weighting == "balanced" else None
+    row_weights = train[2] * len(train[2]) if len(train) > 2 else None
     if name == "forest":
+        step = ""
         model = RandomForestClassifier(TREES, min_samples_leaf=MIN_ROWS, class_weight=weights,
                                        random_state=seed % 2**32)
     else:
+        step = "logisticregression__"
         model = make_pipeline(StandardScaler(),
                               LogisticRegression(C=INVERSE_PENALTY, class_weight=weights, max_iter=2000))
     with threadpool_limits(1):
-        return FittedSummaryModel(model.fit(summaries(train[0]), train[1]))
+        return FittedSummaryModel(model.fit(summaries(train[0]), train[1], **{f"{step}sample_weight": row_weights}))

@@ -27,7 +27,7 @@ from classifier.train import FittedClassifier, fit_classifier, normalized_splits
 from tardiff.config import SUMMARY_MODELS, ClassifierModelConfig, TeacherConfig
 from tardiff.data.format import Dataset, absent_classes
 from tardiff.data.trained import TrainedWeights
-from tardiff.evaluation.controls import Rows, subject_folds
+from tardiff.evaluation.controls import Rows, subject_folds, weighted_rows
 from tardiff.utils.cache import Job, cached_jobs
 from tardiff.utils.checkpoint import fingerprint, load_arrays, load_weights, save_arrays
 from tardiff.utils.errors import UserError
@@ -134,7 +134,8 @@ class Teacher:
                 else partial(predict, self._network(member)) for member in members_of(self.config)]
 
     def _refitted(self, member: Member, parts: dict[str, Rows]) -> Fitted:
-        fitted = member.fit(parts["train"], parts["selection"], self.dataset.num_classes, self.config, self.device)
+        rows = _taught(parts["train"], parts, self.config)
+        fitted = member.fit(rows, parts["selection"], self.dataset.num_classes, self.config, self.device)
         before = self.trained.weights[f"{member.name}.{SELECTION}"].numpy()
         difference = np.abs(fitted.predict(parts["selection"][0]) - before).max()
         if not difference <= TOLERANCE:
@@ -177,6 +178,11 @@ def _fingerprint(config: TeacherConfig, trained: TrainedWeights) -> str:
     return fingerprint(trained.weights, dict(trained.record), code)
 
 
+def _taught(rows: Rows, parts: dict[str, Rows], config: TeacherConfig) -> Rows:
+    """Return training rows (x, y), with those of the guidance half where these are to count."""
+    return weighted_rows(rows, parts["guidance"], config.guidance_share) if config.guidance_share else rows
+
+
 def folds_of(dataset: Dataset, seed: int) -> list[np.ndarray]:
     """Return the row numbers of each fold of the training rows.
 
@@ -202,11 +208,11 @@ def teach(config: TeacherConfig, dataset: Dataset, device: torch.device, workers
     normalizer, parts = normalized_splits(dataset, config.normalizer)
     (x, y), selection = parts["train"], parts["selection"]
     members, folds = members_of(config), folds_of(dataset, config.seed)
-    decides = fingerprint(x, y, *selection)
+    decides = fingerprint(*_taught((x, y), parts, config), *selection)
 
     def fit(member: Member, held_out: np.ndarray) -> Fitted:
         rows = np.delete(x, held_out, axis=0), np.delete(y, held_out)
-        return member.fit(rows, selection, dataset.num_classes, config, device)
+        return member.fit(_taught(rows, parts, config), selection, dataset.num_classes, config, device)
 
     def of_all(member: Member) -> dict[str, np.ndarray]:
         fitted = fit(member, np.array([], dtype=np.int64))

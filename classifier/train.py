@@ -170,20 +170,20 @@ def expected_losses(loss_function: LossFunction, logits: Tensor, targets: Tensor
 
 
 def normalized_splits(dataset: Dataset, kind: str, reads_mask: bool = False) -> tuple[Normalizer, dict[str, Rows]]:
-    """Return the normaliser fitted on train, and (x normalised, y) of train and of the selection half; x with the mask
-    where the classifier `reads_mask`, as `Normalizer.inputs` has it.
+    """Return the normaliser fitted on train, and (x normalised, y) of train and of the halves of val, `guidance` and
+    `selection`; x with the mask where the classifier `reads_mask`, as `Normalizer.inputs` has it.
 
     Raises UserError if the selection half lacks a class, so that no weights could be chosen on it, or if a mask that is
     to be read is missing.
     """
     normalizer = Normalizer.fit(kind, dataset.observed)
-    _, selection = halve_validation(dataset.val)
+    guidance, selection = halve_validation(dataset.val)
     faults = absent_classes(selection, dataset.meta, f"the selection half of {dataset.path}/val.npz")
     if reads_mask:
         faults += absent_masks((f"{dataset.path}/{name}.npz", dataset.splits[name]) for name in ("train", "val"))
     if faults:
         raise UserError(faults[0])
-    parts: dict[str, Split] = {"train": dataset.train, "selection": selection}
+    parts: dict[str, Split] = {"train": dataset.train, "guidance": guidance, "selection": selection}
     return normalizer, {name: (normalizer.inputs(part.x, part.mask if reads_mask else None), part.y)
                         for name, part in parts.items()}
 

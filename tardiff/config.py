@@ -299,6 +299,9 @@ class TeacherConfig:
          {"model": "logistic", "seeds": 1}],
         f"The ensemble, [{{model: NAME, seeds: NUMBER}}, ...]. NAME is one of {', '.join(ARCHITECTURES)}, "
         f"{', '.join(SUMMARY_MODELS)}; each counts alike, whatever the number of its seeds.")
+    guidance_share: float = setting(
+        0.0, "How much the guidance half of val counts beside the training rows, 0.5: as much as all of these. For a "
+             "dataset with a target of its own, whose rows it holds.", low=0, high=0.99)
     model: ClassifierModelConfig = setting(ClassifierModelConfig, "")
     training: ClassifierTrainingConfig = setting(ClassifierTrainingConfig, "")
 
@@ -455,8 +458,8 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "target_only", "ensemble", "teacher_labels", "self_distillation", "jitter", "mixup",
-            "cutmix", "class_weights")
+CONTROLS = ("guidance_rows", "guidance_weighted", "target_only", "ensemble", "teacher_labels", "self_distillation",
+            "jitter", "mixup", "cutmix", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -504,9 +507,9 @@ class EvaluationConfig:
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that apply, but target_only: teacher_labels needs a teacher, and class_weights is TRTR itself "
-              "with training.class_weighting=balanced. self_distillation and jitter together cost five fits more per "
-              "seed.",
+              "null: all that apply, but guidance_weighted and target_only: teacher_labels needs a teacher, and "
+              "class_weights is TRTR itself with training.class_weighting=balanced. self_distillation and jitter "
+              "together cost five fits more per seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -533,8 +536,8 @@ class EvaluationConfig:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
-        applies = {"class_weights": self.training.class_weighting != "balanced", "target_only": False,
-                   "teacher_labels": self.teacher is not None}
+        applies = {"class_weights": self.training.class_weighting != "balanced",
+                   "teacher_labels": self.teacher is not None, "guidance_weighted": False, "target_only": False}
         return [name for name in CONTROLS if applies.get(name, True)]
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Honest rivals of synthetic data: what the same classifier makes of real rows alone, used in another way.
 
 - `guidance_rows`: the guidance half is added to the training rows, for the guide has seen it.
+- `guidance_weighted`: the same, half of every batch from the guidance half.
 - `target_only`: the guidance half alone; where the dataset has a target of its own, the target's training rows. Beside
-  it, TRTR is the source alone, and `guidance_rows` source and target rows.
+  it, TRTR is the source alone, `guidance_rows` source and target rows, and `guidance_weighted` both alike.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
 - `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
   the patient: what a set with soft targets has to beat.
@@ -29,6 +30,12 @@ MIXUP_ALPHA = 0.2
 Rows = tuple[np.ndarray, ...]
 """Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64.
 Where rows do not count alike, also the share (N,) float64 of each in a batch; they sum to 1."""
+
+
+def weighted_rows(first: Rows, second: Rows, share: float) -> Rows:
+    """Return the rows (x, targets) of both, of which the second have that share of every batch."""
+    shares = [np.full(len(x), part / len(x)) for (x, _), part in ((first, 1 - share), (second, share))]
+    return *(np.concatenate(parts) for parts in zip(first, second, strict=True)), np.concatenate(shares)
 
 
 def subject_folds(subjects: np.ndarray, y: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -170,7 +170,7 @@ class Protocol:
             return 0
         if arm.protocol == "target_only":
             return len(self.guidance)
-        return len(self.real) + (len(self.guidance) if arm.protocol == "guidance_rows" else 0)
+        return len(self.real) + (len(self.guidance) if arm.protocol.startswith("guidance_") else 0)
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
         """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows, or
@@ -192,12 +192,12 @@ class Protocol:
                 targets = part.y
             synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
             if arm.protocol == MIXED:
-                shares = [np.full(len(rows), share / len(rows)) for rows, share in
-                          ((x, 1 - arm.weight), (synthetic[0], arm.weight))]
-                return *_joined((x, y), synthetic), np.concatenate(shares)
+                return controls.weighted_rows((x, y), synthetic, arm.weight)
             return synthetic if arm.ratio is None else _joined((x, y), synthetic)
         if arm.protocol == "guidance_rows":
             return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
+        if arm.protocol == "guidance_weighted":
+            return controls.weighted_rows((x, y), (self.inputs(self.guidance), self.guidance.y), 0.5)
         if arm.protocol == "target_only":
             return self.inputs(self.guidance), self.guidance.y
         if arm.protocol == "teacher_labels":

@@ -122,6 +122,46 @@ def test_logistic_is_that_of_scikit_learn_on_standardised_summaries():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_rows_of_other_shares_are_weighted_rows():
+    """Of whole numbers: as many copies of a row."""
+    x, y = SPLITS["train"].x, SPLITS["train"].y
+    counts = 1 + np.arange(len(y)) % 3
+    config = load_config(TeacherConfig, overrides=SMALL)
+
+    def said(*train):
+        return Member("logistic", 0).fit(train, (x, y), 2, config, CPU).predict(x)
+
+    table = summaries(x)
+    table = (table - table.mean(axis=0)) / table.std(axis=0)
+    copied = LogisticRegression(C=0.1 * len(y) / counts.sum(), max_iter=2000).fit(
+        np.repeat(table, counts, axis=0), np.repeat(y, counts))
+    np.testing.assert_allclose(said(x, y, counts / counts.sum()), copied.predict_proba(table), atol=1e-4)
+    assert np.abs(said(x, y, counts / counts.sum()) - said(x, y)).max() > 0.01
+
+
+def test_a_target_of_its_own_is_taught_by_its_rows_as_much_as_they_count(workplace):
+    """The first channel is lower in class 1 of the target, and higher in that of the source."""
+    replace_dataset("data", {"train": rows(120, 0), "val": replace(rows(160, 1, 1000), x=-rows(160, 1, 1000).x)}, META)
+    dataset = read_dataset("data", ("train", "val"))
+    _, selection = halve_validation(dataset.val)
+    found = []
+    for share in (0.0, 0.5, 0.95):
+        arguments = [f"guidance_share={share}", f"output=share-{share}"]
+        assert run_command("teach", *SMALL, *arguments) == 0
+        found.append(auroc(selection.y, Teacher.load(f"share-{share}", dataset, CPU).predict(selection.x))[0])
+    assert found[0] < 0.3 < found[1] < found[2] and found[2] > 0.7
+    config = load_config(TeacherConfig, overrides=[*SMALL, *arguments])
+    _, parts = normalized_splits(dataset, config.normalizer)
+    (x, y), (of_guidance, its_y) = parts["train"], parts["guidance"]
+    held_out = subject_folds(dataset.train.subject, y, config.seed)[2]
+    others = np.setdiff1d(np.arange(len(y)), held_out)
+    shares = [0.05 / len(others)] * len(others) + [0.95 / len(its_y)] * len(its_y)
+    train = np.concatenate([x[others], of_guidance]), np.concatenate([y[others], its_y]), np.array(shares)
+    said = [member.fit(train, parts["selection"], 2, config, CPU).predict(x[held_out]) for member in members_of(config)]
+    np.testing.assert_allclose(load_arrays(f"share-{share}/out_of_fold.npz")["p"][held_out],
+                               ensemble_mean(members_of(config), said), atol=1e-6)
+
+
 class Perfect:
     def predict(self, x):
         return np.eye(2)[(x[:, 0, 0] > 0).astype(int)]

@@ -82,9 +82,11 @@ class Teacher:
         self.calls = []
 
     def __call__(self, train, selection, x_scored, seed):
-        x, targets = train
+        x, targets, *of_rows = train
         self.calls.append((x, targets, x_scored, seed))
         shares = np.eye(2)[targets] if targets.ndim == 1 else targets
+        for share in of_rows:
+            shares = shares * share[:, None] * len(x)
         row, label = np.nonzero(shares)
         model = LogisticRegression(C=1 / (1 + seed % 7)).fit(x.reshape(len(x), -1)[row], label, shares[row, label])
         return tuple(model.predict_proba(part.reshape(len(part), -1)) for part in (selection[0], x_scored))
@@ -141,6 +143,8 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     guided = rows("guidance_rows")
     np.testing.assert_array_equal(guided[0][200:], protocol.normalizer.transform(protocol.guidance.x))
     np.testing.assert_array_equal(guided[1], np.concatenate([real.y, protocol.guidance.y]))
+    for part, expected in zip(rows("guidance_weighted"), (*guided, [1 / 400] * 200 + [1 / 100] * 50), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
     for name in ("ensemble", "class_weights"):
         np.testing.assert_array_equal(rows(name)[0], x)
         np.testing.assert_array_equal(rows(name)[1], real.y)
@@ -153,7 +157,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
         assert len(found[0]) == len(found[1]) == 400
     np.testing.assert_array_equal(rows("jitter")[1][200:], taught)
     np.testing.assert_array_equal(rows("mixup")[0][200:], controls.mixup(x, one_hot, derive_seed(1, "mixup"))[0])
-    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 50, *[200] * 7]
+    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 250, 50, *[200] * 7]
 
 
 def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
@@ -199,9 +203,9 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     with pytest.raises(KeyboardInterrupt):
         replace(protocol, judges={"": Judge(killed, {})}).predictions(arms, 1)
     resumed = protocol.predictions(arms, 1)
-    # 5 teachers, 3 members, one each of guidance rows with others and alone, teacher's labels, self-distillation,
-    # jitter, mixup and cutmix.
-    assert len(teacher.calls) == 5 + 3 + 7
+    # 5 teachers, 3 members, one each of guidance rows with others, weighted and alone, teacher's labels,
+    # self-distillation, jitter, mixup and cutmix.
+    assert len(teacher.calls) == 5 + 3 + 8
     whole = replace(protocol, folder=None).predictions(arms, 1)
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):

@@ -570,78 +570,6 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
-    """All four stages on one dataset."""
-
-    data: str = setting("data/simulated", "Dataset folder.")
-    name: str = setting(STUDY, NAME_TEXT)
-    output: str = setting("runs/${name}", "Folder of all runs of the experiment.")
-    base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].")
-    classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.")
-    teacher: str | list[str] | None = setting(
-        [], "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; those of "
-            "the real rows are a control. null for none.")
-    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/anchored.yaml"},
-                             "Synthetic sets to make: {name: arguments of stage 3}.")
-    generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
-                                       "alone in folder NAME.", low=1)
-    train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, "
-                                           "instead of one of each for all.")
-    rotations: int = setting(
-        1, "Rotations of the split, each with a denoiser and guides of its own, so that all rows are tested and the "
-           "intervals narrow; 1 for the split as it is, else at least 3 (train, val and test).", low=1)
-    evaluation: str | list[str] = setting(["quick=true"], "Arguments of stage 4, the report.")
-    device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their "
-                                       "configurations say.", semantic=False)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        if self.rotations == 2:
-            yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
-
-
-EXPERIMENT_TEXT = ("Arguments of an experiment, `tardiff run`: CONFIG, or [CONFIG, key=value, ...]. Its data, name and "
-                   "output are set here; of its evaluation the part utility counts.")
-
-
-@dataclass(frozen=True)
-class MapConfig:
-    """The gain map: where synthetic series help, against the number of labelled rows."""
-
-    data: str = setting("data/simulated", "Dataset folder.")
-    name: str = setting(STUDY, NAME_TEXT)
-    output: str = setting("runs/map/${name}", "Folder of the map and of all its runs.")
-    sizes: list[int | None] = setting(
-        [100, 250, 500, 1000, 2000], "Numbers n of labelled rows, each of train and of both halves of val; null: all.",
-        low=10)
-    subsets: int = setting(5, "Subsets of the rows for each n, drawn by subject and stratified by label; of all rows "
-                              "there is one.", low=1)
-    seed: int = setting(0, "Seed of the subsets.", low=0, high=2**63 - 1)
-    experiment: str | list[str] = setting([], EXPERIMENT_TEXT)
-    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
-    workers: int | None = setting(
-        None, "Subsets at a time, each in a process on one thread; null: one per CPU core, a single one on a GPU. "
-              "Results do not depend on it.", low=1, semantic=False)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        if not self.sizes or _has_repeats(self.sizes):
-            yield "sizes", "must hold at least one number, and each once."
-
-
-@dataclass(frozen=True)
-class AdviceConfig:
-    """Whether synthetic series help with a dataset, in which form, from its training and validation rows alone."""
-
-    data: str = setting("data/simulated", "Dataset folder, of which test.npz is never read.")
-    name: str = setting(STUDY, NAME_TEXT)
-    output: str = setting("runs/advice/${name}", "Folder of the advice and of all its runs.")
-    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained "
-                                "on K - 2 of the K parts and chosen on one.", low=3)
-    metric: str = setting("auprc", "What is to gain.", choices=("auroc", "auprc"))
-    experiment: str | list[str] = setting(["evaluation=[seeds=3, 'ratios=[1.0]']"], EXPERIMENT_TEXT)
-    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
-
-
-@dataclass(frozen=True)
 class ReportConfig(EvaluationConfig):
     """Utility, fidelity, privacy, influence and pictures in one report."""
 
@@ -671,6 +599,81 @@ class ReportConfig(EvaluationConfig):
             yield "sections", "must name at least one part."
         if self.sections == ["influence"] and self.classifier is None:
             yield "sections", "names influence alone, which needs the classifier that guided, classifier=RUN."
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """All four stages on one dataset."""
+
+    data: str = setting("data/simulated", "Dataset folder.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/${name}", "Folder of all runs of the experiment.")
+    base: str | list[str] = setting([], "Arguments of stage 1: CONFIG, or [CONFIG, key=value, ...].",
+                                    arguments_of=BaseConfig)
+    classifier: str | list[str] = setting([], "Arguments of stage 2, likewise.", arguments_of=ClassifierConfig)
+    teacher: str | list[str] | None = setting(
+        [], "Arguments of a teacher, likewise, whose probabilities are written beside the labels of all sets; those of "
+            "the real rows are a control. null for none.", arguments_of=TeacherConfig)
+    guidance: dict = setting({"unguided": "configs/guidance/none.yaml", "guided": "configs/guidance/anchored.yaml"},
+                             "Synthetic sets to make: {name: arguments of stage 3}.")
+    generation_seeds: int = setting(1, "Synthetic datasets per set, with seeds 0, 1, ..., in folders NAME-seedS; one "
+                                       "alone in folder NAME.", low=1)
+    train_each_seed: bool = setting(False, "Train a denoiser and a guide for each generation seed, with that seed, "
+                                           "instead of one of each for all.")
+    rotations: int = setting(
+        1, "Rotations of the split, each with a denoiser and guides of its own, so that all rows are tested and the "
+           "intervals narrow; 1 for the split as it is, else at least 3 (train, val and test).", low=1)
+    evaluation: str | list[str] = setting(["quick=true"], "Arguments of stage 4, the report.",
+                                          arguments_of=ReportConfig)
+    device: str | None = setting(None, "Device of all stages: auto, cpu, cuda or cuda:N; null: what their "
+                                       "configurations say.", semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if self.rotations == 2:
+            yield "rotations", "must be 1, or at least 3: one part each to train, to validate and to test."
+
+
+EXPERIMENT_TEXT = ("Arguments of an experiment, `tardiff run`: CONFIG, or [CONFIG, key=value, ...]. Its data, name and "
+                   "output are set here; of its evaluation the part utility counts.")
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The gain map: where synthetic series help, against the number of labelled rows."""
+
+    data: str = setting("data/simulated", "Dataset folder.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/map/${name}", "Folder of the map and of all its runs.")
+    sizes: list[int | None] = setting(
+        [100, 250, 500, 1000, 2000], "Numbers n of labelled rows, each of train and of both halves of val; null: all.",
+        low=10)
+    subsets: int = setting(5, "Subsets of the rows for each n, drawn by subject and stratified by label; of all rows "
+                              "there is one.", low=1)
+    seed: int = setting(0, "Seed of the subsets.", low=0, high=2**63 - 1)
+    experiment: str | list[str] = setting([], EXPERIMENT_TEXT, arguments_of=ExperimentConfig)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
+    workers: int | None = setting(
+        None, "Subsets at a time, each in a process on one thread; null: one per CPU core, a single one on a GPU. "
+              "Results do not depend on it.", low=1, semantic=False)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        if not self.sizes or _has_repeats(self.sizes):
+            yield "sizes", "must hold at least one number, and each once."
+
+
+@dataclass(frozen=True)
+class AdviceConfig:
+    """Whether synthetic series help with a dataset, in which form, from its training and validation rows alone."""
+
+    data: str = setting("data/simulated", "Dataset folder, of which test.npz is never read.")
+    name: str = setting(STUDY, NAME_TEXT)
+    output: str = setting("runs/advice/${name}", "Folder of the advice and of all its runs.")
+    rotations: int = setting(5, "Rotations K of train and val together: each row is tested once, by what was trained "
+                                "on K - 2 of the K parts and chosen on one.", low=3)
+    metric: str = setting("auprc", "What is to gain.", choices=("auroc", "auprc"))
+    experiment: str | list[str] = setting(["evaluation=[seeds=3, 'ratios=[1.0]']"], EXPERIMENT_TEXT,
+                                          arguments_of=ExperimentConfig)
+    device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
 
 
 @dataclass(frozen=True)

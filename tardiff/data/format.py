@@ -353,7 +353,7 @@ def check_splits(folder: Path, splits: dict[str, Split], meta: Metadata, every_c
         raise UserError("\n".join(faults))
 
 
-def require_replaceable(folder: Path, key: str, record: Any) -> None:
+def require_replaceable(folder: Path, key: str, record: Mapping[str, Any]) -> None:
     """Raise UserError if a folder holds anything but a dataset that the same command has made with the same arguments.
 
     record: the arguments, which the cohort of such a dataset has under `key`.
@@ -362,7 +362,10 @@ def require_replaceable(folder: Path, key: str, record: Any) -> None:
         return
     found = read_metadata(folder / "meta.json").cohort.get(key)
     if found != record:
-        raise UserError(f"{folder}: holds another dataset, made with {found}; asked for {record}. {OTHER_FOLDER}")
+        found = found or {}
+        differing = sorted(key for key in {*found, *record} if found.get(key) != record.get(key))
+        was, asked = (", ".join(f"{key}={values.get(key)}" for key in differing) for values in (found, record))
+        raise UserError(f"{folder}: holds another dataset, made with {was}; asked for {asked}. {OTHER_FOLDER}")
 
 
 def holds_dataset(folder: Path) -> bool:

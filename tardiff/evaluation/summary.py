@@ -17,6 +17,7 @@ from tardiff.utils.checkpoint import write_json, write_text
 HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
 PARTS = ("mean", "sd", "low", "high", "p", "p_adjusted", "seeds_for_0.01", "smallest_visible", "control")
 GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
+NO_GAIN = "no gain shown"
 FEWEST_SEEDS = 3
 SIGNIFICANT = 0.05
 ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms of a judge with synthetic series, and "
@@ -122,10 +123,10 @@ def verdict(difference: Summary) -> str:
     """
     if len(difference["values"]) < FEWEST_SEEDS:
         return TOO_FEW
-    is_gain = difference["mean"] > 0
-    if not difference["p_adjusted"] < SIGNIFICANT or (not is_gain and "control" in difference):
-        return NEITHER
-    return GAIN if is_gain else LOSS
+    is_shown, is_gain = difference["p_adjusted"] < SIGNIFICANT, difference["mean"] > 0
+    if "control" in difference:
+        return GAIN if is_shown and is_gain else NO_GAIN
+    return (GAIN if is_gain else LOSS) if is_shown else NEITHER
 
 
 def at_chance(trtr: dict[str, Any]) -> bool:

@@ -65,6 +65,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
           f"{len(protocol.scored):,} {config.score_on} series")
     classes = read_metadata(Path(of_rotation(config, 0).real) / "meta.json").classes
     print(seen_beforehand(protocol.scored.y, protocol.scored.subjects(), classes))
+    print_of_too_few(config, protocol.real)
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
@@ -195,6 +196,15 @@ def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]])
     return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms]
 
 
+def print_of_too_few(config: EvaluationConfig, real: Split) -> None:
+    """Warn of boosted trees that cannot split so few training rows, so that they give the shares of the classes."""
+    fewest = 2 * config.model.boosting.min_rows
+    if "boosting" in config.judge_models and len(real) < fewest:
+        print(f"warning: boosting cannot tell apart {counted(len(real), 'training row')}, with "
+              f"model.boosting.min_rows={config.model.boosting.min_rows} in each leaf. Lower that, or choose another "
+              "judge.")
+
+
 def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run the protocols and print the table; return the frame of results, and what else the report says of utility,
     such as the reliability of TRTR and TSTR with the first judge. real: the dataset, or its first rotation."""
@@ -202,6 +212,7 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     sets, scored = protocol.synthetic, protocol.scored
     seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
     print(seen, flush=True)
+    print_of_too_few(config, protocol.real)
     reference = config.reference if config.reference in sets else None
     arms = arms_of(config, protocol.real, sets)
     results = protocol.predictions(arms, config.seeds)

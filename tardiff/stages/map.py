@@ -25,7 +25,7 @@ from tardiff.data.splits import subset_of_rows
 from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_over_seeds, packed, unpacked
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
-from tardiff.evaluation.summary import counted, seen_beforehand, write_csv
+from tardiff.evaluation.summary import FEWEST_SEEDS, counted, seen_beforehand, write_csv
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
 from tardiff.stages.run import (
@@ -160,6 +160,8 @@ def describe(cells: list[Cell], missing: list[Cell], whole: Dataset, workers: in
           f"{counted(evaluation.seeds, 'seed')}, judged by {', '.join(evaluation.judge_models)}: "
           f"{counted(arms * evaluation.seeds, 'fit')}, scored on {len(whole.test):,} test series")
     print(seen_beforehand(whole.test.y, whole.test.subjects(), whole.meta.classes))
+    if any(counts[cell.n] < FEWEST_SEEDS and not cell.alone for cell in cells):
+        print(f"note: of fewer than {FEWEST_SEEDS} subsets no gain is judged.")
     device = resolve_device(evaluation.device)
     left = Counter(cell.n for cell in missing)
     utility = replace(evaluation, sections=["utility"], workers=1)

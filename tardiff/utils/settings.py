@@ -28,14 +28,15 @@ OmegaConf.register_resolver("folder_name", lambda path: Path(os.path.abspath(pat
 
 
 def setting(default: Any, text: str, *, choices: tuple = (), low: float | None = None, high: float | None = None,
-            semantic: bool = True) -> Any:
+            semantic: bool = True, arguments_of: type | None = None) -> Any:
     """Declare a configuration field.
 
     `text` documents it in `--help`; `choices`, `low` and `high` (both inclusive) bound its value; `semantic=False`
     marks a field whose change does not alter the result, so that a run may resume with another value. Defaults may
-    hold interpolations: `runs/${name}`.
+    hold interpolations: `runs/${name}`. A field that holds the arguments of another command names its schema.
     """
-    metadata = {"text": text, "choices": choices, "low": low, "high": high, "semantic": semantic}
+    metadata = {"text": text, "choices": choices, "low": low, "high": high, "semantic": semantic,
+                "arguments_of": arguments_of}
     if isinstance(default, (list, dict, type)):  # A type is the dataclass of a section.
         factory = default if isinstance(default, type) else default.copy
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -247,10 +248,13 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
     """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         return f"'{key}' must hold settings ({key}.KEY=...)."
-    for name, leaf in leaves.items():  # The arguments of another command.
-        if key.startswith(f"{name}.") and {str, list} <= _parts(leaf.hint) and isinstance(leaf.value, list):
+    of_commands = {name: leaf.bounds["arguments_of"] for name, leaf in leaves.items() if leaf.bounds["arguments_of"]}
+    for name in of_commands:
+        if key.startswith(f"{name}."):
             within = key.removeprefix(f"{name}.")
             return f"unknown key {quoted(key)}. '{name}' takes a list of arguments: '{name}=[CONFIG, {within}=...]'."
+    if owners := [f"'{name}=[{key}=...]'" for name, schema in of_commands.items() if key in _leaves(schema())]:
+        return f"unknown key {quoted(key)}. Did you mean {' or '.join(owners)}?"
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     if not any(leaf.startswith(prefix) for leaf in leaves):
         prefix = ""

@@ -55,7 +55,8 @@ def test_a_dataset_of_the_same_command_alone_is_written_over(tmp_path, monkeypat
         "source": "source", "input": str(tmp_path / "downloads"), "ratios": [0.6, 0.2, 0.2], "seed": 0}
     run("--output", "out", work=lambda options: dataset(10))
     assert len(read_dataset("out", ("train",)).train) == 10
-    assert "holds another dataset, made with" in refusal(capsys, "--output", "out", "--seed", "1")
+    refused = refusal(capsys, "--output", "out", "--seed", "1")
+    assert "holds another dataset, made with seed=0; asked for seed=1." in refused
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert "holds another dataset" in refusal(capsys, "--output", "../out")

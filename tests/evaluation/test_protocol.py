@@ -24,7 +24,7 @@ from tardiff.evaluation.protocol import (
     subject_weights,
     with_chosen_weights,
 )
-from tardiff.evaluation.summary import GAIN, LOSS, NEITHER, format_table, verdict, write_tables
+from tardiff.evaluation.summary import GAIN, LOSS, NO_GAIN, format_table, verdict, write_tables
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.errors import UserError
 
@@ -385,5 +385,5 @@ def test_intervals_hold_the_truth_where_seeds_share_datasets(datasets):
 
 def test_a_set_below_the_best_control_is_not_called_a_loss():
     below = {"values": [-0.1, -0.1, -0.1], "mean": -0.1, "p_adjusted": 0.001}
-    assert verdict(below) == LOSS and verdict(below | {"control": "mixup"}) == NEITHER
+    assert verdict(below) == LOSS and verdict(below | {"control": "mixup"}) == NO_GAIN
     assert verdict(below | {"mean": 0.1, "control": "mixup"}) == GAIN

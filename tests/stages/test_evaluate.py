@@ -23,7 +23,7 @@ from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sets import guide_kinds, require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings
+from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_of_too_few, print_warnings
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
@@ -266,6 +266,15 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
     assert kind.startswith("guided was guided by a classifier of the same kind as the judge gru:")
     print_warnings([row("gru", 0.51)], {"guided": ["timesnet"]})
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("judges", "min_rows", "told"), [
+    (["boosting"], 61, True), (["gru", "boosting"], 61, True), (["boosting"], 60, False), (["gru"], 61, False)])
+def test_trees_that_cannot_split_so_few_rows_are_told_of(real, capsys, judges, min_rows, told):
+    config = load_config(EvaluationConfig, overrides=[f"judges={judges}", f"model.boosting.min_rows={min_rows}"])
+    assert len(real.train) == 120
+    print_of_too_few(config, real.train)
+    assert ("120 training rows" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(("settings", "missing"), [

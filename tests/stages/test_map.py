@@ -69,6 +69,7 @@ def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
     capsys.readouterr()
     assert run_command(*MAP, "workers=1") == 0
     printed = capsys.readouterr().out
+    assert "no gain is judged" in printed
     assert "4 cells, 3 of them finished" in printed and "chance of generation" not in printed
     after = contents(output)
     results = {path for path in before if Path(path).suffix in (".csv", ".png", ".npz", ".safetensors")}
@@ -78,7 +79,8 @@ def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
 
 def test_more_subsets_are_added_to_those_there_are(folder, capsys):
     assert run_command(*MAP, "subsets=3", "--dry-run") == 0
-    assert "6 cells, 4 of them finished" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 cells, 4 of them finished" in printed and "no gain is judged" not in printed
     assert run_command(*MAP, "sizes=[140]") == 0, "the same subsets, of fewer sizes"
     assert set(pd.read_csv("runs/map/data/map.csv")["n"]) == {140}
     code = run_command(*MAP, "seed=1")

@@ -40,11 +40,26 @@ class Outer:
     inner: Inner = setting(Inner, "")
 
 
+@dataclass(frozen=True)
+class Several:
+    first: list[str] = setting([], "Arguments of a command.", arguments_of=Outer)
+    second: str | list[str] = setting([], "Arguments of another.", arguments_of=Inner)
+
+
 def load(text="", *overrides, schema=Outer, tmp_path=None):
     if not text:
         return load_settings(schema, None, overrides)
     (tmp_path / "config.yaml").write_text(text)
     return load_settings(schema, tmp_path / "config.yaml", overrides)
+
+
+@pytest.mark.parametrize(("override", "expected"), [
+    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[inner.rate=...]'?"), ("rate=1", "'second=[rate=...]'?"),
+    ("first.steps=1", "'first' takes a list of arguments: 'first=[CONFIG, steps=...]'."),
+    ("nothing=1", "Known: first,")])
+def test_a_setting_of_another_command_is_found_in_its_arguments(override, expected):
+    with pytest.raises(UserError, match=re.escape(expected)):
+        load("", override, schema=Several)
 
 
 def test_defaults_then_yaml_then_command_line(tmp_path):

@@ -123,10 +123,11 @@ def matmul_rate(bench: Bench) -> Figures:
 
 
 def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
-    """Milliseconds a series of one forward pass as sampling does it, by either way through the layers."""
-    work, results, precisions = flops(bench), {"GFLOP a forward": flops(bench) / 1e9}, (True,)
-    if bench.is_cuda and not compiled:
-        precisions = (False, True)
+    """Milliseconds a series of one forward pass as sampling does it, by either way through the layers; compiled, which
+    takes a minute, by the device's own."""
+    work, results = flops(bench), {"GFLOP a forward": flops(bench) / 1e9}
+    ways = (bench.device.type,) if compiled else tuple(WAYS)
+    precisions = (False, True) if bench.is_cuda and not compiled else (bench.is_cuda,)
     for size in (64,) if bench.quick else (4096,) if bench.is_cuda else (128, 256, 512):
         t, labels = torch.zeros((2, size), dtype=torch.int64, device=bench.device)
         x = torch.randn(size, *SHAPE, device=bench.device)
@@ -136,11 +137,11 @@ def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
                 model(x, t, labels)
 
         works = {}
-        for way, bf16 in itertools.product(("cpu", "cuda"), precisions):
+        for way, bf16 in itertools.product(ways, precisions):
             model = bench.fitted().denoiser
             if compiled:
                 model.compile()
-            name = f"{size}, layers of {way}" + (", bf16" * bf16 if bench.is_cuda else "")
+            name = f"{size}, layers of {way}" + ", bf16" * bf16
             works[name] = functools.partial(once, model, way, bf16)
         for name, taken in bench.seconds(works).items():
             results[f"{name}, ms a series"] = taken / size * 1e3
@@ -150,13 +151,16 @@ def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
 
 def training(bench: Bench, rate: float, compiled: bool) -> Figures:
     """Milliseconds of one training step as `train_denoiser` takes it, by either way through the layers, and its share
-    of the matmul rate (three forwards); compiled, by the device's own way, with and without CUDA graphs."""
+    of the matmul rate (three forwards). On CUDA also with the network's kernels replayed as CUDA graphs, which spares
+    the time to launch them; compiled, with and without."""
     config = bench.config.training
     size = 16 if bench.quick else config.batch_size
 
     def step_of(network: Callable[[nn.Module], nn.Module], way: str) -> Callable[[], None]:
         model = bench.denoiser().train()
-        optimizer, average, called = denoiser_optimizer(model, config), EMA(model, 0.99), network(model)
+        optimizer, average = denoiser_optimizer(model, config), EMA(model, 0.99)
+        with layers_of(way):
+            called = network(model)
 
         def step() -> None:
             batch = training_draws(bench.x, bench.y, size, bench.process.schedule.num_train_timesteps, 0.1, NUM_CLASSES)
@@ -170,11 +174,19 @@ def training(bench: Bench, rate: float, compiled: bool) -> Figures:
 
         return step
 
+    def graphed(model: nn.Module) -> nn.Module:
+        batch = training_draws(bench.x, bench.y, size, bench.process.schedule.num_train_timesteps, 0.1, NUM_CLASSES)
+        # Casts of the weights must be part of the graph: a cached one would keep those of the capture.
+        with torch.autocast("cuda", torch.bfloat16, config.bf16, cache_enabled=False):
+            return torch.cuda.make_graphed_callables(model, (batch[3], batch[2], batch[1]))
+
+    own = bench.device.type
     if compiled:
-        works = {mode: step_of(functools.partial(torch.compile, mode=mode), bench.device.type)
+        works = {f"compiled, {mode}": step_of(functools.partial(torch.compile, mode=mode), own)
                  for mode in ("default", "reduce-overhead")}
     else:
-        works = {f"layers of {way}": step_of(lambda model: model, way) for way in ("cpu", "cuda")}
+        works = {f"layers of {way}": step_of(lambda model: model, way) for way in WAYS}
+        works |= {"CUDA graphs": step_of(graphed, own)} if bench.is_cuda else {}
     results: Figures = {"batch": size}
     for name, taken in bench.seconds(works).items():
         results[f"{name}, ms a step"] = taken * 1e3

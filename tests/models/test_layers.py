@@ -74,8 +74,10 @@ def test_group_norm_of_values_far_from_zero():
         assert (found - expected).abs().max() <= 2 * (of_pytorch - expected).abs().max()
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 5, 24, SHORT_SERIES, SHORT_SERIES + 1])
-def test_attention_and_its_gradients(length):
+def test_attention_and_its_gradients(length, on_cpu, monkeypatch):
+    monkeypatch.setattr(layers, "channels_last", lambda x: on_cpu)
     torch.manual_seed(0)
     projected = torch.randn(3, 2, 3, length, 4, dtype=torch.float64)
     for found, expected in zip(values_and_gradients(attention, projected), values_and_gradients(
@@ -83,8 +85,10 @@ def test_attention_and_its_gradients(length):
         assert close(found, expected)
 
 
-def test_attention_to_one_key_alone():
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_attention_to_one_key_alone(on_cpu, monkeypatch):
     """Scores that no exponential of theirs could hold."""
+    monkeypatch.setattr(layers, "channels_last", lambda x: on_cpu)
     torch.manual_seed(0)
     projected = torch.randn(3, 2, 2, 6, 4) * torch.tensor([1e3, 1e3, 1]).view(3, 1, 1, 1, 1)
     query, key, value = projected

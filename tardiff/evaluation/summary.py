@@ -14,7 +14,7 @@ from tardiff.evaluation.intervals import ASSUMED_AUROC, ASSUMED_CORRELATION, sub
 from tardiff.evaluation.protocol import METRICS
 from tardiff.utils.checkpoint import write_json, write_text
 
-HEADERS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1 at 0.5", "f1_selected": "F1 selected", "brier": "Brier"}
+HEADERS = {"auroc": "AUROC", "auprc": "AUPRC"}
 PARTS = ("mean", "sd", "low", "high", "p", "p_adjusted", "seeds_for_0.01", "smallest_visible", "control")
 GAIN, LOSS, NEITHER, TOO_FEW = "gain", "loss", "no difference shown", "too few seeds to judge"
 NO_GAIN = "no gain shown"
@@ -25,9 +25,9 @@ ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms o
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
-    """Return the rows as aligned text: mean, standard deviation over seeds, and AUPRC differences with 95 %
-    intervals."""
-    names = {"trtr": "TRTR", "reference": reference, "control": "best control", "teacher": "teacher_labels"}
+    """Return the rows as aligned text that fits a terminal: mean and standard deviation over seeds of AUROC and AUPRC,
+    and AUPRC differences with 95 % intervals. The files have all other metrics and differences."""
+    names = {"trtr": "TRTR", "reference": reference, "control": "best control"}
     shown = [key for key in names if any(f"auprc_minus_{key}" in row for row in rows)]
     heads = ["", "judge", "real rows", *HEADERS.values()]
     heads += [text for key in shown for text in (f"AUPRC - {names[key]} [95 %]", "")]

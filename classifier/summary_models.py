@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from classifier.boosting import summaries
+from classifier.targets import class_shares, class_weights
 from tardiff.config import ClassifierTrainingConfig
 from tardiff.evaluation.controls import Rows
 
@@ -43,15 +44,15 @@ def fit_summary_model(name: str, train: Rows, training: ClassifierTrainingConfig
 
     Of the settings of training they read class_weighting alone.
     """
-    weights = "balanced" if training.class_weighting == "balanced" else None
-    row_weights = train[2] * len(train[2]) if len(train) > 2 else None
+    x, y, *row_shares = train
+    # Of the shares, which the weights that scikit-learn has for balanced classes do not count.
+    shares = class_shares(y, y.max() + 1, *row_shares)
+    weights = shares.sum(axis=1) * class_weights(shares, training.class_weighting)[y]
     if name == "forest":
         step = ""
-        model = RandomForestClassifier(TREES, min_samples_leaf=MIN_ROWS, class_weight=weights,
-                                       random_state=seed % 2**32)
+        model = RandomForestClassifier(TREES, min_samples_leaf=MIN_ROWS, random_state=seed % 2**32)
     else:
         step = "logisticregression__"
-        model = make_pipeline(StandardScaler(),
-                              LogisticRegression(C=INVERSE_PENALTY, class_weight=weights, max_iter=2000))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=2000))
     with threadpool_limits(1):
-        return FittedSummaryModel(model.fit(summaries(train[0]), train[1], **{f"{step}sample_weight": row_weights}))
+        return FittedSummaryModel(model.fit(summaries(x), y, **{f"{step}sample_weight": weights}))

@@ -80,20 +80,28 @@ class Bench:
     def fitted(self) -> FittedDenoiser:
         return FittedDenoiser(self.denoiser().requires_grad_(False), self.process, self.normalizer, SHAPE, META)
 
-    def seconds(self, works: Mapping[str, Callable[[], object]]) -> Figures:
-        """Return the least seconds of each work, all in turn in every round, after one round that does not count.
+    @functools.cached_property
+    def flops(self) -> float:
+        """The multiplications and additions of one forward pass of one series, in FLOP."""
+        model = self.denoiser().cpu()
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), layers_of("cuda"):
+            model(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        return counter.get_total_flops()
+
+    def seconds(self, works: Mapping[str, Callable[[], object]], untimed: int = 1) -> Figures:
+        """Return the least seconds of each work, all in turn in every round, after some rounds that do not count.
 
         On one CPU thread they are the processor's, which other processes on the machine disturb less.
         """
         clock = time.perf_counter if self.is_cuda or torch.get_num_threads() > 1 else time.process_time
         best = dict.fromkeys(works, float("inf"))
-        for number in range(self.rounds + 1):
+        for number in range(untimed + self.rounds):
             for name, work in works.items():
                 self._wait()
                 start = clock()
                 work()
                 self._wait()
-                if number:
+                if number >= untimed:
                     best[name] = min(best[name], clock() - start)
         return best
 
@@ -107,14 +115,6 @@ def layers_of(device: str) -> contextlib.AbstractContextManager:
     return mock.patch.object(layers, "channels_last", WAYS[device])
 
 
-def flops(bench: Bench) -> float:
-    """Return the multiplications and additions of one forward pass of one series, in FLOP."""
-    model = bench.denoiser().cpu()
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), layers_of("cuda"):
-        model(torch.zeros(1, *SHAPE), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-    return counter.get_total_flops()
-
-
 def matmul_rate(bench: Bench) -> Figures:
     """The device's own rate of square products, in FLOP/s: the yardstick of the other sections."""
     size = 8192 if bench.is_cuda else 512 if bench.quick else 2048
@@ -125,7 +125,7 @@ def matmul_rate(bench: Bench) -> Figures:
 def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
     """Milliseconds a series of one forward pass as sampling does it, by either way through the layers; compiled, which
     takes a minute, by the device's own."""
-    work, results = flops(bench), {"GFLOP a forward": flops(bench) / 1e9}
+    results = {"GFLOP a forward": bench.flops / 1e9}
     ways = (bench.device.type,) if compiled else tuple(WAYS)
     precisions = (False, True) if bench.is_cuda and not compiled else (bench.is_cuda,)
     for size in (64,) if bench.quick else (4096,) if bench.is_cuda else (128, 256, 512):
@@ -145,7 +145,7 @@ def forward(bench: Bench, rate: float, compiled: bool) -> Figures:
             works[name] = functools.partial(once, model, way, bf16)
         for name, taken in bench.seconds(works).items():
             results[f"{name}, ms a series"] = taken / size * 1e3
-            results[f"{name}, share of matmul rate"] = work * size / taken / rate
+            results[f"{name}, share of matmul rate"] = bench.flops * size / taken / rate
     return results
 
 
@@ -188,9 +188,10 @@ def training(bench: Bench, rate: float, compiled: bool) -> Figures:
         works = {f"layers of {way}": step_of(lambda model: model, way) for way in WAYS}
         works |= {"CUDA graphs": step_of(graphed, own)} if bench.is_cuda else {}
     results: Figures = {"batch": size}
-    for name, taken in bench.seconds(works).items():
+    # CUDA graphs are recorded in the second call of a compiled network.
+    for name, taken in bench.seconds(works, untimed=3 if compiled else 1).items():
         results[f"{name}, ms a step"] = taken * 1e3
-        results[f"{name}, share of matmul rate"] = 3 * flops(bench) * size / taken / rate
+        results[f"{name}, share of matmul rate"] = 3 * bench.flops * size / taken / rate
     return results
 
 
@@ -213,7 +214,7 @@ def sampling(bench: Bench, rate: float, compiled: bool) -> Figures:
         guided = GUIDANCE if not (compiled or steps > 25) else {"anchored, all": GUIDANCE["anchored, all"]}
         works = {name: functools.partial(sample, settings) for name, settings in {"unguided": None, **guided}.items()}
         taken = bench.seconds(works)
-        share = steps * count * flops(bench) / taken["unguided"] / rate
+        share = steps * count * bench.flops / taken["unguided"] / rate
         results[f"{steps} steps unguided, share of matmul rate"] = share
         for name, seconds in taken.items():
             results[f"{steps} steps {name}, s a series"] = seconds / count
@@ -255,16 +256,16 @@ def memory(bench: Bench) -> Figures:
 
 def sections(benches: Mapping[str, Bench]) -> Iterator[tuple[str, Callable[[float], Figures]]]:
     """Yield name and work(matmul rate) of each section, those first that matter most."""
-    first, *others = benches.items()
+    first = next(iter(benches.values()))
     works = {"forward": forward, "training": training, "sampling": sampling}
-    for name, bench in [first, *others]:
+    for name, bench in benches.items():
         for kind, work in works.items():
             yield f"{kind}, {name}", functools.partial(work, bench, compiled=False)
-        if bench.is_cuda and bench is first[1]:
+        if bench.is_cuda and bench is first:
             for kind, work in works.items():
                 yield f"{kind}, {name}, compiled", functools.partial(work, bench, compiled=True)
-    if not first[1].is_cuda:
-        yield "memory of generation", lambda rate: memory(first[1])
+    if not first.is_cuda:
+        yield "memory of generation", lambda rate: memory(first)
 
 
 def measured(bench: Bench, name: str, work: Callable[[], Figures]) -> Figures | str:

@@ -653,8 +653,8 @@ class MapConfig:
     experiment: str | list[str] = setting([], EXPERIMENT_TEXT, arguments_of=ExperimentConfig)
     device: str | None = setting(None, "Device of all stages; null: what their configurations say.", semantic=False)
     workers: int | None = setting(
-        None, "Subsets at a time, each in a process on one thread; null: one per CPU core, a single one on a GPU. "
-              "Results do not depend on it.", low=1, semantic=False)
+        None, "Subsets at a time; null: one per CPU core, a single one on a GPU. Each runs on one thread, so that "
+              "results do not depend on it.", low=1, semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         if not self.sizes or _has_repeats(self.sizes):

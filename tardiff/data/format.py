@@ -362,9 +362,12 @@ def require_replaceable(folder: Path, key: str, record: Mapping[str, Any]) -> No
         return
     found = read_metadata(folder / "meta.json").cohort.get(key)
     if found != record:
-        found = found or {}
-        differing = sorted(key for key in {*found, *record} if found.get(key) != record.get(key))
-        was, asked = (", ".join(f"{key}={values.get(key)}" for key in differing) for values in (found, record))
+        if not isinstance(found, dict):
+            raise UserError(f"{folder}: holds another dataset, which another command made. {OTHER_FOLDER}")
+        missing = "not recorded"
+        differing = sorted(name for name in {*found, *record} if found.get(name, missing) != record.get(name, missing))
+        was, asked = (", ".join(f"{name}={values.get(name, missing)}" for name in differing)
+                      for values in (found, record))
         raise UserError(f"{folder}: holds another dataset, made with {was}; asked for {asked}. {OTHER_FOLDER}")
 
 

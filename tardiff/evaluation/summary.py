@@ -21,12 +21,12 @@ NO_GAIN = "no gain shown"
 FEWEST_SEEDS = 3
 SIGNIFICANT = 0.05
 ADJUSTED = ("Gain and loss: p below 0.05 after Holm's adjustment over all arms of a judge with synthetic series, and "
-            "over its controls; the intervals are those of each arm alone.")
+            "over its controls, else no difference is shown; the intervals are those of each arm alone.")
 
 
 def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
-    """Return the rows as aligned text that fits a terminal: mean and standard deviation over seeds of AUROC and AUPRC,
-    and AUPRC differences with 95 % intervals. The files have all other metrics and differences."""
+    """Return the rows as aligned text: mean and standard deviation over seeds of AUROC and AUPRC, and AUPRC differences
+    with 95 % intervals. The files have all other metrics and differences."""
     names = {"trtr": "TRTR", "reference": reference, "control": "best control"}
     shown = [key for key in names if any(f"auprc_minus_{key}" in row for row in rows)]
     heads = ["", "judge", "real rows", *HEADERS.values()]
@@ -37,9 +37,10 @@ def format_table(rows: list[dict[str, Any]], reference: str | None) -> str:
         for key in shown:
             cells += _difference_cells(row.get(f"auprc_minus_{key}"))
         lines.append(cells)
+    best = {row["judge"]: row["auprc_minus_control"]["control"] for row in rows if "auprc_minus_control" in row}
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-                     for line in lines)
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, *(f"best control of {judge}: {name}" for judge, name in best.items())])
 
 
 def seen_beforehand(y: np.ndarray, subjects: np.ndarray, classes: list[str]) -> str:
@@ -137,5 +138,5 @@ def at_chance(trtr: dict[str, Any]) -> bool:
 def _difference_cells(difference: Summary | None) -> list[str]:
     if difference is None:
         return ["", ""]
-    control = f" ({difference['control']})" if "control" in difference else ""
-    return [interval(difference) + control, verdict(difference)]
+    found = verdict(difference)
+    return [interval(difference), "" if found in (NEITHER, NO_GAIN) else found]

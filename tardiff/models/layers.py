@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SHORT_SERIES = 64
-"""Up to this length attention is written out: the fused CPU kernel takes series and heads one by one, which costs more
-than their products, and those of a GPU work on tiles of 64 steps and more."""
+SHORT_SERIES, SHORT_ON_GPU = 64, 24
+"""Up to these lengths attention is written out: the fused CPU kernel takes series and heads one by one, which costs
+more than their products, and those of a GPU work on tiles of 64 steps and more. On a GPU longer ones were not tried."""
 
 
 def channels_last(x: Tensor) -> bool:
@@ -93,7 +93,7 @@ def _group_means(values: Tensor, num_groups: int) -> Tensor:
 def attention(projected: Tensor) -> Tensor:
     """Return the scaled dot-product attention (B, heads, L, D) of queries, keys and values (3, B, heads, L, D)."""
     _, batch, heads, length, dim = projected.shape
-    if length > SHORT_SERIES:
+    if length > (SHORT_SERIES if channels_last(projected) else SHORT_ON_GPU):
         # Fused attention kernels need the last axis contiguous.
         return F.scaled_dot_product_attention(*projected.contiguous())
     query, key, value = projected.reshape(3, batch * heads, length, dim)

@@ -15,7 +15,7 @@ from classifier.boosting import BINS
 from classifier.models import build_classifier, custom_source
 from classifier.teacher import out_of_fold
 from classifier.train import fit_classifier
-from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig
+from tardiff.config import ROTATION, ClassifierModelConfig, ClassifierTrainingConfig, EvaluationConfig, TeacherConfig
 from tardiff.data.format import Dataset, Split, absent_classes, absent_masks, read_dataset, read_metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
@@ -42,7 +42,7 @@ from tardiff.evaluation.summary import (
 )
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
-from tardiff.utils.logging import provenance
+from tardiff.utils.logging import provenance, read_run_config
 from tardiff.utils.parallel import worker_count
 
 SCORED_ON = {"test": "test", "selection": "the selection half, for choosing settings and somewhat optimistic"}
@@ -65,7 +65,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
           f"{len(protocol.scored):,} {config.score_on} series")
     classes = read_metadata(Path(of_rotation(config, 0).real) / "meta.json").classes
     print(seen_beforehand(protocol.scored.y, protocol.scored.subjects(), classes))
-    print_of_too_few(config, protocol.real)
+    warn_beforehand(config, protocol.real)
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
@@ -196,13 +196,18 @@ def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]])
     return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms]
 
 
-def print_of_too_few(config: EvaluationConfig, real: Split) -> None:
-    """Warn of boosted trees that cannot split so few training rows, so that they give the shares of the classes."""
+def warn_beforehand(config: EvaluationConfig, real: Split) -> None:
+    """Warn of boosted trees that cannot split so few training rows, so that they give the shares of the classes, and of
+    a teacher whose labels know rows that no control is trained on."""
     fewest = 2 * config.model.boosting.min_rows
     if "boosting" in config.judge_models and len(real) < fewest:
         print(f"warning: boosting cannot tell apart {counted(len(real), 'training row')}, with "
               f"model.boosting.min_rows={config.model.boosting.min_rows} in each leaf. Lower that, or choose another "
               "judge.")
+    if "guidance_weighted" not in config.chosen_controls and any(
+            read_run_config(path, TeacherConfig).guidance_share for path in of_rotation(config, 0).teachers):
+        print("warning: the teacher was taught the guidance half, which no control draws as often. Add "
+              "guidance_weighted to controls.")
 
 
 def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -212,7 +217,7 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     sets, scored = protocol.synthetic, protocol.scored
     seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
     print(seen, flush=True)
-    print_of_too_few(config, protocol.real)
+    warn_beforehand(config, protocol.real)
     reference = config.reference if config.reference in sets else None
     arms = arms_of(config, protocol.real, sets)
     results = protocol.predictions(arms, config.seeds)

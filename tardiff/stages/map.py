@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from classifier.models import custom_source
 from classifier.teacher import members_of
 from tardiff.config import (
@@ -68,6 +70,12 @@ class Cell:
         """Return how many stages have settings of a schema."""
         return sum(isinstance(step.config, schema) for step in self.steps)
 
+    @property
+    def device(self) -> torch.device:
+        """A device that a stage is not on the CPU with, if there is one."""
+        devices = [resolve_device(config.device) for config in (self.evaluation, *(step.config for step in self.steps))]
+        return max(devices, key=lambda device: device.type != "cpu")
+
     @cached_property
     def arms(self) -> list[Arm]:
         return arms_of(self.evaluation, self.part.train, self.planned)
@@ -97,7 +105,7 @@ def run(config: MapConfig, dry_run: bool) -> None:
         return
     whole = read_dataset(config.data)
     cells, kept = cells_of(config, whole), Path(config.output) / "scores"
-    workers = worker_count(config.workers, resolve_device(cells[0].evaluation.device))
+    workers = worker_count(config.workers, cells[0].device)
     describe(cells, [cell for cell in cells if not result_path(kept, cell.key).exists()], whole, workers)
     if dry_run:
         print("\nThe first cell:")
@@ -163,20 +171,26 @@ def describe(cells: list[Cell], missing: list[Cell], whole: Dataset, workers: in
     if any(counts[cell.n] < FEWEST_SEEDS and not cell.alone for cell in cells):
         print(f"note: of fewer than {FEWEST_SEEDS} subsets no gain is judged.")
     device = resolve_device(evaluation.device)
-    left = Counter(cell.n for cell in missing)
-    utility = replace(evaluation, sections=["utility"], workers=1)
+    left, at_once = Counter(cell.n for cell in missing), max(min(workers, len(missing)), 1)
+    utility = replace(evaluation, sections=["utility"], workers=evaluation.workers or (1 if at_once > 1 else None))
     minutes = sum(left[cell.n] * estimated_minutes(utility, cell.part, cell.planned, [], device)
-                  for cell in {cell.n: cell for cell in missing}.values()) / min(workers, max(len(missing), 1))
+                  for cell in {cell.n: cell for cell in missing}.values()) / at_once
     print(f"The evaluations will take about {minutes:.0f} minutes on this machine, beside the training and sampling of "
           f"{counted(len(missing), 'cell')}.", flush=True)
 
 
 def _scores(cell: Cell) -> Values:
-    """Return the scores of a cell, whose stages run or resume first; of several subsets they are means over seeds."""
-    with (open(cell.part.path.parent / LOG, "a", buffering=1) as log, contextlib.redirect_stdout(log),
-          contextlib.redirect_stderr(log)):
-        run_steps(cell.steps, dry_run=False)
-        protocol = read_protocol(cell.evaluation)
-        arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
-        scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
+    """Return the scores of a cell, whose stages run or resume first; of several subsets they are means over seeds.
+
+    Raises UserError that names the log of the cell, in which all stands that they print.
+    """
+    path = cell.part.path.parent / LOG
+    try:
+        with open(path, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            run_steps(cell.steps, dry_run=False)
+            protocol = read_protocol(cell.evaluation)
+            arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
+            scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return packed(scores if cell.alone else {arm: mean_over_seeds(own) for arm, own in scores.items()})

@@ -35,8 +35,10 @@ def run(config: TeacherConfig, dry_run: bool) -> None:
         if name not in REFITTED:
             build_classifier(model, dataset.shape, dataset.num_classes)
     ensemble = " + ".join(f"{entry['seeds']} {entry['model']}" for entry in config.members)
+    guidance, selection = halve_validation(dataset.val)
+    also = f" and {len(guidance):,} of the guidance half" if config.guidance_share else ""
     print(f"{ensemble}: {len(members) * (FOLDS + 1)} fits, of all rows and without each of {FOLDS} folds; "
-          f"{len(dataset.train):,} training series of shape {dataset.shape}; on {device}")
+          f"{len(dataset.train):,} training series{also} of shape {dataset.shape}; on {device}")
     if dry_run:
         return
     inputs = {"train": dataset.train.fingerprint(), "val": dataset.val.fingerprint()}
@@ -46,7 +48,6 @@ def run(config: TeacherConfig, dry_run: bool) -> None:
         inputs |= custom_source(model)
     open_run(config.output, config, inputs)
     found = teach(config, dataset, device, worker_count(config.workers, device))
-    _, selection = halve_validation(dataset.val)
     scores = {"selection half": scores_of(selection.y, found[SELECTION], dataset),
               "training rows, out of fold": scores_of(dataset.train.y, found["out_of_fold"], dataset)}
     write_json(Path(config.output) / SCORES, scores)

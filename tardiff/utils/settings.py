@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from tardiff.utils.errors import UserError
@@ -56,7 +56,7 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
     for source, key, value in _assignments(leaves, path, overrides, values or {}, faults):
         name = next((leaf for leaf in leaves if f"{key}.".startswith(f"{leaf}.")), None)
         if name is None or (key != name and dict not in _parts(leaves[name].hint)):
-            faults.append(f"{source}: {_unknown(key, leaves)}")
+            faults.append(f"{source}: {_unknown(key, leaves, config)}")
             continue
         hint = leaves[name].hint if key == name else Any
         try:
@@ -244,17 +244,20 @@ def _range_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> Iterator[
             yield f"'{name}' must be at most {high}, got {quoted(item)}."
 
 
-def _unknown(key: str, leaves: Mapping[str, _Leaf]) -> str:
-    """Say that a key is no setting, and which one may be meant: one so named in a section, or one spelt alike."""
+def _unknown(key: str, leaves: Mapping[str, _Leaf], config: DictConfig) -> str:
+    """Say that a key is no setting, and which one may be meant: one so named in a section, one spelt alike, or one more
+    among the arguments of another command, as `config` has them so far."""
     if any(leaf.startswith(f"{key}.") for leaf in leaves):
         return f"'{key}' must hold settings ({key}.KEY=...)."
     of_commands = {name: leaf.bounds["arguments_of"] for name, leaf in leaves.items() if leaf.bounds["arguments_of"]}
-    for name in of_commands:
-        if key.startswith(f"{name}."):
-            within = key.removeprefix(f"{name}.")
-            return f"unknown key {quoted(key)}. '{name}' takes a list of arguments: '{name}=[CONFIG, {within}=...]'."
-    if owners := [f"'{name}=[{key}=...]'" for name, schema in of_commands.items() if key in _leaves(schema())]:
-        return f"unknown key {quoted(key)}. Did you mean {' or '.join(owners)}?"
+    owners = {name: key for name, schema in of_commands.items() if key in _leaves(schema())}
+    owners |= {name: key.removeprefix(f"{name}.") for name in of_commands if key.startswith(f"{name}.")}
+    if owners:
+        meant = []
+        for name, one in owners.items():
+            given = OmegaConf.to_container(config)[name] or []
+            meant.append(f"'{name}={as_typed([*([given] if isinstance(given, str) else given), f'{one}=...'])}'")
+        return f"unknown key {quoted(key)}. Did you mean {' or '.join(meant)}?"
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     if not any(leaf.startswith(prefix) for leaf in leaves):
         prefix = ""

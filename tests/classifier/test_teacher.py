@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from user_errors import assert_refused, contents, interrupted_after, run_command
 
@@ -137,6 +138,30 @@ def test_rows_of_other_shares_are_weighted_rows():
         np.repeat(table, counts, axis=0), np.repeat(y, counts))
     np.testing.assert_allclose(said(x, y, counts / counts.sum()), copied.predict_proba(table), atol=1e-4)
     assert np.abs(said(x, y, counts / counts.sum()) - said(x, y)).max() > 0.01
+
+
+@pytest.mark.parametrize("model", ["boosting", "logistic", "gru"])
+def test_balanced_classes_are_those_of_the_rows_as_they_count(model):
+    """Series of noise, so that what is said is the share of a class: half and half, whatever the shares of rows are."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(1200, 5, 2)).astype(np.float32)
+    y = np.concatenate([np.arange(600) % 2, np.arange(600) % 20 == 0]).astype(np.int64)
+    shares = np.repeat([0.05 / 600, 0.95 / 600], 600)
+    config = load_config(TeacherConfig, overrides=[*SMALL, "training.class_weighting=balanced"])
+    fitted = Member(model, 0).fit((x, y, shares), (x, y), 2, config, CPU)
+    said = fitted.predict(generator.normal(size=(500, 5, 2)).astype(np.float32))
+    assert said[:, 1].mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_forest_weighs_balanced_classes_by_the_rows_as_they_count():
+    x, y = SPLITS["train"].x, SPLITS["train"].y
+    counts = 1 + np.arange(len(y)) % 3
+    config = load_config(TeacherConfig, overrides=[*SMALL, "training.class_weighting=balanced"])
+    found = Member("forest", 0).fit((x, y, counts / counts.sum()), (x, y), 2, config, CPU)
+    forest = RandomForestClassifier(10, min_samples_leaf=5, random_state=found.model.random_state)
+    of_class = counts.sum() / (2 * np.bincount(y, weights=counts))
+    forest.fit(summaries(x), y, sample_weight=counts / counts.mean() * of_class[y])
+    np.testing.assert_allclose(found.predict(x), forest.predict_proba(summaries(x)), atol=1e-9)
 
 
 def test_a_target_of_its_own_is_taught_by_its_rows_as_much_as_they_count(workplace):

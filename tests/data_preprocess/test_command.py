@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_preprocess import command
-from tardiff.data.format import Metadata, Split, read_dataset
+from tardiff.data.format import Metadata, Split, read_dataset, write_dataset
 
 
 def dataset(rows: int = 8) -> tuple[dict[str, Split], Metadata]:
@@ -57,10 +57,12 @@ def test_a_dataset_of_the_same_command_alone_is_written_over(tmp_path, monkeypat
     assert len(read_dataset("out", ("train",)).train) == 10
     refused = refusal(capsys, "--output", "out", "--seed", "1")
     assert "holds another dataset, made with seed=0; asked for seed=1." in refused
+    write_dataset("other", *dataset(10))
+    assert "holds another dataset, which another command made." in refusal(capsys, "--output", "other")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert "holds another dataset" in refusal(capsys, "--output", "../out")
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "elsewhere"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "other", "elsewhere"}
 
 
 def test_a_fault_of_the_dataset_leaves_what_was_there(tmp_path, monkeypatch, capsys):

@@ -296,7 +296,7 @@ def test_the_tables_hold_the_numbers_and_the_verdicts(protocol, tmp_path):
     table = format_table(rows, "poor").splitlines()
     assert "AUROC" in table[0] and "Brier" not in table[0] and max(map(len, table)) < 160
     assert f"{rows[0]['auroc']['mean']:.3f} ({rows[0]['auroc']['sd']:.3f})" in table[1]
-    assert " loss" in table[2] and "no difference" in table[3] and " gain" in table[3]
+    assert table[2].count(" loss") == 1 and table[3].count(" gain") == 1
 
 
 def test_rotations_score_each_row_by_the_classifiers_that_did_not_train_on_its_fold(protocol):

@@ -85,6 +85,17 @@ def test_attention_and_its_gradients(length, on_cpu, monkeypatch):
         assert close(found, expected)
 
 
+def test_attention_in_bf16_is_nearly_as_exact_as_that_of_pytorch(monkeypatch):
+    """Written out, scores are rounded before the softmax."""
+    monkeypatch.setattr(layers, "channels_last", lambda x: False)
+    torch.manual_seed(0)
+    projected = torch.randn(3, 64, 8, 24, 32)
+    exact = F.scaled_dot_product_attention(*projected.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found, fused = attention(projected), F.scaled_dot_product_attention(*projected.bfloat16())
+    assert (found - exact).square().mean() < 4 * (fused - exact).square().mean() < 1e-4
+
+
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_attention_to_one_key_alone(on_cpu, monkeypatch):
     """Scores that no exponential of theirs could hold."""

@@ -15,6 +15,7 @@ from tardiff.config import (
     ClassifierTrainingConfig,
     EvaluationConfig,
     RNNConfig,
+    TeacherConfig,
     load_config,
 )
 from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
@@ -23,10 +24,11 @@ from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sets import guide_kinds, require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_of_too_few, print_warnings
+from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings, warn_beforehand
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
+from tardiff.utils.logging import open_run
 
 CONFIG = EvaluationConfig(ratios=[0.5], weights=[], controls=[], seeds=2, bootstrap=20, device="cpu", workers=1,
                           model=ClassifierModelConfig(rnn=RNNConfig(hidden_size=8)),
@@ -273,8 +275,20 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
 def test_trees_that_cannot_split_so_few_rows_are_told_of(real, capsys, judges, min_rows, told):
     config = load_config(EvaluationConfig, overrides=[f"judges={judges}", f"model.boosting.min_rows={min_rows}"])
     assert len(real.train) == 120
-    print_of_too_few(config, real.train)
+    warn_beforehand(config, real.train)
     assert ("120 training rows" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("shares", "controls", "told"), [
+    ([0.5], "guidance_rows", True), ([0.0, 0.5], "guidance_rows", True), ([0.0], "guidance_rows", False),
+    ([0.5], "guidance_rows, guidance_weighted", False)])
+def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, capsys, shares, controls, told):
+    for number, share in enumerate(shares):
+        open_run(tmp_path / str(number), load_config(TeacherConfig, overrides=[f"guidance_share={share}"]), {})
+    teachers = ", ".join(str(tmp_path / str(number)) for number in range(len(shares)))
+    config = load_config(EvaluationConfig, overrides=[f"teacher=[{teachers}]", f"controls=[{controls}]"])
+    warn_beforehand(config, real.train)
+    assert ("guidance_weighted" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(("settings", "missing"), [

@@ -13,6 +13,7 @@ from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.stages.map import cells_of, experiment_of
 from tardiff.stages.run import generation_steps
+from tardiff.utils.errors import UserError
 
 TINY = """
 base: [training.steps=2, model.base_channels=8, "model.channel_multipliers=[1, 1]", training.preview_every=0]
@@ -61,15 +62,20 @@ def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
     output = folder / "runs/map/data"
     before = contents(output)
     *_, of_last_cell = sorted((output / "scores").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for path in [output / "map.csv", output / "map.png", of_last_cell,
-                 *sorted((output / "cells/n200-subset1/report/fits").iterdir())[:3]]:
+    for path in [output / "map.csv", output / "map.png", of_last_cell]:
         path.unlink()
+    again = output / "cells" / "n200-subset1"
+    for name in ("base", "classifier", "teacher", "synthetic", "report"):
+        shutil.rmtree(again / name)
     made = {path: path.stat().st_mtime_ns for path in output.rglob("base/model.safetensors")}
-    assert all("trained for 2 steps" in path.read_text() for path in output.glob("cells/*/log.txt"))
+    assert len(made) == 3
+    logs = [path.read_text() for path in output.glob("cells/*/log.txt")]
+    assert len(logs) == 4 and all("trained for 2 steps" in log for log in logs)
     capsys.readouterr()
     assert run_command(*MAP, "workers=1") == 0
     printed = capsys.readouterr().out
     assert "no gain is judged" in printed
+    assert "trained for" not in printed and "resumes" not in printed
     assert "4 cells, 3 of them finished" in printed and "chance of generation" not in printed
     after = contents(output)
     results = {path for path in before if Path(path).suffix in (".csv", ".png", ".npz", ".safetensors")}
@@ -105,6 +111,18 @@ def test_what_a_cell_would_refuse_is_refused_before_the_first(finished, tmp_path
     code = run_command(*MAP, *arguments)
     assert_refused(code, capfd.readouterr().err, expected)
     assert contents(tmp_path) == before
+
+
+def test_what_fails_in_a_cell_is_told_with_its_log(folder, monkeypatch, capfd):
+    def fail(*_, **__):
+        print("step 3 of 5")
+        raise UserError("the training loss is not finite")
+
+    monkeypatch.setattr("tardiff.stages.map.run_steps", fail)
+    code = run_command(*MAP, "subsets=3", "sizes=[140]", "workers=1")
+    log = "runs/map/data/cells/n140-subset2/log.txt"
+    assert_refused(code, capfd.readouterr().err, (f"{log}: the training loss is not finite",))
+    assert Path(log).read_text() == "step 3 of 5\n"
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "map").glob("*.yaml")), ids=lambda path: path.stem)

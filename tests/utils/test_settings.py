@@ -43,7 +43,7 @@ class Outer:
 @dataclass(frozen=True)
 class Several:
     first: list[str] = setting([], "Arguments of a command.", arguments_of=Outer)
-    second: str | list[str] = setting([], "Arguments of another.", arguments_of=Inner)
+    second: str | list[str] = setting(["kind=fast"], "Arguments of another.", arguments_of=Inner)
 
 
 def load(text="", *overrides, schema=Outer, tmp_path=None):
@@ -54,12 +54,12 @@ def load(text="", *overrides, schema=Outer, tmp_path=None):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[inner.rate=...]'?"), ("rate=1", "'second=[rate=...]'?"),
-    ("first.steps=1", "'first' takes a list of arguments: 'first=[CONFIG, steps=...]'."),
-    ("nothing=1", "Known: first,")])
+    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[a.yaml, steps=3, inner.rate=...]'?"),
+    ("rate=1", "Did you mean 'second=[kind=fast, rate=...]'?"), ("nothing=1", "Known: first,"),
+    ("first.steps=1", "'first.steps'. Did you mean 'first=[a.yaml, steps=3, steps=...]'?")])
 def test_a_setting_of_another_command_is_found_in_its_arguments(override, expected):
     with pytest.raises(UserError, match=re.escape(expected)):
-        load("", override, schema=Several)
+        load("", "first=[a.yaml, steps=3]", override, schema=Several)
 
 
 def test_defaults_then_yaml_then_command_line(tmp_path):

@@ -230,7 +230,7 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
     of_sets = [row for row in rows if row["synthetic"] is not None]
     baseline = "control" if any("auroc_minus_control" in row for row in of_sets) else "trtr"
     style_of, sizes = styles(dict.fromkeys(row["arm"] for row in of_sets)), sorted({row["n"] for row in rows})
-    spread = min([after / before for before, after in itertools.pairwise(sizes)], default=2) ** (1 / 3)
+    spread = min([2.0, *(after / before for before, after in itertools.pairwise(sizes))]) ** (1 / 3)
     judges = list(dict.fromkeys(row["judge"] for row in of_sets))
     figure, axes = _panels(len(judges) * len(metrics), len(metrics), (5.2, 3.4), (0.4, 0.6 + 0.08 * len(style_of)),
                            sharex=True)

@@ -3,8 +3,10 @@
 
     python scripts/results.py
     python scripts/results.py --report runs/mine/report --name mine
+    python scripts/results.py --map runs/map/mine --name mine_map
 
-The second command first takes the tables of a finished report into docs/results/mine. Words that are there stay.
+The second command first takes the tables of a finished report into docs/results/mine, the third those of a gain map and
+its figure. Words that are there stay.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pandas as pd
 from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import summaries, utility_rows
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import interval, spread, verdict, write_csv
+from tardiff.evaluation.summary import GAIN, interval, number, spread, verdict, write_csv
 from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
@@ -70,14 +72,53 @@ def take_report(report: Path, folder: Path) -> None:
     is_utility = frame["judge"] != ""
     tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {name: table for name, table in tables.items() if len(table)}
+    shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
+    _write_study(folder, {name: table for name, table in tables.items() if len(table)},
+                 f"By `tardiff report {folder / 'settings.yaml'}` at commit {commit}.")
+
+
+def take_map(made: Path, folder: Path) -> None:
+    """Write the tables and the figure of a finished gain map to the folder of a study, and words.md where there is
+    none. Raises UserError if the map is unfinished."""
+    if not (made / "map.csv").is_file():
+        raise UserError(f"{made}: no finished map. Give the folder that holds map.csv.")
+    names = dict.fromkeys(("arm", "judge", "set", "protocol", "metric", "verdict", "control", "control_verdict"), str)
+    numbers = [column for column in pd.read_csv(made / "map.csv", nrows=0) if column not in names]
+    frame = pd.read_csv(made / "map.csv", dtype=names, keep_default_na=False, na_values=dict.fromkeys(numbers, ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made / "map.png", folder / "map.png")
+    _write_study(folder, {f"gain_{metric}": gain_table(frame[frame["metric"] == metric])
+                          for metric in ("auroc", "auprc")},
+                 f"![Gain over the best control against the number of labelled rows]({folder / 'map.png'})")
+
+
+def _write_study(folder: Path, tables: dict[str, pd.DataFrame], words: str) -> None:
     for name, table in tables.items():
         write_csv(folder / f"{name}.csv", table)
-    shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
     if not (folder / "words.md").exists():
-        made_by = f"By `tardiff report {folder / 'settings.yaml'}` at commit {commit}."
         places = "".join(f"\n{{{name}.csv}}\n" for name in tables)
-        write_text(folder / "words.md", f"## {folder.name}\n\n{made_by}\n{places}")
+        write_text(folder / "words.md", f"## {folder.name}\n\n{words}\n{places}")
+
+
+def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per judge and arm and one column per number of labelled rows, of the rows of a map of one metric:
+    the mean of TRTR and of the best control, and the difference of each arm with synthetic series to that."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in frame.to_dict("records"):
+        column = f"n = {row['n']:,}"
+        if row["protocol"] == "TRTR":
+            lines.setdefault((row["judge"], "TRTR"), {})[column] = number(row["mean"])
+        elif row["set"] and row["control"]:
+            of_control = frame[(frame["n"] == row["n"]) & (frame["judge"] == row["judge"])
+                               & (frame["protocol"] == row["control"])]
+            lines.setdefault((row["judge"], "best control"), {})[column] = (
+                f"{number(of_control['mean'].item())} ({row['control']})")
+            found = {part: row[f"control_difference_{part}"] for part in ("low", "high")}
+            gain = f" {GAIN}" if row["control_verdict"] == GAIN else ""
+            lines.setdefault((row["judge"], row["arm"]), {})[column] = (
+                interval({"mean": row["control_difference"], **found}) + gain)
+    cells = pd.DataFrame([{"judge": judge, "arm": arm, **cells} for (judge, arm), cells in lines.items()])
+    return cells.fillna("").sort_values("judge", kind="stable")
 
 
 def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -108,8 +149,11 @@ def quality_table(frame: pd.DataFrame) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", type=Path, help="folder of a finished report to take in")
-    parser.add_argument("--name", help="folder of its study below --studies (default: the name of its real dataset)")
+    taken = parser.add_mutually_exclusive_group()
+    taken.add_argument("--report", type=Path, help="folder of a finished report to take in")
+    taken.add_argument("--map", type=Path, help="folder of a finished gain map to take in")
+    parser.add_argument("--name", help="folder of its study below --studies (default: the name of the report's real "
+                                       "dataset, or of the folder of the map)")
     parser.add_argument("--studies", type=Path, default=Path("docs/results"), help="default: docs/results")
     parser.add_argument("--page", type=Path, default=Path("RESULTS.md"), help="default: RESULTS.md")
     exit_on_user_error(lambda: _write(parser.parse_args(arguments)))
@@ -119,4 +163,6 @@ def _write(options: argparse.Namespace) -> None:
     if options.report is not None:
         name = options.name or read_json(options.report / "results.json")["real"]["name"]
         take_report(options.report, options.studies / name)
+    if options.map is not None:
+        take_map(options.map, options.studies / (options.name or f"{options.map.name}_map"))
     write_text(options.page, results_page(options.studies))

@@ -93,8 +93,8 @@ def study(options: argparse.Namespace) -> pd.DataFrame:
         if (of := {"real": REAL}.get(name, name)) in rows:
             rows[of][METRICS[metric]] = values.loc[values["key"] == METRICS[metric], "value"].mean()
     if not options.quick:
-        utility = tardiff.evaluate(real, splits, options.output, score_on="selection", protocols=["tstr"], workers=1,
-                                   normalizer=normalizer.kind, seeds=options.repeats)
+        utility = tardiff.evaluate(real, splits, options.output, score_on="selection", protocols=["tstr"], controls=[],
+                                   workers=1, normalizer=normalizer.kind, seeds=options.repeats)
         for (name, metric), values in utility.groupby([utility["set"].fillna(REAL), "metric"]):
             rows[name] |= {metric: values["mean"].item()} if metric in TITLES else {}
     return pd.DataFrame(rows.values())

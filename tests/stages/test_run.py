@@ -19,7 +19,7 @@ from tardiff.data.simulator import simulate_cohort
     (["guidance={real: configs/guidance/none.yaml}"], ("synthetic.real: this name stands for other rows",)),
     (["evaluation=[reference=typo]"], ("reference=typo",)),
     (["base=[training.stepz=3]"], ("base: 1 fault", "training.stepz", "Did you mean 'training.steps'")),
-    (["base.training.steps=3"], ("'base.training.steps'", "'base=[CONFIG, training.steps=...]'")),
+    (["base.training.steps=3"], ("'base.training.steps'", "'base=[training.steps=...]'")),
     (["classifier=[a.yaml, b.yaml]"], ("classifier: give one configuration file",)),
     (["guidance={}"], ("no synthetic set is named",)), (["rotations=2"], ("'rotations' must be 1, or at least 3",)),
     (["evaluation=[rotations=3]"], ("evaluation: ", "'rotations' is above 1", "{rotation}"))])

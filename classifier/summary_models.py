@@ -49,10 +49,10 @@ def fit_summary_model(name: str, train: Rows, training: ClassifierTrainingConfig
     shares = class_shares(y, y.max() + 1, *row_shares)
     weights = shares.sum(axis=1) * class_weights(shares, training.class_weighting)[y]
     if name == "forest":
-        step = ""
+        parameter = "sample_weight"
         model = RandomForestClassifier(TREES, min_samples_leaf=MIN_ROWS, random_state=seed % 2**32)
     else:
-        step = "logisticregression__"
+        parameter = "logisticregression__sample_weight"
         model = make_pipeline(StandardScaler(), LogisticRegression(C=INVERSE_PENALTY, max_iter=2000))
     with threadpool_limits(1):
-        return FittedSummaryModel(model.fit(summaries(x), y, **{f"{step}sample_weight": weights}))
+        return FittedSummaryModel(model.fit(summaries(x), y, **{parameter: weights}))

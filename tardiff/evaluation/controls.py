@@ -32,10 +32,15 @@ Rows = tuple[np.ndarray, ...]
 Where rows do not count alike, also the share (N,) float64 of each in a batch; they sum to 1."""
 
 
+def joined_rows(first: Rows, second: Rows) -> Rows:
+    """Return the rows (x, targets) of both."""
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
+
+
 def weighted_rows(first: Rows, second: Rows, share: float) -> Rows:
     """Return the rows (x, targets) of both, of which the second have that share of every batch."""
     shares = [np.full(len(x), part / len(x)) for (x, _), part in ((first, 1 - share), (second, share))]
-    return *(np.concatenate(parts) for parts in zip(first, second, strict=True)), np.concatenate(shares)
+    return *joined_rows(first, second), np.concatenate(shares)
 
 
 def subject_folds(subjects: np.ndarray, y: np.ndarray, seed: int) -> list[np.ndarray]:

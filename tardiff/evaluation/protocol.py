@@ -170,7 +170,7 @@ class Protocol:
             return 0
         if arm.protocol == "target_only":
             return len(self.guidance)
-        return len(self.real) + (len(self.guidance) if arm.protocol.startswith("guidance_") else 0)
+        return len(self.real) + (len(self.guidance) if arm.protocol in ("guidance_rows", "guidance_weighted") else 0)
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
         """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows, or
@@ -193,9 +193,9 @@ class Protocol:
             synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
             if arm.protocol == MIXED:
                 return controls.weighted_rows((x, y), synthetic, arm.weight)
-            return synthetic if arm.ratio is None else _joined((x, y), synthetic)
+            return synthetic if arm.ratio is None else controls.joined_rows((x, y), synthetic)
         if arm.protocol == "guidance_rows":
-            return _joined((x, y), (self.inputs(self.guidance), self.guidance.y))
+            return controls.joined_rows((x, y), (self.inputs(self.guidance), self.guidance.y))
         if arm.protocol == "guidance_weighted":
             return controls.weighted_rows((x, y), (self.inputs(self.guidance), self.guidance.y), 0.5)
         if arm.protocol == "target_only":
@@ -207,9 +207,10 @@ class Protocol:
         shares, seed = np.eye(self._num_classes)[y], derive_seed(seed, arm.protocol)
         if arm.protocol == "jitter":
             values, mask = np.split(x, [self.real.x.shape[2]], axis=2)
-            return _joined((x, shares), (np.concatenate([controls.jitter(values, seed), mask], axis=2), taught))
+            noisy = np.concatenate([controls.jitter(values, seed), mask], axis=2)
+            return controls.joined_rows((x, shares), (noisy, taught))
         if arm.protocol in ("mixup", "cutmix"):
-            return _joined((x, shares), getattr(controls, arm.protocol)(x, shares, seed))
+            return controls.joined_rows((x, shares), getattr(controls, arm.protocol)(x, shares, seed))
         return x, y
 
     def _fits(self, arm: Arm, seed: int, taught: np.ndarray | None) -> list[Fit]:
@@ -309,10 +310,6 @@ class Rotations:
         of_rotations = [protocol.predictions(arms, num_seeds) for protocol in self.protocols]
         return {arm: [tuple(map(np.concatenate, zip(*parts, strict=True)))
                       for parts in zip(*(found[arm] for found in of_rotations), strict=True)] for arm in arms}
-
-
-def _joined(first: Rows, second: Rows) -> Rows:
-    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
 
 def with_chosen_weights(results: Predictions, protocol: Protocol | Rotations

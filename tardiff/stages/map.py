@@ -27,7 +27,7 @@ from tardiff.data.splits import subset_of_rows
 from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_over_seeds, packed, unpacked
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
-from tardiff.evaluation.summary import FEWEST_SEEDS, counted, seen_beforehand, write_csv
+from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, seen_beforehand, write_csv
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
 from tardiff.stages.run import (
@@ -119,7 +119,7 @@ def run(config: MapConfig, dry_run: bool) -> None:
         scores.setdefault(cell.n, []).append(unpacked(values))
     rows = map_rows(scores)
     write_csv(Path(config.output) / "map.csv", map_table(rows, cells[0].count(BaseConfig)))
-    save_figure(Path(config.output) / "map.png", gain_curves(rows, {"auroc": "AUROC", "auprc": "AUPRC"}))
+    save_figure(Path(config.output) / "map.png", gain_curves(rows, HEADERS))
     for n in (cell.n for cell in cells if cell.alone and cell.count(BaseConfig) == 1):
         print(f"\nOf {n:,} rows there is one subset, with one denoiser: intervals do not cover the chance of "
               "generation by another.")

@@ -22,7 +22,7 @@ import pandas as pd
 from tardiff.evaluation.fidelity import FIDELITY
 from tardiff.evaluation.frame import summaries, utility_rows
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import GAIN, interval, number, spread, verdict, write_csv
+from tardiff.evaluation.summary import GAIN, HEADERS, interval, number, spread, verdict, write_csv
 from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
@@ -82,13 +82,12 @@ def take_map(made: Path, folder: Path) -> None:
     none. Raises UserError if the map is unfinished."""
     if not (made / "map.csv").is_file():
         raise UserError(f"{made}: no finished map. Give the folder that holds map.csv.")
-    names = dict.fromkeys(("arm", "judge", "set", "protocol", "metric", "verdict", "control", "control_verdict"), str)
-    numbers = [column for column in pd.read_csv(made / "map.csv", nrows=0) if column not in names]
-    frame = pd.read_csv(made / "map.csv", dtype=names, keep_default_na=False, na_values=dict.fromkeys(numbers, ""))
+    names = ("arm", "judge", "set", "protocol", "metric", "control", "control_verdict")
+    frame = pd.read_csv(made / "map.csv", dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
+    frame = frame.fillna(dict.fromkeys(names, ""))
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(made / "map.png", folder / "map.png")
-    _write_study(folder, {f"gain_{metric}": gain_table(frame[frame["metric"] == metric])
-                          for metric in ("auroc", "auprc")},
+    _write_study(folder, {f"gain_{metric}": gain_table(frame[frame["metric"] == metric]) for metric in HEADERS},
                  f"![Gain over the best control against the number of labelled rows]({folder / 'map.png'})")
 
 

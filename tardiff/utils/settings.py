@@ -253,10 +253,10 @@ def _unknown(key: str, leaves: Mapping[str, _Leaf], config: DictConfig) -> str:
     owners = {name: key for name, schema in of_commands.items() if key in _leaves(schema())}
     owners |= {name: key.removeprefix(f"{name}.") for name in of_commands if key.startswith(f"{name}.")}
     if owners:
-        meant = []
+        values, meant = OmegaConf.to_container(config), []
         for name, one in owners.items():
-            given = OmegaConf.to_container(config)[name] or []
-            meant.append(f"'{name}={as_typed([*([given] if isinstance(given, str) else given), f'{one}=...'])}'")
+            given = [values[name]] if isinstance(values[name], str) else values[name] or []
+            meant.append(f"'{name}={as_typed([*given, f'{one}=...'])}'")
         return f"unknown key {quoted(key)}. Did you mean {' or '.join(meant)}?"
     prefix = f"{key.rpartition('.')[0]}." if "." in key else ""
     if not any(leaf.startswith(prefix) for leaf in leaves):

@@ -13,7 +13,10 @@ from tardiff.config import DiffusionConfig
 from tardiff.utils.errors import UserError
 
 LOWEST_HALF_LOG_SNR = -5.0
-"""Where steps even in log-SNR begin, after the first one: there a series has 0.7 % of the amplitude of its noise."""
+"""Where steps in log-SNR begin, after the first one: there a series has 0.7 % of the amplitude of its noise."""
+LAST_STEP = 0.6
+"""Size of the last step in log-SNR, of that of the first; between them sizes change evenly. With 8 to 10 steps of
+DPM-Solver++ Gaussian data of any variance from 0.1 to 30 then keep it to 3 %; even steps add up to 7 %."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,12 @@ class NoiseSchedule:
         log_remaining = torch.log1p(-self.betas).cumsum(dim=0)  # Finite where the product itself would underflow.
         return (log_remaining - torch.log(-torch.expm1(log_remaining))) / 2
 
-    def timesteps(self, num_inference_steps: int | None, even_in: str = "t") -> list[int]:
+    def timesteps(self, num_inference_steps: int | None, spacing: str = "t") -> list[int]:
         """Return the descending steps that a sampler visits, from T - 1 to 0 (all T where None).
 
-        even_in: `t`, evenly spaced, or `log_snr`, after T - 1 the distinct steps nearest to evenly spaced values of
-        lambda_t, as solvers of higher order want them (Lu et al. 2022, DPM-Solver, section 3.4), of which the lowest is
-        at least LOWEST_HALF_LOG_SNR. Raises UserError if more are asked for than the process has.
+        spacing: `t`, evenly spaced, or `log_snr`, after T - 1 the distinct steps nearest to values of lambda_t, which
+        solvers of higher order want to be spread over all of them (Lu et al. 2022, DPM-Solver, section 3.4). The lowest
+        is at least LOWEST_HALF_LOG_SNR; see LAST_STEP. Raises UserError if more are asked for than the process has.
         """
         count = num_inference_steps or self.num_train_timesteps
         if count > self.num_train_timesteps:
@@ -69,11 +72,13 @@ class NoiseSchedule:
         last = self.num_train_timesteps - 1
         if count == 1:
             return [last]
-        if even_in == "t":
+        if spacing == "t":
             return [round(index * last / (count - 1)) for index in reversed(range(count))]
         levels, steps = self.half_log_snr, [last]
         lowest = levels[-1].clamp(min=LOWEST_HALF_LOG_SNR)
-        for index, level in enumerate(torch.linspace(lowest, levels[0], count, dtype=torch.float64)[1:], start=1):
+        way = torch.linspace(0, 1, count, dtype=torch.float64)
+        way *= 1 + (1 - LAST_STEP) / (1 + LAST_STEP) * (1 - way)
+        for index, level in enumerate((lowest + way * (levels[0] - lowest))[1:], start=1):
             nearest = int((levels - level).abs().argmin())
             steps.append(max(min(nearest, steps[-1] - 1), count - 1 - index))
         return steps

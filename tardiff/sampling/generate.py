@@ -19,7 +19,7 @@ from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Callback, Conditioning, Prediction
+from tardiff.sampling.samplers import SAMPLERS, SPACING, Callback, Conditioning, Prediction
 from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError, naming_memory
@@ -97,7 +97,7 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
     noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
-    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, EVEN_IN[config.name])
+    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, SPACING[config.name])
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
     finite = torch.isfinite(series).flatten(1).all(dim=1)

@@ -2,7 +2,7 @@
 
 Every series is (B, L, C) float32 in normalised units. A `cond_fn(x_t, x0_pred, t)` returns the gradient (B, L, C) of
 what should grow; samplers know nothing of where it comes from, so that this file does not even name it. A sampler is a
-function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS and EVEN_IN; what it has beyond
+function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS and SPACING; what it has beyond
 that are keywords.
 """
 
@@ -138,8 +138,8 @@ def dpm_solver_pp(predict: Prediction, noise: NoiseFunction, timesteps: list[int
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
-EVEN_IN = {"ddpm": "t", "ddim": "t", "dpm_solver_pp": "log_snr"}
-"""What the steps of each sampler are evenly spaced in, see `NoiseSchedule.timesteps`."""
+SPACING = {"ddpm": "t", "ddim": "t", "dpm_solver_pp": "log_snr"}
+"""How the steps of each sampler are spaced, see `NoiseSchedule.timesteps`."""
 
 
 def _transitions(timesteps: list[int]) -> list[tuple[int, int]]:

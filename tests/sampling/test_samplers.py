@@ -10,7 +10,7 @@ import torch
 from tardiff.config import DiffusionConfig, SamplerConfig
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import EVEN_IN, SAMPLERS, Conditioning, Prediction, ddim, ddpm, dpm_solver_pp
+from tardiff.sampling.samplers import SAMPLERS, SPACING, Conditioning, Prediction, ddim, ddpm, dpm_solver_pp
 
 MEAN = torch.tensor([0.5, -0.3, 0.1, 0.8, -0.6, 0.0])
 FACTOR = torch.tensor(np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(6), range(6))))).float()
@@ -42,14 +42,14 @@ def noise(count=SAMPLES, seed=0):
 
 
 def run(sampler, predict, steps, conditioning=None, **options):
-    even_in = EVEN_IN[sampler.__name__]
-    timesteps = predict.process.schedule.timesteps(steps, even_in)
+    spacing = SPACING[sampler.__name__]
+    timesteps = predict.process.schedule.timesteps(steps, spacing)
     return sampler(predict, noise(len(predict.labels)), timesteps, conditioning, **options)
 
 
 def test_each_sampler_of_the_settings_is_there():
     (field,) = [field for field in dataclasses.fields(SamplerConfig) if field.name == "name"]
-    assert set(SAMPLERS) == set(field.metadata["choices"]) == set(EVEN_IN)
+    assert set(SAMPLERS) == set(field.metadata["choices"]) == set(SPACING)
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [
@@ -68,9 +68,21 @@ def test_the_default_is_nearer_to_the_spread_in_fewer_steps():
     def kept(sampler, steps, **options):
         return float((run(sampler, predict, steps, **options).flatten(1).var(dim=0) / COVARIANCE.diag()).mean())
 
-    assert 1.0 < kept(SAMPLERS[default.name], default.num_inference_steps) < 1.09
-    assert 0.98 < kept(dpm_solver_pp, 25) < 1.04
+    assert 0.97 < kept(SAMPLERS[default.name], default.num_inference_steps) < 1.04
+    assert 0.98 < kept(dpm_solver_pp, 25) < 1.03
     assert 0.87 < kept(ddim, 25, eta=0.0) < 0.91 and 0.77 < kept(ddim, 25, eta=1.0) < 0.83
+
+
+@pytest.mark.parametrize("steps", [8, 10, 15, 25])
+def test_the_spacing_of_steps_keeps_the_variance_of_any_gaussian_data(steps):
+    """By the gain of each direction from noise to series, exactly: with even steps 7 % too much of 8, 6 % of 10."""
+    variances = torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+    process = DiffusionProcess(DiffusionConfig())
+    predict = Prediction(optimal_denoiser(process, variances.diag()), process, torch.zeros(1, dtype=torch.int64), 1)
+    timesteps = process.schedule.timesteps(steps, SPACING["dpm_solver_pp"])
+    none, one = (dpm_solver_pp(predict, lambda step, size=size: torch.full((1, 3, 2), size), timesteps)
+                 for size in (0.0, 1.0))
+    assert ((one - none).square().flatten() / variances - 1).abs().max() < 0.03
 
 
 def solution(schedule, x_T):

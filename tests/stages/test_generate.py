@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from user_errors import run_tiny
+from user_errors import run_command, run_tiny
 
 import tardiff
+from classifier import teacher
+from tardiff.config import ClassifierTrainingConfig
 from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
@@ -17,7 +19,8 @@ from tardiff.stages import generate
 from tardiff.utils.checkpoint import read_json
 from tardiff.utils.errors import UserError
 
-INDEPENDENT = generate.independent_classifier
+INDEPENDENT, FITTED = generate.independent_classifier, teacher.fit_summary_model
+OTHER_TRAINING = ClassifierTrainingConfig(class_weighting="balanced")
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,16 @@ def test_the_scale_that_was_found_is_recorded_kept_and_shared(place, capsys, mon
     assert np.array_equal(made("auto", "guidance.scale=auto"), found)
     assert not np.array_equal(made("other", "guidance.scale=auto", "seed=1"), found)
     assert read_json("other/provenance.json")["guidance_scale"] == search
+
+
+def test_what_a_teacher_refuses_is_told_before_anything_is_sampled(place, capfd, monkeypatch):
+    members = "members=[{model: logistic, seeds: 1}]"
+    assert run_command("teach", "data=data", "output=teacher", members, "workers=1") == 0
+    monkeypatch.setattr(teacher, "fit_summary_model", lambda *arguments: FITTED(*arguments[:-2], OTHER_TRAINING, 1))
+    monkeypatch.setattr(generate, "generate_dataset", fail)
+    assert run_tiny("generate", "output=made", "teacher=teacher") == 2
+    assert "logistic-0, fitted again on the same rows, differs by" in capfd.readouterr().err
+    assert not Path("made").exists()
 
 
 def test_labels_that_nobody_can_tell_need_no_guidance(place, monkeypatch):

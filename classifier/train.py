@@ -87,9 +87,9 @@ def fit_classifier(train: Rows, selection: Rows, num_classes: int,
     """Train a classifier of any architecture on `train`; it has `predict`.
 
     Both sets are (x (N, L, C) float32 normalised, labels y (N,) int64); `train` may have the probability of each class
-    (N, K) in place of labels, toward which the loss is the expected one, and as a third part the share (N,) float64 of
-    each row in a batch, all alike without it. `selection` chooses what `config.keep` names
-    and needs rows of every class. Raises UserError where a log-loss is not finite.
+    (N, K) in place of labels, toward which the loss is the expected one, and as a third part the share of each row in a
+    batch, (P, N) float64, in each of P equal parts of the training; all alike without it. `selection` chooses what
+    `config.keep` names and needs rows of every class. Raises UserError where a log-loss is not finite.
     """
     if model_config.name == "boosting":
         return fit_boosting(train, selection, num_classes, model_config.boosting, config, seed)
@@ -133,7 +133,7 @@ def fit_network(train: Rows, selection: Rows, num_classes: int,
         seed_torch(seed, "classifier", step)
         model.train()
         rows = (torch.randint(len(x), (config.batch_size,), device=device) if shares is None
-                else torch.multinomial(shares, config.batch_size, replacement=True))
+                else torch.multinomial(shares[step * len(shares) // config.steps], config.batch_size, replacement=True))
         loss = expected_losses(loss_function, model(x[rows]), targets[rows], weights).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -458,8 +458,8 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "guidance_weighted", "target_only", "ensemble", "teacher_labels", "self_distillation",
-            "jitter", "mixup", "cutmix", "class_weights")
+CONTROLS = ("guidance_rows", "guidance_weighted", "fine_tuned", "target_only", "ensemble", "teacher_labels",
+            "self_distillation", "jitter", "mixup", "cutmix", "class_weights")
 
 
 @dataclass(frozen=True)
@@ -507,9 +507,9 @@ class EvaluationConfig:
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that apply, but guidance_weighted and target_only: teacher_labels needs a teacher, and "
-              "class_weights is TRTR itself with training.class_weighting=balanced. self_distillation and jitter "
-              "together cost five fits more per seed.",
+              "null: all that apply, but guidance_weighted, fine_tuned and target_only: teacher_labels needs a "
+              "teacher, and class_weights is TRTR itself with training.class_weighting=balanced. "
+              "self_distillation and jitter together cost five fits more per seed.",
         choices=CONTROLS, semantic=False)
     ensemble_size: int = setting(2, "Classifiers in the control ensemble: a guide and a judge are two.", low=2,
                                  semantic=False)
@@ -536,8 +536,9 @@ class EvaluationConfig:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
+        of_a_target = dict.fromkeys(("guidance_weighted", "fine_tuned", "target_only"), False)
         applies = {"class_weights": self.training.class_weighting != "balanced",
-                   "teacher_labels": self.teacher is not None, "guidance_weighted": False, "target_only": False}
+                   "teacher_labels": self.teacher is not None, **of_a_target}
         return [name for name in CONTROLS if applies.get(name, True)]
 
     def faults(self) -> Iterator[tuple[str, str]]:

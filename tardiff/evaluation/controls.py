@@ -2,8 +2,10 @@
 
 - `guidance_rows`: the guidance half is added to the training rows, for the guide has seen it.
 - `guidance_weighted`: the same, half of every batch from the guidance half.
+- `fine_tuned`: the first half of the steps on the training rows, the second half on the guidance half.
 - `target_only`: the guidance half alone; where the dataset has a target of its own, the target's training rows. Beside
-  it, TRTR is the source alone, `guidance_rows` source and target rows, and `guidance_weighted` both alike.
+  it, TRTR is the source alone, `guidance_rows` source and target rows, `guidance_weighted` both alike, and `fine_tuned`
+  the source first, then the target.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
 - `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
   the patient: what a set with soft targets has to beat.
@@ -29,7 +31,8 @@ MIXUP_ALPHA = 0.2
 
 Rows = tuple[np.ndarray, ...]
 """Series x (N, L, C) float32 normalised, and targets: labels (N,) int64 or the share of each class (N, K) float64.
-Where rows do not count alike, also the share (N,) float64 of each in a batch; they sum to 1."""
+Where rows do not count alike, also the share of each in a batch, (P, N) float64 with lines that sum to 1: one for each
+of P equal parts of the training."""
 
 
 def joined_rows(first: Rows, second: Rows) -> Rows:
@@ -39,8 +42,19 @@ def joined_rows(first: Rows, second: Rows) -> Rows:
 
 def weighted_rows(first: Rows, second: Rows, share: float) -> Rows:
     """Return the rows (x, targets) of both, of which the second have that share of every batch."""
-    shares = [np.full(len(x), part / len(x)) for (x, _), part in ((first, 1 - share), (second, share))]
-    return *joined_rows(first, second), np.concatenate(shares)
+    return *joined_rows(first, second), _shares(first, second, [share])
+
+
+def tuned_rows(first: Rows, second: Rows) -> Rows:
+    """Return the rows (x, targets) of both: the first make the batches of the first half of the training, the second
+    those of the second half."""
+    return *joined_rows(first, second), _shares(first, second, [0.0, 1.0])
+
+
+def _shares(first: Rows, second: Rows, of_second: list[float]) -> np.ndarray:
+    """Return the shares (P, N) of all rows where, in each part of the training, the second have this one together."""
+    sizes = len(first[0]), len(second[0])
+    return np.stack([np.repeat([(1 - share) / sizes[0], share / sizes[1]], sizes) for share in of_second])
 
 
 def subject_folds(subjects: np.ndarray, y: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -51,6 +51,11 @@ METRICS: dict[str, Callable[..., np.ndarray]] = {
 """metric(labels y (N,), probabilities p (N, K), positive class, threshold chosen for it, row weights (R, N) or None) ->
 (R,)."""
 
+WITH_GUIDANCE: dict[str, Callable[[Rows, Rows], Rows]] = {
+    "guidance_rows": controls.joined_rows, "guidance_weighted": partial(controls.weighted_rows, share=0.5),
+    "fine_tuned": controls.tuned_rows}
+"""The controls that train on the rows of both the training split and the guidance half, and how."""
+
 FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """fit(training rows, selection rows, x to score, seed) -> probabilities (N, K) on (selection, scored)."""
 
@@ -170,7 +175,7 @@ class Protocol:
             return 0
         if arm.protocol == "target_only":
             return len(self.guidance)
-        return len(self.real) + (len(self.guidance) if arm.protocol in ("guidance_rows", "guidance_weighted") else 0)
+        return len(self.real) + (len(self.guidance) if arm.protocol in WITH_GUIDANCE else 0)
 
     def training_rows(self, arm: Arm, seed: int, taught: np.ndarray | None = None) -> Rows:
         """Return the training rows of an arm: real, synthetic, or both with round(ratio x real rows) synthetic rows, or
@@ -194,12 +199,9 @@ class Protocol:
             if arm.protocol == MIXED:
                 return controls.weighted_rows((x, y), synthetic, arm.weight)
             return synthetic if arm.ratio is None else controls.joined_rows((x, y), synthetic)
-        if arm.protocol == "guidance_rows":
-            return controls.joined_rows((x, y), (self.inputs(self.guidance), self.guidance.y))
-        if arm.protocol == "guidance_weighted":
-            return controls.weighted_rows((x, y), (self.inputs(self.guidance), self.guidance.y), 0.5)
-        if arm.protocol == "target_only":
-            return self.inputs(self.guidance), self.guidance.y
+        if arm.protocol in (*WITH_GUIDANCE, "target_only"):
+            guidance = self.inputs(self.guidance), self.guidance.y
+            return guidance if arm.protocol == "target_only" else WITH_GUIDANCE[arm.protocol]((x, y), guidance)
         if arm.protocol == "teacher_labels":
             return x, self._teacher_labels(seed)
         if arm.protocol == "self_distillation":

@@ -85,7 +85,7 @@ def test_a_share_of_a_class_counts_as_that_part_of_a_row():
 def test_the_share_of_a_row_in_a_batch_is_its_weight():
     x, y = TRAIN
     times = np.random.default_rng(0).integers(1, 4, size=len(y))
-    copied, weighted = fit((np.repeat(x, times, axis=0), np.repeat(y, times))), fit((x, y, times / times.sum()))
+    copied, weighted = fit((np.repeat(x, times, axis=0), np.repeat(y, times))), fit((x, y, times[None] / times.sum()))
     np.testing.assert_allclose(weighted.predict(TEST[0]), copied.predict(TEST[0]), atol=1e-9)
     assert not np.allclose(weighted.predict(TEST[0]), fit().predict(TEST[0]), atol=1e-3)
 

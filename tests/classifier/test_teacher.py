@@ -136,8 +136,8 @@ def test_rows_of_other_shares_are_weighted_rows():
     table = (table - table.mean(axis=0)) / table.std(axis=0)
     copied = LogisticRegression(C=0.1 * len(y) / counts.sum(), max_iter=2000).fit(
         np.repeat(table, counts, axis=0), np.repeat(y, counts))
-    np.testing.assert_allclose(said(x, y, counts / counts.sum()), copied.predict_proba(table), atol=1e-4)
-    assert np.abs(said(x, y, counts / counts.sum()) - said(x, y)).max() > 0.01
+    np.testing.assert_allclose(said(x, y, counts[None] / counts.sum()), copied.predict_proba(table), atol=1e-4)
+    assert np.abs(said(x, y, counts[None] / counts.sum()) - said(x, y)).max() > 0.01
 
 
 @pytest.mark.parametrize("model", ["boosting", "logistic", "gru"])
@@ -146,7 +146,7 @@ def test_balanced_classes_are_those_of_the_rows_as_they_count(model):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(1200, 5, 2)).astype(np.float32)
     y = np.concatenate([np.arange(600) % 2, np.arange(600) % 20 == 0]).astype(np.int64)
-    shares = np.repeat([0.05 / 600, 0.95 / 600], 600)
+    shares = np.repeat([0.05 / 600, 0.95 / 600], 600)[None]
     config = load_config(TeacherConfig, overrides=[*SMALL, "training.class_weighting=balanced"])
     fitted = Member(model, 0).fit((x, y, shares), (x, y), 2, config, CPU)
     said = fitted.predict(generator.normal(size=(500, 5, 2)).astype(np.float32))
@@ -157,7 +157,7 @@ def test_a_forest_weighs_balanced_classes_by_the_rows_as_they_count():
     x, y = SPLITS["train"].x, SPLITS["train"].y
     counts = 1 + np.arange(len(y)) % 3
     config = load_config(TeacherConfig, overrides=[*SMALL, "training.class_weighting=balanced"])
-    found = Member("forest", 0).fit((x, y, counts / counts.sum()), (x, y), 2, config, CPU)
+    found = Member("forest", 0).fit((x, y, counts[None] / counts.sum()), (x, y), 2, config, CPU)
     forest = RandomForestClassifier(10, min_samples_leaf=5, random_state=found.model.random_state)
     of_class = counts.sum() / (2 * np.bincount(y, weights=counts))
     forest.fit(summaries(x), y, sample_weight=counts / counts.mean() * of_class[y])
@@ -181,7 +181,7 @@ def test_a_target_of_its_own_is_taught_by_its_rows_as_much_as_they_count(workpla
     held_out = subject_folds(dataset.train.subject, y, config.seed)[2]
     others = np.setdiff1d(np.arange(len(y)), held_out)
     shares = [0.05 / len(others)] * len(others) + [0.95 / len(its_y)] * len(its_y)
-    train = np.concatenate([x[others], of_guidance]), np.concatenate([y[others], its_y]), np.array(shares)
+    train = np.concatenate([x[others], of_guidance]), np.concatenate([y[others], its_y]), np.array([shares])
     said = [member.fit(train, parts["selection"], 2, config, CPU).predict(x[held_out]) for member in members_of(config)]
     np.testing.assert_allclose(load_arrays(f"share-{share}/out_of_fold.npz")["p"][held_out],
                                ensemble_mean(members_of(config), said), atol=1e-6)

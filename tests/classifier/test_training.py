@@ -13,7 +13,7 @@ from torch import nn
 
 from classifier import train as training
 from classifier.models import build_classifier
-from classifier.train import expected_losses, fit_network
+from classifier.train import expected_losses, fit_classifier, fit_network
 from tardiff.config import (
     ClassifierConfig,
     ClassifierModelConfig,
@@ -213,11 +213,29 @@ class Recorder(nn.Module):
 def test_a_row_is_drawn_as_often_as_its_share_says(monkeypatch):
     monkeypatch.setitem(sys.modules, "models_of_a_user", SimpleNamespace(WithBatchStatistics=Recorder, seen=[]))
     x = np.repeat(np.repeat([0, 1, 2], 20)[:, None, None].astype(np.float32), 2, axis=1)
-    shares = np.repeat([0.75, 0.25, 0.0], 20) / 20
+    shares = np.repeat([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]], 20, axis=1) / 20
     fit_network((x, Y, shares), (x, Y), 3, TINY["custom"], dataclasses.replace(CONFIG, batch_size=500), 0, CPU)
-    seen = torch.cat(sys.modules["models_of_a_user"].seen).int().numpy()
-    drawn = np.bincount(seen, minlength=3) / len(seen)
-    assert len(seen) == CONFIG.steps * 500 and drawn == pytest.approx([0.75, 0.25, 0], abs=0.02) and drawn[2] == 0
+    seen = torch.stack(sys.modules["models_of_a_user"].seen).int().numpy()
+    assert seen.shape == (CONFIG.steps, 500)
+    for part, expected in zip(np.split(seen, 2), ([0.75, 0.25, 0.0], [0.0, 0.5, 0.5]), strict=True):
+        drawn = np.bincount(part.ravel(), minlength=3) / part.size
+        assert drawn == pytest.approx(expected, abs=0.02) and not drawn[np.equal(expected, 0)].any()
+
+
+@pytest.mark.parametrize("model", [TINY["gru"], ClassifierModelConfig(name="boosting")], ids=lambda model: model.name)
+def test_rows_of_the_second_part_of_the_training_correct_what_the_first_has_taught(model):
+    """Source and target tell the class by the same value, with another sign."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(600, 4, 2)).astype(np.float32), np.arange(600) % 2
+    is_target = np.arange(600) >= 400
+    x[:, :, 0] += 2.0 * np.where(y == is_target, 1, -1)[:, None]
+    target = x[is_target], y[is_target]
+    config = ClassifierTrainingConfig(steps=120, evaluate_every=20, keep="last", learning_rate=0.02)
+    for second in (True, False):
+        shares = np.stack([of_part / of_part.sum() for of_part in (is_target != second, is_target == second)])
+        p = fit_classifier((x, y, shares), target, 2, model, config, 0, CPU).predict(target[0])
+        score = float(auroc(target[1], p)[0])
+        assert (score > 0.9) if second else (score < 0.1)
 
 
 def test_the_loss_of_soft_targets_is_the_expected_one_over_the_classes():

@@ -86,7 +86,7 @@ class Teacher:
         self.calls.append((x, targets, x_scored, seed))
         shares = np.eye(2)[targets] if targets.ndim == 1 else targets
         for share in of_rows:
-            shares = shares * share[:, None] * len(x)
+            shares = shares * share.mean(axis=0)[:, None] * len(x)
         row, label = np.nonzero(shares)
         model = LogisticRegression(C=1 / (1 + seed % 7)).fit(x.reshape(len(x), -1)[row], label, shares[row, label])
         return tuple(model.predict_proba(part.reshape(len(part), -1)) for part in (selection[0], x_scored))
@@ -143,8 +143,10 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     guided = rows("guidance_rows")
     np.testing.assert_array_equal(guided[0][200:], protocol.normalizer.transform(protocol.guidance.x))
     np.testing.assert_array_equal(guided[1], np.concatenate([real.y, protocol.guidance.y]))
-    for part, expected in zip(rows("guidance_weighted"), (*guided, [1 / 400] * 200 + [1 / 100] * 50), strict=True):
-        np.testing.assert_allclose(part, expected, rtol=1e-12)
+    for name, shares in (("guidance_weighted", [[1 / 400] * 200 + [1 / 100] * 50]),
+                         ("fine_tuned", [[1 / 200] * 200 + [0] * 50, [0] * 200 + [1 / 50] * 50])):
+        for part, expected in zip(rows(name), (*guided, shares), strict=True):
+            np.testing.assert_allclose(part, expected, rtol=1e-12)
     for name in ("ensemble", "class_weights"):
         np.testing.assert_array_equal(rows(name)[0], x)
         np.testing.assert_array_equal(rows(name)[1], real.y)
@@ -157,7 +159,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
         assert len(found[0]) == len(found[1]) == 400
     np.testing.assert_array_equal(rows("jitter")[1][200:], taught)
     np.testing.assert_array_equal(rows("mixup")[0][200:], controls.mixup(x, one_hot, derive_seed(1, "mixup"))[0])
-    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 250, 50, *[200] * 7]
+    assert [protocol.real_rows(Arm(name)) for name in CONTROLS] == [250, 250, 250, 50, *[200] * 7]
 
 
 def test_masks_are_further_channels_which_jitter_leaves_alone(protocol):
@@ -203,9 +205,9 @@ def test_a_killed_evaluation_of_controls_goes_on_after_its_last_fit(protocol):
     with pytest.raises(KeyboardInterrupt):
         replace(protocol, judges={"": Judge(killed, {})}).predictions(arms, 1)
     resumed = protocol.predictions(arms, 1)
-    # 5 teachers, 3 members, one each of guidance rows with others, weighted and alone, teacher's labels,
+    # 5 teachers, 3 members, one each of guidance rows with others, weighted, last and alone, teacher's labels,
     # self-distillation, jitter, mixup and cutmix.
-    assert len(teacher.calls) == 5 + 3 + 8
+    assert len(teacher.calls) == 5 + 3 + 9
     whole = replace(protocol, folder=None).predictions(arms, 1)
     for arm in arms:
         for one, other in zip(resumed[arm][0], whole[arm][0], strict=True):

@@ -215,8 +215,7 @@ def test_controls_stand_in_the_frame_and_sets_are_compared_with_the_best_of_them
     arms = frame.drop_duplicates(["protocol", "set"])
     assert arms["protocol"].tolist() == ["TRTR", *names, "TSTR", "TSRTR"]
     rows, guidance = len(real.train), len(halve_validation(real.val)[0])
-    assert arms["real_rows"].tolist() == [rows, rows + guidance, rows + guidance, guidance, *[rows] * 6, 0,
-                                           rows]
+    assert arms["real_rows"].tolist() == [rows, *[rows + guidance] * 3, guidance, *[rows] * 6, 0, rows]
     assert frame["difference"].notna().sum() == (len(arms) - 1) * len(METRICS)
     judged = frame[frame["control_difference"].notna()]
     assert set(judged["protocol"]) == {"TSTR", "TSRTR"} and set(judged["metric"]) == set(METRICS) - {"positive_rate"}
@@ -296,7 +295,7 @@ def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, 
     (["training.class_weighting=balanced", "teacher=[a,b]"], {"class_weights"})])
 def test_controls_are_those_that_apply(settings, missing):
     config = load_config(EvaluationConfig, overrides=settings)
-    missing |= {"guidance_weighted", "target_only"}
+    missing |= {"guidance_weighted", "fine_tuned", "target_only"}
     assert config.chosen_controls == [name for name in CONTROLS if name not in missing]
 
 

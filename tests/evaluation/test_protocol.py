@@ -327,7 +327,7 @@ def test_a_mixture_has_all_rows_and_its_share_of_synthetic_ones(protocol):
     one_hot = np.eye(2)[protocol.real.y]
     for targets, teachers, real in (("own", [taught], None), ("soft", [], one_hot), ("soft", [taught], taught)):
         arm = Arm(MIXED, "poor", targets=targets, weight=0.1)
-        x, y, shares = replace(whole, teachers=teachers).training_rows(arm, 1)
+        x, y, (shares,) = replace(whole, teachers=teachers).training_rows(arm, 1)
         np.testing.assert_array_equal(x[200:], protocol.inputs(poor[1]))
         np.testing.assert_allclose(y[:200], protocol.real.y if real is None else real, atol=1e-6)
         np.testing.assert_allclose(y[200:], poor[1].y if real is None else p, atol=1e-6)

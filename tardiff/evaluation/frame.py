@@ -39,6 +39,8 @@ from tardiff.evaluation.intervals import (
 REAL, NOISE = "real training rows", "matched noise"
 """The anchors of fidelity: a perfect and a poor generator. The first is also what TRTR trains on."""
 
+DIRECTIONS = {"brier": -1, "positive_rate": 0}
+"""Which way metrics of utility are better, where that is not upward (1): downward, or neither way."""
 SOFT = "soft"
 """The targets of an arm whose synthetic series are trained on with a teacher's probabilities."""
 
@@ -166,9 +168,8 @@ def shown_set(row: dict[str, Any]) -> str:
 def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     """Return the control with the best mean of a metric, the first of equals; None without controls, and of a metric
     that has no better and worse."""
-    if not means or metric == "positive_rate":
-        return None
-    return (min if metric == "brier" else max)(means, key=means.get)
+    direction = DIRECTIONS.get(metric, 1)
+    return max(means, key=lambda control: direction * means[control]) if means and direction else None
 
 
 def _summary(key: str, of_pair: dict[str, np.ndarray], repeats: np.ndarray) -> Summary:

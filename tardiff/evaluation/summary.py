@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tardiff.evaluation.frame import Summary
+from tardiff.evaluation.frame import DIRECTIONS, Summary
 from tardiff.evaluation.intervals import ASSUMED_AUROC, ASSUMED_CORRELATION, subject_counts, visible_beforehand
 from tardiff.evaluation.protocol import METRICS
 from tardiff.utils.checkpoint import write_json, write_text
@@ -65,7 +65,8 @@ def tidy_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
             for prefix, key in (("", "trtr"), ("control_", "control"), ("teacher_", "teacher")):
                 if (difference := row.get(f"{metric}_minus_{key}")) is not None:
-                    line |= {f"{prefix}difference": difference["mean"], f"{prefix}verdict": verdict(difference),
+                    line |= {f"{prefix}difference": difference["mean"],
+                             f"{prefix}verdict": verdict(difference, DIRECTIONS.get(metric, 1)),
                              **{f"{prefix}difference_{part}": difference[part] for part in ("sd", "low", "high")}}
                     line |= {"control": difference["control"]} if "control" in difference else {}
             lines.append(line)
@@ -116,15 +117,18 @@ def interval(difference: Summary) -> str:
     return f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
 
 
-def verdict(difference: Summary) -> str:
-    """Return what the adjusted p of a difference of `utility_rows` says; of fewer than three seeds, nothing.
+def verdict(difference: Summary, direction: int = 1) -> str:
+    """Return what the adjusted p of a difference of `utility_rows` says, for a metric that is better upward (1) or
+    downward (-1); where neither is better (0), the empty text.
 
     There is no loss against the best control: it is the best on the scored rows, so that by chance alone nearly every
     set is below it.
     """
+    if not direction:
+        return ""
     if len(difference["values"]) < FEWEST_SEEDS:
         return TOO_FEW
-    is_shown, is_gain = difference["p_adjusted"] < SIGNIFICANT, difference["mean"] > 0
+    is_shown, is_gain = difference["p_adjusted"] < SIGNIFICANT, direction * difference["mean"] > 0
     if "control" in difference:
         return GAIN if is_shown and is_gain else NO_GAIN
     return (GAIN if is_gain else LOSS) if is_shown else NEITHER

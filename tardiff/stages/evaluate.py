@@ -157,10 +157,10 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     (TSRTR mixed), `real_rows`, the labelled real rows trained on, `metric` (auroc, auprc, f1, f1_selected, brier,
     auprc_macro, positive_rate), `mean` and `sd` over seeds, `low` and `high`, the 95 % interval over test subjects and
     seeds; the same of the difference to TRTR, paired by subject and seed, in `difference`, `difference_sd`,
-    `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms (gain: it lies
-    above 0, loss: below; of the Brier score, less is better); of sets, `control`, the best one by that metric, and the
-    same of the difference to it in `control_difference` and so on, and where a teacher is given, of that to the control
-    teacher_labels in `teacher_difference`.
+    `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms (gain, loss;
+    none on positive_rate, and of the Brier score less is better); of sets, `control`, the best one by that metric, and
+    the same of the difference to it in `control_difference` and so on, and where a teacher is given, of that to the
+    control teacher_labels in `teacher_difference`.
     Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets, or if the
     teacher was taught other rows.
     """

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tardiff.data.format import Split
 from tardiff.data.normalize import Normalizer
-from tardiff.evaluation.frame import long_frame, summaries, utility_rows
+from tardiff.evaluation.frame import DIRECTIONS, long_frame, summaries, utility_rows
 from tardiff.evaluation.intervals import smallest_visible, subject_freedom
 from tardiff.evaluation.metrics import auroc, average_precision
 from tardiff.evaluation.protocol import (
@@ -386,4 +386,5 @@ def test_intervals_hold_the_truth_where_seeds_share_datasets(datasets):
 def test_a_set_below_the_best_control_is_not_called_a_loss():
     below = {"values": [-0.1, -0.1, -0.1], "mean": -0.1, "p_adjusted": 0.001}
     assert verdict(below) == LOSS and verdict(below | {"control": "mixup"}) == NO_GAIN
+    assert verdict(below, DIRECTIONS["brier"]) == GAIN and verdict(below, DIRECTIONS["positive_rate"]) == ""
     assert verdict(below | {"mean": 0.1, "control": "mixup"}) == GAIN

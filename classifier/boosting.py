@@ -43,33 +43,27 @@ def fit_boosting(train: Rows, selection: Rows, num_classes: int, config: Boostin
     says.
 
     Both sets are (x (N, L, C) float32 normalised, targets), see `fit_classifier`. Equal series are one row, whose
-    weight for each class is its share of all targets of that series: copies of all rows change nothing. The shares of
-    rows in a batch are their weights here, those of each part of the training for as many trees. The draw of features
-    depends on the seed alone.
+    weight for each class is its share of all targets of that series: copies of all rows change nothing. The share of a
+    row in a batch is its weight here, the mean over the parts of the training. The draw of features depends on the seed
+    alone.
     """
-    parts = [class_shares(train[1], num_classes, *([of_part[None]] if train[2:] else []))
-             for of_part in (train[2] if train[2:] else [None])]
-    balance = class_weights(np.mean(parts, axis=0), training.class_weighting)
+    shares = class_shares(train[1], num_classes, *train[2:])
+    shares = shares * class_weights(shares, training.class_weighting)
     # Sorted by content, so that the order of rows changes nothing either.
     table, row_of = np.unique(features(train[0]), axis=0, return_inverse=True)
-    weights = np.zeros((len(parts), len(table), num_classes))
-    for of_part, shares in zip(weights, parts, strict=True):
-        np.add.at(of_part, row_of, shares * balance)
-    row, label = np.nonzero(weights.sum(axis=0))
+    weights = np.zeros((len(table), num_classes))
+    np.add.at(weights, row_of, shares)
+    row, label = np.nonzero(weights)
+    weight = weights[row, label] * (len(table) / weights.sum())
+    weight = None if np.ptp(weight) < 1e-9 else weight  # The same trees, and scikit-learn bins several times as fast.
     model = HistGradientBoostingClassifier(
-        learning_rate=config.learning_rate, max_leaf_nodes=config.max_leaves, l2_regularization=config.l2,
-        max_features=config.feature_share, max_bins=BINS, early_stopping=False, warm_start=True,
-        random_state=seed % 2**32)
+        learning_rate=config.learning_rate, max_iter=config.trees, max_leaf_nodes=config.max_leaves,
+        # A series with a share in several classes counts once for each.
+        min_samples_leaf=round(config.min_rows * len(row) / len(table)), l2_regularization=config.l2,
+        max_features=config.feature_share, max_bins=BINS, early_stopping=False, random_state=seed % 2**32)
     selection_weights = class_weights(class_shares(selection[1], num_classes), training.class_weighting)[selection[1]]
     with threadpool_limits(1):
-        for number, of_part in enumerate(weights, start=1):
-            weight = of_part[row, label] * (len(table) / of_part.sum())
-            # Rows without weight count in leaves, and a series with a share in several classes once for each.
-            entries = len(row) / np.count_nonzero(of_part.any(axis=1))
-            model.set_params(max_iter=config.trees * number // len(weights),
-                             min_samples_leaf=round(config.min_rows * entries))
-            # Without weights the trees are the same, and scikit-learn bins several times as fast.
-            model.fit(table[row], label, sample_weight=None if np.ptp(weight) < 1e-9 else weight)
+        model.fit(table[row], label, sample_weight=weight)
         losses = [shifted_log_loss(selection[1], p, selection_weights)
                   for p in _looks(model, selection[0], num_classes)]
     kept = int(np.argmin(losses)) if training.keep == "best" else len(losses) - 1

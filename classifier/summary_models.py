@@ -40,7 +40,7 @@ class FittedSummaryModel:
 
 def fit_summary_model(name: str, train: Rows, training: ClassifierTrainingConfig, seed: int) -> FittedSummaryModel:
     """Fit `forest` or `logistic` on (x (N, L, C) float32 normalised, labels y (N,) int64), which has every class, and
-    where rows do not count alike the share (N,) float64 of each.
+    where rows do not count alike the share of each in P parts of the training, (P, N) float64, whose mean counts.
 
     Of the settings of training they read class_weighting alone.
     """

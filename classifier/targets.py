@@ -6,10 +6,10 @@ import numpy as np
 
 
 def class_shares(targets: np.ndarray, num_classes: int, row_shares: np.ndarray | None = None) -> np.ndarray:
-    """Return (N, K) float64 with rows that sum to 1: labels (N,) int64 as one-hot rows, probabilities as they are.
+    """Return (N, K) float64: labels (N,) int64 as one-hot rows, probabilities as they are.
 
     row_shares (P, N), where rows do not count alike, are those of parts of the training, each of sum 1; rows then sum
-    to N times the mean of theirs.
+    to N times their mean share, not to 1.
     """
     shares = np.eye(num_classes)[targets] if targets.ndim == 1 else targets.astype(np.float64)
     return shares if row_shares is None else shares * (len(shares) * row_shares.mean(axis=0))[:, None]

@@ -118,11 +118,13 @@ class Teacher:
         """Return a hash of all that decides its probabilities."""
         return _fingerprint(self.config, self.trained)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return class probabilities (N, K) float32 for series x (N, L, C) in raw units.
+    def check(self) -> None:
+        """Fit again what has to be, for later predictions. Raises UserError if such a model is not the one it was."""
+        self._predictions  # noqa: B018
 
-        Raises UserError if a model that is fitted again is not the one it was.
-        """
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return class probabilities (N, K) float32 for series x (N, L, C) in raw units. Raises UserError like
+        `check`."""
         x = self.trained.normalizer.transform(x)
         parts = [predict_one(x) for predict_one in self._predictions]
         return ensemble_mean(members_of(self.config), parts).astype(np.float32)

@@ -327,8 +327,8 @@ class TeacherConfig:
 class SamplerConfig:
     """The reverse process."""
 
-    name: str = setting("dpm_solver_pp", "dpm_solver_pp (second order, without noise, steps even in log-SNR), ddim, or "
-                                         "ddpm (ancestral, the paper's Algorithm 1).",
+    name: str = setting("dpm_solver_pp", "dpm_solver_pp (second order, without noise, steps in log-SNR), ddim, or ddpm "
+                                         "(ancestral, the paper's Algorithm 1).",
                         choices=("ddpm", "ddim", "dpm_solver_pp"))
     num_inference_steps: int | None = setting(
         10, "Denoiser calls per series; null for all training steps. ddim needs about 50, ddpm all.", low=1)
@@ -458,7 +458,7 @@ class BaselineConfig:
     checkpoint_every: int = setting(500, "Steps between states from which a killed run resumes.", low=1, semantic=False)
 
 
-CONTROLS = ("guidance_rows", "guidance_weighted", "fine_tuned", "target_only", "ensemble", "teacher_labels",
+CONTROLS = ("guidance_rows", "guidance_weighted", "guidance_last", "target_only", "ensemble", "teacher_labels",
             "self_distillation", "jitter", "mixup", "cutmix", "class_weights")
 
 
@@ -507,7 +507,7 @@ class EvaluationConfig:
               "GPU. Results do not depend on it.", low=1, semantic=False)
     controls: list[str] | None = setting(
         None, "Rivals of the synthetic sets, which make more of real rows alone (see tardiff/evaluation/controls.py); "
-              "null: all that apply, but guidance_weighted, fine_tuned and target_only: teacher_labels needs a "
+              "null: all that apply, but guidance_weighted, guidance_last and target_only: teacher_labels needs a "
               "teacher, and class_weights is TRTR itself with training.class_weighting=balanced. "
               "self_distillation and jitter together cost five fits more per seed.",
         choices=CONTROLS, semantic=False)
@@ -536,9 +536,9 @@ class EvaluationConfig:
         """The names of the controls; where none are named, of all that have an effect."""
         if self.controls is not None:
             return self.controls
-        of_a_target = dict.fromkeys(("guidance_weighted", "fine_tuned", "target_only"), False)
         applies = {"class_weights": self.training.class_weighting != "balanced",
-                   "teacher_labels": self.teacher is not None, **of_a_target}
+                   "teacher_labels": self.teacher is not None,
+                   "guidance_weighted": False, "guidance_last": False, "target_only": False}
         return [name for name in CONTROLS if applies.get(name, True)]
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -554,6 +554,8 @@ class EvaluationConfig:
         yield from _unused_custom_model(self.model, self.judge_models)
         if _has_repeats(self.chosen_controls):
             yield "controls", "must name each control once."
+        if "guidance_last" in self.chosen_controls and list(self.judge_models) == ["boosting"]:
+            yield "controls", "names guidance_last, and boosted trees have no steps to order rows in; leave it out."
         if "class_weights" in self.chosen_controls and self.training.class_weighting == "balanced":
             yield "controls", ("names class_weights, which with training.class_weighting=balanced is TRTR itself; "
                                "leave it out.")

@@ -20,8 +20,9 @@ LEAST_VARIANCE = 1e-4
 """Of what components leave, and of a component where it divides: that of a constant signal is rounding."""
 TIME_FEATURES, GAIN_WIDTH = 32, 128
 """Of the network of gains: the size of its embedding of t, and its width."""
-SMALL_VARIANCE = 0.01
-"""Below it gains do not tell one variance over time from another."""
+SMALL_VARIANCE, SMALL_SIGNAL = 0.01, 1e-4
+"""Of the network of gains: variances over time below the first are not told apart, and x_start is not told through a
+signal, squared, below the second."""
 BLOCK_EDGES = (4, 8, 16, 32, 64, 128)
 """Between blocks of components in which the mean of a class is drawn toward that of all rows alike."""
 
@@ -120,7 +121,8 @@ class GaussianDenoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
         labels (B,) int64 in 0..num_classes."""
-        of_gaussian, of_x_t = self.gains(self._told(x_t, t, labels))[:, None].chunk(2, dim=2)
+        with torch.autocast(x_t.device.type, enabled=False):  # Gains near 0 are added to 1, and bf16 would round that.
+            of_gaussian, of_x_t = self.gains(self._told(x_t, t, labels))[:, None].chunk(2, dim=2)
         return (1 + of_gaussian) * self.gaussian(x_t, t, labels) + of_x_t * x_t + self.network(x_t, t, labels)
 
     def _told(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class GaussianDenoiser(nn.Module):
         the log variance and that of x_start which it implies."""
         signal, spread = (part[..., 0] for part in self.process.signal_and_spread(t, x_t))
         variance = x_t.var(dim=1, correction=0)
-        of_start = (variance - spread**2).clamp(min=0) / signal**2
+        of_start = (variance - spread**2).clamp(min=0) / (signal**2).clamp(min=SMALL_SIGNAL)
         return torch.cat([timestep_embedding(t, TIME_FEATURES), F.one_hot(labels, len(self.means)), x_t.mean(dim=1),
                           *((part + SMALL_VARIANCE).log() for part in (variance, of_start))], dim=1)
 

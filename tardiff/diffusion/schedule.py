@@ -14,9 +14,10 @@ from tardiff.utils.errors import UserError
 
 LOWEST_HALF_LOG_SNR = -5.0
 """Where steps in log-SNR begin, after the first one: there a series has 0.7 % of the amplitude of its noise."""
-LAST_STEP = 0.6
-"""Size of the last step in log-SNR, of that of the first; between them sizes change evenly. With 8 to 10 steps of
-DPM-Solver++ Gaussian data of any variance from 0.1 to 30 then keep it to 3 %; even steps add up to 7 %."""
+LAST_STEP = 0.636
+"""Size of the last step in log-SNR, of that of the first; between them sizes fall evenly. With 8 to 10 steps of
+DPM-Solver++ on the default schedule Gaussian data of any variance from 0.1 to 30 then keep it to 4 %; even steps add up
+to 7 %."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class NoiseSchedule:
             return [round(index * last / (count - 1)) for index in reversed(range(count))]
         levels, steps = self.half_log_snr, [last]
         lowest = levels[-1].clamp(min=LOWEST_HALF_LOG_SNR)
-        way = torch.linspace(0, 1, count, dtype=torch.float64)
-        way *= 1 + (1 - LAST_STEP) / (1 + LAST_STEP) * (1 - way)
-        for index, level in enumerate((lowest + way * (levels[0] - lowest))[1:], start=1):
+        sizes = torch.linspace(1, LAST_STEP, count - 1, dtype=torch.float64)
+        for index, way in enumerate(sizes.cumsum(dim=0) / sizes.sum(), start=1):
+            level = lowest + way * (levels[0] - lowest)
             nearest = int((levels - level).abs().argmin())
             steps.append(max(min(nearest, steps[-1] - 1), count - 1 - index))
         return steps

@@ -2,10 +2,11 @@
 
 - `guidance_rows`: the guidance half is added to the training rows, for the guide has seen it.
 - `guidance_weighted`: the same, half of every batch from the guidance half.
-- `fine_tuned`: the first half of the steps on the training rows, the second half on the guidance half.
+- `guidance_last`: the training rows in the first half of the steps, the guidance half in the second (fine-tuning); the
+  weights kept may be of either, as the selection half says. Not with boosted trees, which have no steps.
 - `target_only`: the guidance half alone; where the dataset has a target of its own, the target's training rows. Beside
-  it, TRTR is the source alone, `guidance_rows` source and target rows, `guidance_weighted` both alike, and `fine_tuned`
-  the source first, then the target.
+  it, TRTR is the source alone, `guidance_rows` source and target rows, `guidance_weighted` both alike, and
+  `guidance_last` the source first, then the target.
 - `ensemble`: the mean probability of several classifiers, for a guide and a judge are two.
 - `teacher_labels`: trained toward what the teacher of the synthetic series says of each row, by members that never saw
   the patient: what a set with soft targets has to beat.
@@ -45,7 +46,7 @@ def weighted_rows(first: Rows, second: Rows, share: float) -> Rows:
     return *joined_rows(first, second), _shares(first, second, [share])
 
 
-def tuned_rows(first: Rows, second: Rows) -> Rows:
+def ordered_rows(first: Rows, second: Rows) -> Rows:
     """Return the rows (x, targets) of both: the first make the batches of the first half of the training, the second
     those of the second half."""
     return *joined_rows(first, second), _shares(first, second, [0.0, 1.0])

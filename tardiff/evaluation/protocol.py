@@ -53,7 +53,7 @@ METRICS: dict[str, Callable[..., np.ndarray]] = {
 
 WITH_GUIDANCE: dict[str, Callable[[Rows, Rows], Rows]] = {
     "guidance_rows": controls.joined_rows, "guidance_weighted": partial(controls.weighted_rows, share=0.5),
-    "fine_tuned": controls.tuned_rows}
+    "guidance_last": controls.ordered_rows}
 """The controls that train on the rows of both the training split and the guidance half, and how."""
 
 FitAndPredict = Callable[[Rows, Rows, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
@@ -199,9 +199,10 @@ class Protocol:
             if arm.protocol == MIXED:
                 return controls.weighted_rows((x, y), synthetic, arm.weight)
             return synthetic if arm.ratio is None else controls.joined_rows((x, y), synthetic)
-        if arm.protocol in (*WITH_GUIDANCE, "target_only"):
-            guidance = self.inputs(self.guidance), self.guidance.y
-            return guidance if arm.protocol == "target_only" else WITH_GUIDANCE[arm.protocol]((x, y), guidance)
+        if arm.protocol in WITH_GUIDANCE:
+            return WITH_GUIDANCE[arm.protocol]((x, y), (self.inputs(self.guidance), self.guidance.y))
+        if arm.protocol == "target_only":
+            return self.inputs(self.guidance), self.guidance.y
         if arm.protocol == "teacher_labels":
             return x, self._teacher_labels(seed)
         if arm.protocol == "self_distillation":

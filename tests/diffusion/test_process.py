@@ -102,9 +102,10 @@ def test_steps_in_log_snr_are_distinct_and_shrink_where_there_is_room(noise_sche
     assert len(steps) == count and steps[0] == 199 and steps[-1] == 0
     assert steps == sorted(set(steps), reverse=True)
     assert (levels[steps[1:]] > LOWEST_HALF_LOG_SNR).all() or count > 20
-    if count <= 20 and noise_schedule == "scaled_linear":
-        sizes = levels[steps].diff()
-        assert torch.allclose(sizes, torch.linspace(1, LAST_STEP, len(sizes), dtype=torch.float64) * sizes[0], rtol=0.3)
+    if count == 10 and noise_schedule == "scaled_linear":
+        sizes = [1 - (1 - LAST_STEP) * number / 8 for number in range(9)]
+        wanted = [levels[-1] + sum(sizes[:number]) / sum(sizes) * (levels[0] - levels[-1]) for number in range(10)]
+        assert torch.equal(levels[steps], torch.stack([levels[(levels - level).abs().argmin()] for level in wanted]))
 
 
 def test_the_steps_of_the_default_schedule_are_not_bounded():

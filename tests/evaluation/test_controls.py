@@ -144,7 +144,7 @@ def test_each_control_trains_on_the_rows_that_it_says(protocol):
     np.testing.assert_array_equal(guided[0][200:], protocol.normalizer.transform(protocol.guidance.x))
     np.testing.assert_array_equal(guided[1], np.concatenate([real.y, protocol.guidance.y]))
     for name, shares in (("guidance_weighted", [[1 / 400] * 200 + [1 / 100] * 50]),
-                         ("fine_tuned", [[1 / 200] * 200 + [0] * 50, [0] * 200 + [1 / 50] * 50])):
+                         ("guidance_last", [[1 / 200] * 200 + [0] * 50, [0] * 200 + [1 / 50] * 50])):
         for part, expected in zip(rows(name), (*guided, shares), strict=True):
             np.testing.assert_allclose(part, expected, rtol=1e-12)
     for name in ("ensemble", "class_weights"):

@@ -73,16 +73,18 @@ def test_the_default_is_nearer_to_the_spread_in_fewer_steps():
     assert 0.87 < kept(ddim, 25, eta=0.0) < 0.91 and 0.77 < kept(ddim, 25, eta=1.0) < 0.83
 
 
-@pytest.mark.parametrize("steps", [8, 10, 15, 25])
-def test_the_spacing_of_steps_keeps_the_variance_of_any_gaussian_data(steps):
+@pytest.mark.parametrize(("steps", "noise_schedule", "most"), [
+    (8, "scaled_linear", 0.04), (10, "scaled_linear", 0.03), (15, "scaled_linear", 0.03), (25, "scaled_linear", 0.03),
+    (10, "cosine", 0.06)])
+def test_the_spacing_of_steps_keeps_the_variance_of_any_gaussian_data(steps, noise_schedule, most):
     """By the gain of each direction from noise to series, exactly: with even steps 7 % too much of 8, 6 % of 10."""
     variances = torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
-    process = DiffusionProcess(DiffusionConfig())
+    process = DiffusionProcess(DiffusionConfig(noise_schedule=noise_schedule))
     predict = Prediction(optimal_denoiser(process, variances.diag()), process, torch.zeros(1, dtype=torch.int64), 1)
     timesteps = process.schedule.timesteps(steps, SPACING["dpm_solver_pp"])
     none, one = (dpm_solver_pp(predict, lambda step, size=size: torch.full((1, 3, 2), size), timesteps)
                  for size in (0.0, 1.0))
-    assert ((one - none).square().flatten() / variances - 1).abs().max() < 0.03
+    assert ((one - none).square().flatten() / variances - 1).abs().max() < most
 
 
 def solution(schedule, x_T):

@@ -282,7 +282,7 @@ def test_trees_that_cannot_split_so_few_rows_are_told_of(real, capsys, judges, m
 
 @pytest.mark.parametrize(("shares", "controls", "told"), [
     ([0.5], "guidance_rows", True), ([0.0, 0.5], "guidance_rows", True), ([0.0], "guidance_rows", False),
-    ([0.5], "guidance_rows, guidance_weighted", False)])
+    ([0.5], "guidance_rows, guidance_weighted", False), ([0.5], "guidance_last", False)])
 def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, capsys, shares, controls, told):
     for number, share in enumerate(shares):
         open_run(tmp_path / str(number), load_config(TeacherConfig, overrides=[f"guidance_share={share}"]), {})
@@ -297,7 +297,7 @@ def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, 
     (["training.class_weighting=balanced", "teacher=[a,b]"], {"class_weights"})])
 def test_controls_are_those_that_apply(settings, missing):
     config = load_config(EvaluationConfig, overrides=settings)
-    missing |= {"guidance_weighted", "fine_tuned", "target_only"}
+    missing |= {"guidance_weighted", "guidance_last", "target_only"}
     assert config.chosen_controls == [name for name in CONTROLS if name not in missing]
 
 

@@ -13,6 +13,7 @@ from tardiff.data.format import read_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
 from tardiff.stages.map import cells_of, experiment_of
 from tardiff.stages.run import generation_steps
+from tardiff.utils.cache import result_path
 from tardiff.utils.errors import UserError
 
 TINY = """
@@ -62,8 +63,8 @@ def test_the_table_has_every_arm_of_every_n(finished):
 def test_a_map_goes_on_where_it_was_to_the_same_bytes(folder, capsys):
     output = folder / "runs/map/data"
     before = contents(output)
-    *_, of_last_cell = sorted((output / "scores").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    for path in [output / "map.csv", output / "map.png", of_last_cell]:
+    last_cell = cells_of(load_config(MapConfig, overrides=MAP[1:]), read_dataset("data"))[-1]
+    for path in [output / "map.csv", output / "map.png", result_path(output / "scores", last_cell.key)]:
         path.unlink()
     again = output / "cells" / "n200-subset1"
     for name in ("base", "classifier", "teacher", "synthetic", "report"):

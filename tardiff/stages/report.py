@@ -63,7 +63,7 @@ from tardiff.utils.settings import to_yaml
 RESERVED = {REAL, NOISE, COPY, FRESH, REAL_SERIES, TRAINING, SELECTION, GUIDANCE, ALL}
 QUICK_CONTROLS = ("guidance_rows", "guidance_weighted", "guidance_last", "target_only", "teacher_labels",
                   "class_weights")
-"""Those of one training each, on no more rows than they say."""
+"""Those of one training each, on real rows as they are."""
 FILES = ("results.csv", "results.json", "settings.yaml", "utility.csv", "utility.json", "fidelity.csv", "privacy.csv",
          *PICTURES)
 """What a report writes beside its page and the folder of its influence part."""

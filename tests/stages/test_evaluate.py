@@ -24,7 +24,7 @@ from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.protocol import METRICS
 from tardiff.evaluation.sets import guide_kinds, require_fit
-from tardiff.stages.evaluate import evaluate_sets, few_subjects, judge_of, print_warnings, warn_beforehand
+from tardiff.stages.evaluate import arms_of, evaluate_sets, few_subjects, judge_of, print_warnings, warn_beforehand
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.errors import UserError
 from tardiff.utils.lock import LOCK
@@ -290,6 +290,15 @@ def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, 
     config = load_config(EvaluationConfig, overrides=[f"teacher=[{teachers}]", f"controls=[{controls}]"])
     warn_beforehand(config, real.train)
     assert ("guidance_weighted" in capsys.readouterr().out) == told
+
+
+def test_rows_can_only_be_ordered_where_a_judge_has_steps(real):
+    settings = ["controls=[guidance_last]", "judges=[boosting, gru]"]
+    arms = arms_of(load_config(EvaluationConfig, overrides=settings), real.train, {})
+    assert [(arm.judge, arm.protocol) for arm in arms] == [
+        ("boosting", "TRTR"), ("gru", "TRTR"), ("gru", "guidance_last")]
+    with pytest.raises(UserError, match="guidance_last, and boosted trees have no steps"):
+        load_config(EvaluationConfig, overrides=[settings[0], "judges=[boosting]"])
 
 
 @pytest.mark.parametrize(("settings", "missing"), [

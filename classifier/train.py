@@ -88,9 +88,9 @@ def fit_classifier(train: Rows, selection: Rows, num_classes: int,
 
     Both sets are (x (N, L, C) float32 normalised, labels y (N,) int64); `train` may have the probability of each class
     (N, K) in place of labels, toward which the loss is the expected one, and as a third part the share of each row in a
-    batch, (P, N) float64, in each of P equal parts of the training; all alike without it. Balanced classes are so
-    over all parts together. `selection` chooses what
-    `config.keep` names and needs rows of every class. Raises UserError where a log-loss is not finite.
+    batch, (P, N) float64, in each of P equal parts of the training; all alike without it. Balanced classes are so over
+    all parts together. `selection` chooses what `config.keep` names and needs rows of every class. Raises UserError
+    where a log-loss is not finite.
     """
     if model_config.name == "boosting":
         return fit_boosting(train, selection, num_classes, model_config.boosting, config, seed)

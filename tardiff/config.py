@@ -541,6 +541,11 @@ class EvaluationConfig:
                    "guidance_weighted": False, "guidance_last": False, "target_only": False}
         return [name for name in CONTROLS if applies.get(name, True)]
 
+    def controls_of(self, judge: str) -> list[str]:
+        """Return the names of those controls that this judge can be trained by: boosted trees have no steps to order
+        rows in."""
+        return [name for name in self.chosen_controls if (name, judge) != ("guidance_last", "boosting")]
+
     def faults(self) -> Iterator[tuple[str, str]]:
         for path in (self.real, *_texts(self.synthetic), *_texts(self.teacher)):
             if (self.rotations > 1) != (ROTATION in path):
@@ -554,7 +559,7 @@ class EvaluationConfig:
         yield from _unused_custom_model(self.model, self.judge_models)
         if _has_repeats(self.chosen_controls):
             yield "controls", "must name each control once."
-        if "guidance_last" in self.chosen_controls and list(self.judge_models) == ["boosting"]:
+        if self.judge_models and {*self.chosen_controls}.difference(*map(self.controls_of, self.judge_models)):
             yield "controls", "names guidance_last, and boosted trees have no steps to order rows in; leave it out."
         if "class_weights" in self.chosen_controls and self.training.class_weighting == "balanced":
             yield "controls", ("names class_weights, which with training.class_weighting=balanced is TRTR itself; "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.models.embeddings import timestep_embedding
+from tardiff.models.layers import zeroed
 
 MAX_COMPONENTS = 256
 ROWS_PER_COMPONENT = 8
@@ -54,9 +55,7 @@ class GaussianDenoiser(nn.Module):
         self.register_buffer("components", torch.zeros(labels, size, num_components))
         self.register_buffer("variances", torch.ones(labels, num_components))
         self.register_buffer("rest", torch.ones(labels, 1))
-        inputs, outputs = TIME_FEATURES + labels + 3 * signals[1], nn.Linear(GAIN_WIDTH, 2 * signals[1])
-        for parameter in outputs.parameters():
-            nn.init.zeros_(parameter)
+        inputs, outputs = TIME_FEATURES + labels + 3 * signals[1], zeroed(nn.Linear(GAIN_WIDTH, 2 * signals[1]))
         self.gains = nn.Sequential(nn.Linear(inputs, GAIN_WIDTH), nn.SiLU(), nn.Linear(GAIN_WIDTH, GAIN_WIDTH),
                                    nn.SiLU(), outputs)
 

@@ -30,6 +30,14 @@ def features(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if channels_last(x) else torch.contiguous_format)
 
 
+def zeroed(layer: nn.Module) -> nn.Module:
+    """Return a layer with all parameters 0, so that what it adds begins as nothing, and a residual branch as the
+    identity (Dhariwal & Nichol 2021)."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Convolution(nn.Conv1d):
     """A convolution over time."""
 

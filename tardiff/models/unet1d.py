@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tardiff.config import UNetConfig
 from tardiff.models.embeddings import timestep_embedding
-from tardiff.models.layers import Convolution, GroupNorm, attention, features
+from tardiff.models.layers import Convolution, GroupNorm, attention, features, zeroed
 from tardiff.utils.errors import UserError
 
 
@@ -58,7 +58,7 @@ class UNet1d(nn.Module):
                 channels = width
             if level > 0:
                 self.up.append(ResBlock(channels, channels, embedding_dim, config.dropout, resample="up"))
-        self.head = nn.Sequential(_norm(channels), nn.SiLU(), _zero(Convolution(channels, num_channels, 3, padding=1)))
+        self.head = nn.Sequential(_norm(channels), nn.SiLU(), zeroed(Convolution(channels, num_channels, 3, padding=1)))
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """Return the prediction (B, L, C) for x_t (B, L, C) float in normalised units, t (B,) int64, 0-based, and
@@ -95,7 +95,7 @@ class ResBlock(nn.Module):
         self.first = Convolution(inputs, outputs, 3, padding=1)
         self.scale_shift = nn.Sequential(nn.SiLU(), nn.Linear(embedding_dim, 2 * outputs))
         self.norm = _norm(outputs)
-        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), _zero(Convolution(outputs, outputs, 3, padding=1)))
+        self.second = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(Convolution(outputs, outputs, 3, padding=1)))
         self.skip = nn.Identity() if inputs == outputs else Convolution(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.norm = _norm(channels)
         self.project_in = Convolution(channels, 3 * channels, 1)
-        self.project_out = _zero(Convolution(channels, channels, 1))
+        self.project_out = zeroed(Convolution(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, 1, L) -> (B, channels, 1, L)."""
@@ -145,10 +145,3 @@ def _norm(channels: int) -> GroupNorm:
     the level of its series."""
     possible = (groups for groups in range(1, min(32, channels // 4) + 1) if channels % groups == 0)
     return GroupNorm(max(possible), channels)
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    """Start a layer at zero, so that every residual branch begins as the identity (Dhariwal & Nichol 2021)."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -38,12 +39,13 @@ def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[
     parts = [part for datasets in sets.values() for part in datasets]
     rows = fits = 0.0
     if "utility" in config.sections:
-        arms = len(arms_of(config, real.train, sets)) // len(config.judge_models)
-        trained = arms + ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
-        trained += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
-        for model in config.judge_models.values():
-            fits += config.rotations * config.seeds * trained * _seconds_of_fit(model, config, real, selection, device)
-            rows += config.rotations * config.seeds * arms * config.bootstrap * scored * _RESAMPLED_ROW
+        arms = Counter(arm.judge for arm in arms_of(config, real.train, sets))
+        further = ("ensemble" in config.chosen_controls) * (config.ensemble_size - 2)
+        further += FOLDS * any(name in config.chosen_controls for name in TAUGHT)
+        for judge, model in config.judge_models.items():
+            repeats, of_fit = config.rotations * config.seeds, _seconds_of_fit(model, config, real, selection, device)
+            fits += repeats * (arms[judge] + further) * of_fit
+            rows += repeats * arms[judge] * config.bootstrap * scored * _RESAMPLED_ROW
     if "fidelity" in config.sections:
         rows += sum(metric.trains for metric in metrics) * (len(sets) + 2) * config.repeats * _TRAINED_METRIC
     if "privacy" in config.sections:

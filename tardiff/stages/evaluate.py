@@ -170,13 +170,12 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
 
 
 def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:
-    """Return the lines of the table, judge by judge: TRTR, the controls and the sets, of MIXED its candidates; of
-    boosted trees without guidance_last. A set that lacks a class can only be added to real rows: beside TSRTR it has no
-    TSTR.
+    """Return the lines of the table, judge by judge: TRTR, the controls of the judge and the sets, of MIXED its
+    candidates. A set that lacks a class can only be added to real rows: beside TSRTR it has no TSTR.
 
     Raises UserError where soft targets are asked for and no set has probabilities, or one has no other arms.
     """
-    arms = [Arm("TRTR"), *map(Arm, config.chosen_controls)]
+    of_sets: list[Arm] = []
     with_p = [name for name, parts in sets.items() if all(part.p is not None for part in parts)]
     wanted = ["own", SOFT] if config.targets is None else config.targets
     targets_of = {name: [targets for targets in wanted if targets != SOFT or name in with_p] for name in sets}
@@ -187,15 +186,15 @@ def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]])
     if "tstr" in config.protocols:
         classes = set(real.y)
         complete = [name for name, parts in sets.items() if all(set(part.y) == classes for part in parts)]
-        arms += [Arm("TSTR", name, targets=targets) for name in (complete if "tsrtr" in config.protocols else sets)
+        of_sets += [Arm("TSTR", name, targets=targets) for name in (complete if "tsrtr" in config.protocols else sets)
                  for targets in targets_of[name]]
     if "tsrtr" in config.protocols:
         for name in sets:
             for targets in targets_of[name]:
-                arms += [Arm("TSRTR", name, ratio, targets=targets) for ratio in config.ratios]
-                arms += [Arm(MIXED, name, targets=targets, weight=weight) for weight in config.weights]
-    return [replace(arm, judge=judge) for judge in config.judge_models for arm in arms
-            if (arm.protocol, judge) != ("guidance_last", "boosting")]
+                of_sets += [Arm("TSRTR", name, ratio, targets=targets) for ratio in config.ratios]
+                of_sets += [Arm(MIXED, name, targets=targets, weight=weight) for weight in config.weights]
+    return [replace(arm, judge=judge) for judge in config.judge_models
+            for arm in (Arm("TRTR"), *map(Arm, config.controls_of(judge)), *of_sets)]
 
 
 def warn_beforehand(config: EvaluationConfig, real: Split) -> None:

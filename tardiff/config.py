@@ -58,9 +58,9 @@ def find_config(path: str | Path) -> Path:
 class ExpectConfig:
     """What the dataset must look like; a mismatch stops the run before it starts. Null accepts anything."""
 
-    length: int | None = setting(None, "Time steps L.", low=1)
-    channels: int | None = setting(None, "Channels C.", low=1)
-    classes: int | None = setting(None, "Classes K.", low=2)
+    length: int | None = setting(None, "Time steps L.", low=1, semantic=False)
+    channels: int | None = setting(None, "Channels C.", low=1, semantic=False)
+    classes: int | None = setting(None, "Classes K.", low=2, semantic=False)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class BaseConfig:
     normalizer: str = setting("zscore", NORMALIZER_TEXT, choices=NORMALIZERS)
     mask: bool = setting(True, "Where the dataset has gaps and says how they were filled: model the mask with the "
                                "values, so that series have gaps of their own, filled by the same rule.")
-    expect: ExpectConfig = setting(ExpectConfig, "", semantic=False)
+    expect: ExpectConfig = setting(ExpectConfig, "")
     model: UNetConfig = setting(UNetConfig, "")
     diffusion: DiffusionConfig = setting(DiffusionConfig, "")
     training: BaseTrainingConfig = setting(BaseTrainingConfig, "")

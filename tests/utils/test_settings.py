@@ -54,12 +54,12 @@ def load(text="", *overrides, schema=Outer, tmp_path=None):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[a.yaml, steps=3, inner.rate=...]'?"),
-    ("rate=1", "Did you mean 'second=[kind=fast, rate=...]'?"), ("nothing=1", "Known: first,"),
-    ("first.steps=1", "'first.steps'. Did you mean 'first=[a.yaml, steps=3, steps=...]'?")])
+    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[..., inner.rate=...]'?"),
+    ("rate=1", "Did you mean 'second=[..., rate=...]'?"), ("nothing=1", "Known: first,"),
+    ("first.steps=1", "'first.steps'. Did you mean 'first=[..., steps=...]'?")])
 def test_a_setting_of_another_command_is_found_in_its_arguments(override, expected):
     with pytest.raises(UserError, match=re.escape(expected)):
-        load("", "first=[a.yaml, steps=3]", override, schema=Several)
+        load("", override, schema=Several)
 
 
 def test_defaults_then_yaml_then_command_line(tmp_path):
@@ -101,7 +101,7 @@ def test_yaml_writes_small_numbers_as_text_and_they_are_read_as_numbers(tmp_path
 
 
 def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
-    text = "stepps: 3\nflag: 3\ninner: {rate: 2, kind: fats}\nsizes: [1, 0, x]\nshare: yes please"
+    text = "stepps: 3\nflag: 3\ninner: {rate: 2, kind: fats}\nsizes: [1, 0, x]\nshare: yes please"  # The last is replaced.
     with pytest.raises(UserError) as error:
         load(text, "inner.speed=3", "steps=0", "noequals", "names=7", "inner.kind=quick", "share=-1", "a..b=3",
              tmp_path=tmp_path)
@@ -112,20 +112,20 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
             f"{source}: 'flag' must be true or false, got 3",
             f"{source}: 'inner.rate' must be at most 1, got 2",
             f"{source}: 'sizes' must be a list, each item a whole number, got [1, 0, x]",
-            "command line 'inner.speed=3': unknown key 'inner.speed'. Known: inner.rate, inner.kind",
+            "command line 'inner.speed=3': unknown key 'inner.speed'.",
             "command line 'steps=0': 'steps' must be at least 1, got 0",
             "command line: 'noequals'", "command line: 'a..b=3'",
             "command line 'names=7': 'names' must be a mapping {name: value, ...}, got 7",
             "command line 'inner.kind=quick': 'inner.kind' must be one of slow, fast, got 'quick'",
             "command line 'share=-1': 'share' must be at least 0"):
         assert expected in message
-    assert message.startswith("12 faults") and len(message.splitlines()) == 13
+    assert message.startswith("11 faults") and len(message.splitlines()) == 12
 
 
 @pytest.mark.parametrize(("override", "message"), [
-    ("inner.kind=fats", "Did you mean 'fast'?"), ("inner=3", "must hold settings (inner.KEY=...)"),
+    ("inner.kind=fats", "one of slow, fast"), ("inner=3", "must hold settings (inner.KEY=...)"),
     ("steps=1.5", "a whole number"), ("steps=true", "a whole number"), ("steps=null", "a whole number"),
-    ("flag=yes please", "true or false"), ("share=nan", "finite"), ("share=inf", "finite"), ("share=many", "a number"),
+    ("flag=yes please", "true or false"), ("share=nan", "at least 0"), ("share=inf", "at most"), ("share=many", "a number"),
     ("inner.rate=true", "a number"), ("sizes=3", "a list"), ("sizes=[1,true]", "a list"), ("sizes=[0]", "at least 1"),
     ("which=[x]", "text or a list, each item a whole number or a mapping"), ("names=[1]", "a mapping"),
     ("sizes=[1", "cannot be read"), ("sizes=[a=[1]]", "Put quotes around"), ("=3", "cannot be read")])
@@ -215,13 +215,13 @@ WHOLE = "'seed' must be a whole number"
     ("seed=1:30", WHOLE), ("seed=0x10", WHOLE), ("seed=0o10", WHOLE), ("seed=2026-13-45", WHOLE),
     ("seed=2026-01-02", WHOLE), ("seed=!!int x", WHOLE), ("seed=", WHOLE), ("seed=1.5", WHOLE), ("seed=1e400", WHOLE),
     (f"seed={DIGITS[400]}", "'seed' must be at most"), (f"seed={DIGITS[5000]}", WHOLE),
-    (f"training.learning_rate={DIGITS[5000]}", "finite number"), (f"{DIGITS[5000]}=1", "unknown key"),
+    (f"training.learning_rate={DIGITS[5000]}", "at most 1,"), (f"{DIGITS[5000]}=1", "unknown key"),
     ("data=\udcff", "cannot be read"), ("seed=\udcff", "cannot be read"), ("\udcff=1", "cannot be read"),
     ("model.channel_multipliers=[&a 1, *a]", "aliases"), ("training={steps: 5, steps: 6}", "a key stands twice"),
     ("training={[a]: 5}", "a key must be text"), (f"training={'[' * 500}", "nested too deeply"),
     (f"training={'{a: ' * 500}", "nested too deeply"), ("seed=${name}", "'seed'"),
     ("output=${nope}", "'nope' not found"),
-    ("output=${", "no valid interpolation"), ("data=${data}", "Recursive interpolation"),
+    ("output=${", "'output' cannot be '${'"), ("data=${data}", "Recursive interpolation"),
     ("data=${oc.env:TARDIFF_NOT_SET}", "Environment variable 'TARDIFF_NOT_SET' not found"),
     ("steps=500", "Did you mean 'training.steps'?"), ("trainig.steps=5", "unknown key"),
     ("data.x=1", "unknown key 'data.x'. Did you mean 'data'?"), ("model=5", "must hold settings (model.KEY=...)"),

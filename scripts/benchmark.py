@@ -31,6 +31,7 @@ from tardiff.data.format import Metadata
 from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.gaussian import GaussianDenoiser
 from tardiff.diffusion.process import DiffusionProcess, training_draws
 from tardiff.diffusion.trainer import autocast, denoiser_optimizer
 from tardiff.influence.gradient import compute_guidance_gradient
@@ -41,7 +42,6 @@ from tardiff.models.ema import EMA
 from tardiff.models.unet1d import UNet1d
 from tardiff.sampling.generate import generate_dataset, sample_chunk
 from tardiff.sampling.samplers import Conditioning
-from tardiff.stages.train import new_denoiser
 from tardiff.utils.checkpoint import write_json
 from tardiff.utils.distributed import ProcessGroup, resolve_device
 from tardiff.utils.errors import exit_on_user_error
@@ -75,7 +75,9 @@ class Bench:
     def denoiser(self) -> nn.Module:
         torch.manual_seed(0)
         network = UNet1d(SHAPE[1], NUM_CLASSES, self.config.model)
-        return new_denoiser(network, self.process, self.x.cpu(), self.y.cpu()).to(self.device).eval()
+        denoiser = GaussianDenoiser(network, self.process, SHAPE, GaussianDenoiser.num_components(NUM_TRAIN, SHAPE))
+        denoiser.fit(self.x.cpu(), self.y.cpu())
+        return denoiser.to(self.device).eval()
 
     def fitted(self) -> FittedDenoiser:
         return FittedDenoiser(self.denoiser().requires_grad_(False), self.process, self.normalizer, SHAPE, META)

@@ -57,9 +57,11 @@ class Command:
 
     def run(self, config: Any, dry_run: bool) -> None:
         """Do the work of a command with its settings, while no other command writes its output folder."""
-        from tardiff.utils.lock import sole_writer  # Here, so that --help does not wait for torch.
+        from tardiff.utils.checkpoint import require_folder  # Here, so that --help does not wait for torch.
+        from tardiff.utils.lock import sole_writer
 
         work = importlib.import_module(self.module).run
+        require_folder(config.output)
         with contextlib.nullcontext() if dry_run else sole_writer(config.output):
             work(config, dry_run)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tardiff.config import BaseConfig, EvaluationConfig, InfluenceAnalysisConfig
 from tardiff.data.format import Dataset, Metadata, Split, interval_seconds, read_dataset, split_faults
-from tardiff.utils.checkpoint import load_tensors, read_json, require_folder
+from tardiff.utils.checkpoint import load_tensors, read_json
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import read_metrics, read_run_config
 
@@ -22,17 +22,13 @@ UNKNOWN = {"", "unknown"}
 """Units that say nothing."""
 
 
-def inputs_exist(config: EvaluationConfig, folders: dict[str, list[str]], dry_run: bool) -> bool:
-    """Tell whether all datasets are there; where not, a dry run says so, and any other raises UserError."""
-    require_folder(config.output)
-    needed = [config.real, *(path for paths in folders.values() for path in paths)]
+def require_datasets(config: EvaluationConfig) -> None:
+    """Raise UserError that names those datasets of an evaluation which are not there, or not finished."""
+    needed = [config.real, *(path for paths in synthetic_folders(config).values() for path in paths)]
     missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
-    if missing and not dry_run:
+    if missing:
         raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
                         + "\nGenerate it first, or change 'real' or 'synthetic'.")
-    if missing:
-        print(f"settings are valid. Missing input: {', '.join(missing)}.")
-    return not missing
 
 
 def synthetic_folders(config: EvaluationConfig | InfluenceAnalysisConfig) -> dict[str, list[str]]:

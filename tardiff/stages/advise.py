@@ -30,7 +30,7 @@ from tardiff.stages.run import (
     typed_over,
     write_parts,
 )
-from tardiff.utils.checkpoint import read_json, require_folder, write_json
+from tardiff.utils.checkpoint import read_json, write_json
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -38,13 +38,9 @@ from tardiff.utils.logging import provenance
 
 def run(config: AdviceConfig, dry_run: bool) -> None:
     """Train, sample and evaluate on each rotation of train and val, resuming, and say what to train on."""
-    require_folder(config.output)
     experiment = experiment_of(config)
     steps = [each for part in rotations(experiment) for each in generation_steps(part)]
     evaluation = evaluation_of(experiment)
-    if dry_run and not Path(config.data).is_dir():
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
     whole = read_dataset(config.data, ("train", "val"))
     if whole.val.guidance is not None:
         raise UserError(f"{config.data}: advice needs one population, whose rows are tested in turn, and this dataset "

@@ -11,7 +11,6 @@ from tardiff.baselines.training import BaselineRun
 from tardiff.cli import run_stage
 from tardiff.config import BaselineConfig
 from tardiff.data.format import read_dataset
-from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.lock import sole_writer
 
@@ -34,10 +33,6 @@ def main(arguments: list[str], program: str) -> None:
 
 def run(name: str, config: BaselineConfig, dry_run: bool) -> None:
     """Fit the baseline `name` on a dataset and sample from it; both resume."""
-    if dry_run and not Path(config.data).is_dir():
-        resolve_device(config.device)
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
     dataset = read_dataset(config.data, ("train",))
     baseline = BaselineRun(importlib.import_module(f"tardiff.baselines.{name}"), dataset, config)
     most_iterations = sum(stage.steps for stage in baseline.stages)

@@ -22,12 +22,11 @@ from tardiff.config import (
 )
 from tardiff.data.format import read_dataset
 from tardiff.evaluation.sections import fidelity_metrics
-from tardiff.evaluation.sets import inputs_exist, read_sets, synthetic_folders
+from tardiff.evaluation.sets import read_sets, require_datasets, synthetic_folders
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import baseline, report
 from tardiff.stages.evaluate import build_protocol, splits_read
 from tardiff.stages.run import Step, generation_steps, mask_faults, run_steps, step_of, synthetic_sets, teachers
-from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 
@@ -38,7 +37,6 @@ NAMES = [*TRAINED, *RULES]
 def run(config: CompareConfig, dry_run: bool) -> None:
     """Train, sample and report, resuming; all settings and what the report would refuse are checked before the first
     training."""
-    require_folder(config.output)
     experiment = None if config.experiment is None else load_config(ExperimentConfig, config.experiment, values={
         "data": config.real, "name": config.name, "output": str(Path(config.output) / "experiment"),
         "device": config.device, "generation_seeds": config.generation_seeds, "train_each_seed": True})
@@ -58,7 +56,7 @@ def run(config: CompareConfig, dry_run: bool) -> None:
     report_config = ReportConfig(**settings | {"synthetic": folders})
     steps = [*(generation_steps(experiment) if experiment is not None else []),
               *(step for of_set in steps_of.values() for step in of_set.values())]
-    _check_report(given, report_config, steps, dry_run)
+    _check_report(given, report_config, steps)
     run_steps(steps, dry_run)
     if dry_run:
         parts = [part for part in config.sections if part != "influence" or config.classifier is not None]
@@ -146,13 +144,12 @@ def _folder_of_configs(config: CompareConfig) -> Path:
     return CONFIGS / "baselines"
 
 
-def _check_report(config: CompareConfig, report_config: ReportConfig, steps: list[Step], dry_run: bool) -> None:
+def _check_report(config: CompareConfig, report_config: ReportConfig, steps: list[Step]) -> None:
     """Raise UserError, before hours of training, on baselines that cannot be built and what the report would refuse."""
     fidelity_metrics(report_config.fidelity_metrics)
     report.check_settings(report_config, synthetic_folders(report_config))
+    require_datasets(config)
     given = synthetic_folders(config)
-    if not inputs_exist(config, given, dry_run):
-        return
     real = read_dataset(config.real, splits_read(config))
     if faults := mask_faults([real], [step.config for step in steps]):
         raise UserError(faults[0])

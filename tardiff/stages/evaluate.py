@@ -26,9 +26,9 @@ from tardiff.evaluation.protocol import Arm, Judge, Protocol, Rotations, score_a
 from tardiff.evaluation.sets import (
     check_reference,
     guide_kinds,
-    inputs_exist,
     read_generation,
     read_sets,
+    require_datasets,
     synthetic_folders,
 )
 from tardiff.evaluation.summary import (
@@ -56,8 +56,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     name of the protocol where it is one alone."""
     folders = synthetic_folders(of_rotation(config, 0))
     check_reference(config, folders)
-    if not all_inputs_exist(config, dry_run):
-        return
+    require_all_datasets(config)
     protocol = read_protocol(config)
     arms = arms_of(config, protocol.real, protocol.synthetic)
     print(f"{counted(len(arms), 'arm')} x {counted(config.seeds, 'seed')}, judged by {', '.join(protocol.judges)}: "
@@ -100,13 +99,10 @@ def of_rotation(config: EvaluationConfig, number: int) -> EvaluationConfig:
     return replace(config, **paths) if config.rotations > 1 else config
 
 
-def all_inputs_exist(config: EvaluationConfig, dry_run: bool) -> bool:
-    """Tell whether the datasets of all rotations are there; see `inputs_exist`."""
-    found = []
-    for number in range(config.rotations):  # Each tells of what is missing.
-        rotation = of_rotation(config, number)
-        found.append(inputs_exist(rotation, synthetic_folders(rotation), dry_run))
-    return all(found)
+def require_all_datasets(config: EvaluationConfig) -> None:
+    """Raise UserError if a dataset of a rotation is not there, or not finished."""
+    for number in range(config.rotations):
+        require_datasets(of_rotation(config, number))
 
 
 def read_protocol(config: EvaluationConfig) -> Protocol | Rotations:

@@ -23,7 +23,7 @@ from tardiff.library import Guidance, Guide, check_sampler, require_trained_on
 from tardiff.sampling.generate import at_one_size, generate_dataset, label_plan, sample_chunk
 from tardiff.utils.cache import cached_where_writable
 from tardiff.utils.checkpoint import read_json, write_json
-from tardiff.utils.distributed import process_group, resolve_device
+from tardiff.utils.distributed import process_group
 from tardiff.utils.logging import open_run, read_run_config
 from tardiff.utils.seeding import derive_seed
 
@@ -35,13 +35,6 @@ _ROUNDING = 1e-5  # Of the training range; what float32 may take from an end of 
 
 def run(config: GenerationConfig, dry_run: bool) -> None:
     """Write a synthetic dataset folder, resuming. Raises UserError if runs, dataset and settings do not fit."""
-    needed = [config.data, config.base, *([config.classifier] if config.guidance.is_on else []),
-              *([config.teacher] if config.teacher is not None else [])]
-    missing = [path for path in needed if not Path(path).is_dir()]
-    if dry_run and missing:
-        resolve_device(config.device)
-        print(f"settings are valid. Missing input: {', '.join(missing)}.")
-        return
     dataset = read_dataset(config.data, ("train", "val"))
     with process_group(config.device) as group:
         denoiser = FittedDenoiser.load(config.base, group.device)

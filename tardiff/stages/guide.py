@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from classifier.models import build_classifier, custom_source
 from classifier.train import Guide, chance_warning, fit_network, guide_auroc, normalized_splits, save_classifier
 from tardiff.config import ClassifierConfig
@@ -17,9 +15,6 @@ from tardiff.utils.logging import open_run
 def run(config: ClassifierConfig, dry_run: bool) -> None:
     """Train the classifier of a run folder, resuming. Raises UserError if dataset and settings do not fit."""
     device = resolve_device(config.device)
-    if dry_run and not Path(config.data).is_dir():
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
     dataset = read_dataset(config.data, ("train", "val"))
     normalizer, parts = normalized_splits(dataset, config.normalizer, config.model.reads_mask)
     model = build_classifier(config.model, config.model.input_shape(dataset.shape), dataset.num_classes)

@@ -21,7 +21,7 @@ from tardiff.evaluation.sets import read_sets, synthetic_folders
 from tardiff.evaluation.summary import write_csv
 from tardiff.influence.analysis import InfluenceStudy, Series, influence_tables
 from tardiff.library import Guidance, require_trained_on
-from tardiff.utils.checkpoint import require_folder, write_json, writing
+from tardiff.utils.checkpoint import write_json, writing
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
@@ -46,15 +46,9 @@ Tables = dict[str, list[dict[str, Any]]]
 
 def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     """Analyse the synthetic sets on disk beside the real training rows and the selection half."""
-    require_folder(config.output)
     device, folders = resolve_device(config.device), synthetic_folders(config)
     if reserved := folders.keys() & {TRAINING, SELECTION, ALL}:
         raise UserError(f"synthetic.{reserved.pop()}: this name stands for other rows of the tables. Choose another.")
-    needed = [config.real, config.classifier, *(path for paths in folders.values() for path in paths)]
-    missing = [path for path in needed if not Path(path).is_dir()]
-    if dry_run and missing:
-        print(f"settings are valid. Missing input: {', '.join(missing)}.")
-        return
     real = read_dataset(config.real, ("train", "val"))
     guide, sets = load_matching_guide(config.classifier, real, device), read_sets(folders, real)
     check_masks(guide, sets)

@@ -41,7 +41,6 @@ from tardiff.stages.run import (
     write_parts,
 )
 from tardiff.utils.cache import Job, Values, cached_jobs, result_path
-from tardiff.utils.checkpoint import require_folder
 from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.parallel import worker_count
@@ -98,11 +97,7 @@ class Cell:
 def run(config: MapConfig, dry_run: bool) -> None:
     """Train, sample and evaluate cell by cell, resuming, and write the table and the figure of the map; what a cell
     would refuse is refused before the first one starts."""
-    require_folder(config.output)
     experiment_of(config, Path(config.output))
-    if dry_run and not Path(config.data).is_dir():
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
     whole = read_dataset(config.data)
     cells, kept = cells_of(config, whole), Path(config.output) / "scores"
     workers = worker_count(config.workers, cells[0].device)

@@ -34,10 +34,10 @@ from tardiff.evaluation.summary import counted, write_csv, write_tables
 from tardiff.stages.estimate import estimated_minutes
 from tardiff.stages.evaluate import (
     SCORED_ON,
-    all_inputs_exist,
     check_teachers,
     of_rotation,
     report_utility,
+    require_all_datasets,
     scored_split,
     splits_read,
 )
@@ -76,8 +76,7 @@ def run(config: ReportConfig, dry_run: bool) -> None:
     folders, device = synthetic_folders(config), resolve_device(config.device)
     metrics = fidelity_metrics(config.fidelity_metrics)
     check_settings(config, folders)
-    if not all_inputs_exist(whole, dry_run):
-        return
+    require_all_datasets(whole)
     real = read_dataset(config.real, splits_read(config))
     guidance, selection = halve_validation(real.val)
     held_out = scored_split(config, real)

@@ -96,14 +96,12 @@ def run(config: ExperimentConfig, dry_run: bool) -> None:
     """
     evaluation = evaluation_of(config)
     steps = [step for rotation in rotations(config) for step in generation_steps(rotation)]
-    if not dry_run or Path(config.data).is_dir():
-        several = config.rotations > 1
-        parts = rotated_parts(config, read_dataset(config.data, SPLIT_NAMES if several else splits_read(evaluation)))
-        require_usable(parts, steps, evaluation, "Give fewer rotations, or rotations=1." if several else "")
-        if several and not dry_run:
-            write_parts(parts, f"rotation of {config.data} as it is now, of {config.rotations}")
-    made = [rotation.data for rotation in rotations(config)] if config.rotations > 1 else []
-    run_steps([*steps, report_step(config)], dry_run, made)
+    several = config.rotations > 1
+    parts = rotated_parts(config, read_dataset(config.data, SPLIT_NAMES if several else splits_read(evaluation)))
+    require_usable(parts, steps, evaluation, "Give fewer rotations, or rotations=1." if several else "")
+    if several and not dry_run:
+        write_parts(parts, f"rotation of {config.data} as it is now, of {config.rotations}")
+    run_steps([*steps, report_step(config)], dry_run, [str(part.path) for part in parts])
 
 
 def require_usable(parts: Sequence[Dataset], steps: Sequence[Step], evaluation: EvaluationConfig, hint: str) -> None:

@@ -25,9 +25,6 @@ SCORES = "scores.json"
 def run(config: TeacherConfig, dry_run: bool) -> None:
     """Fit the members of a run folder, resuming. Raises UserError if dataset and settings do not fit."""
     device = resolve_device(config.device)
-    if dry_run and not Path(config.data).is_dir():
-        print(f"settings are valid. Missing input: dataset {config.data}.")
-        return
     dataset = read_dataset(config.data, ("train", "val"))
     members = members_of(config)
     models = {member.model: member.settings(config) for member in members}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 from tardiff.config import BaseConfig, SamplerConfig
 from tardiff.data.format import Dataset, read_dataset
@@ -30,24 +28,30 @@ PREVIEWED, REAL_PREVIEWED = 256, 5000
 
 def run(config: BaseConfig, dry_run: bool) -> None:
     """Train the denoiser of a run folder, resuming. Raises UserError if dataset and settings do not fit each other."""
-    if dry_run and not Path(config.data).is_dir():
-        _describe_without_data(config)
-        return
     dataset = read_dataset(config.data, ("train", "val"))
     _check_expectations(config, dataset)
     with process_group(config.device) as group:
         seed_torch(config.seed, "denoiser", "initialisation")
-        mask = models_mask(config, dataset)
-        network = UNet1d(dataset.shape[1] * (1 + mask), dataset.num_classes, config.model)
+        denoiser = new_denoiser(config, dataset)
         if group.is_main:
-            print(f"denoiser: {_count_parameters(network):,} parameters; {len(dataset.train):,} training series of "
-                  f"shape {dataset.shape}{' and their masks' * mask}, {dataset.num_classes} classes; on "
-                  f"{group.world_size} x {group.device}")
+            size = sum(parameter.numel() for parameter in denoiser.parameters())
+            masks = " and their masks" * denoiser.process.with_mask
+            print(f"denoiser: {size:,} parameters; {len(dataset.train):,} training series of shape {dataset.shape}"
+                  f"{masks}, {dataset.num_classes} classes; on {group.world_size} x {group.device}")
         if not dry_run:
-            _train(config, dataset, network, group)
+            _train(config, dataset, denoiser, group)
 
 
-def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: ProcessGroup) -> None:
+def new_denoiser(config: BaseConfig, dataset: Dataset) -> GaussianDenoiser:
+    """Return an untrained denoiser for a dataset, whose weights are drawn from the generator state."""
+    mask = models_mask(config, dataset)
+    signals = dataset.shape[0], dataset.shape[1] * (1 + mask)
+    return GaussianDenoiser(UNet1d(signals[1], dataset.num_classes, config.model),
+                            DiffusionProcess(config.diffusion, mask), signals,
+                            GaussianDenoiser.num_components(len(dataset.train), signals))
+
+
+def _train(config: BaseConfig, dataset: Dataset, denoiser: GaussianDenoiser, group: ProcessGroup) -> None:
     normalizer = Normalizer.fit(config.normalizer, dataset.observed)
     _, selection = halve_validation(dataset.val)
     done = saved_step(config.output)
@@ -60,11 +64,10 @@ def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: Process
         if group.is_main:
             print(f"already trained for {done:,} steps; {config.output}")
         return
-    mask = models_mask(config, dataset)
-    process = DiffusionProcess(config.diffusion, mask)
+    process = denoiser.process
 
     def fitted(denoiser: nn.Module) -> FittedDenoiser:
-        return FittedDenoiser(denoiser, process, normalizer, dataset.shape, dataset.meta, mask=mask)
+        return FittedDenoiser(denoiser, process, normalizer, dataset.shape, dataset.meta, mask=process.with_mask)
 
     def preview(denoiser: nn.Module) -> Figure:
         """Real beside sampled series, PREVIEWED at most."""
@@ -79,21 +82,13 @@ def _train(config: BaseConfig, dataset: Dataset, network: UNet1d, group: Process
         return channel_bands({"real": real, "sampled": sampled}, dataset.meta.channels, dataset.meta.units,
                              dataset.meta.classes, dataset.meta.times(dataset.shape[0]))
 
-    parts = [(fitted(network).encode(part, config.seed), torch.from_numpy(part.y))
+    parts = [(fitted(denoiser).encode(part, config.seed), torch.from_numpy(part.y))
              for part in (dataset.train, selection)]
-    denoiser = new_denoiser(network, process, *parts[0])
+    denoiser.fit(*parts[0])
     average = train_denoiser(denoiser, process, *parts, config.training, config.seed, run_folder, group, preview)
     if group.is_main:
         fitted(average).save(run_folder.folder, config)
         print(f"trained for {config.training.steps:,} steps; written to {config.output}")
-
-
-def new_denoiser(network: nn.Module, process: DiffusionProcess, x: Tensor, y: Tensor) -> GaussianDenoiser:
-    """Return an untrained denoiser for training rows x (N, L, C) float32 normalised, y (N,) int64."""
-    signals = tuple(x.shape[1:])
-    denoiser = GaussianDenoiser(network, process, signals, GaussianDenoiser.num_components(len(x), signals))
-    denoiser.fit(x, y)
-    return denoiser
 
 
 def _check_expectations(config: BaseConfig, dataset: Dataset) -> None:
@@ -102,15 +97,3 @@ def _check_expectations(config: BaseConfig, dataset: Dataset) -> None:
              if value is not None and value != found[name]]
     if wrong:
         raise UserError(f"{config.data}: not the dataset this configuration was made for: {'; '.join(wrong)}.")
-
-
-def _describe_without_data(config: BaseConfig) -> None:
-    print(f"settings are valid. Missing input: dataset {config.data}.")
-    if None not in vars(config.expect).values():
-        denoiser = UNet1d(config.expect.channels, config.expect.classes, config.model)
-        print(f"denoiser: {_count_parameters(denoiser):,} parameters for series of shape "
-              f"({config.expect.length}, {config.expect.channels}), {config.expect.classes} classes")
-
-
-def _count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -52,7 +52,7 @@ class Setting:
 def setting(default: Any, text: str, **declared: Any) -> Any:
     """Declare a configuration field, as `Setting` says. Defaults may hold interpolations: `runs/${name}`; a type is the
     dataclass of a section."""
-    metadata = {"setting": Setting(text, **declared)}
+    metadata = vars(Setting(text, **declared))
     if isinstance(default, (list, dict, type)):
         factory = default if isinstance(default, type) else default.copy
         return dataclasses.field(default_factory=factory, metadata=metadata)
@@ -136,8 +136,8 @@ def _settings(instance: Any) -> dict[str, Setting]:
         hints = typing.get_type_hints(type(section))
         for field in dataclasses.fields(section):
             if not dataclasses.is_dataclass(hints[field.name]):
-                settings[prefix + field.name] = dataclasses.replace(
-                    field.metadata["setting"], hint=hints[field.name], value=getattr(section, field.name))
+                settings[prefix + field.name] = Setting(**field.metadata | {
+                    "hint": hints[field.name], "value": getattr(section, field.name)})
     return settings
 
 

@@ -12,9 +12,9 @@ import torch
 from tardiff.config import BaseConfig, load_config
 from tardiff.data.format import read_dataset
 from tardiff.data.normalize import Normalizer
-from tardiff.diffusion.fitted import FittedDenoiser, models_mask
-from tardiff.diffusion.process import DiffusionProcess, training_draws
-from tardiff.models.unet1d import UNet1d
+from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.gaussian import GaussianDenoiser
+from tardiff.diffusion.process import training_draws
 from tardiff.stages import train
 from tardiff.utils.checkpoint import load_arrays, load_state, load_tensors, save_tensors
 from tardiff.utils.distributed import ProcessGroup, process_group
@@ -24,9 +24,9 @@ from tardiff.utils.seeding import seed_torch
 STEPS = "training.steps=12"
 
 
-def new_network(config: BaseConfig, dataset) -> UNet1d:
+def new_denoiser(config: BaseConfig, dataset) -> GaussianDenoiser:
     seed_torch(config.seed, "denoiser", "initialisation")
-    return UNet1d(dataset.shape[1] * (1 + models_mask(config, dataset)), dataset.num_classes, config.model)
+    return train.new_denoiser(config, dataset)
 
 
 def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
@@ -40,9 +40,9 @@ def train_as_part_of_a_group(folder: Path, settings: list[str]) -> None:
             train.run(config, dry_run=False)
         config = load_config(BaseConfig, None, [*settings, STEPS, f"output={folder / 'parts'}"])
         dataset = read_dataset(config.data)
-        network = new_network(config, dataset)
-        train._train(config, dataset, network, group)
-        save_tensors(folder / f"rank{group.rank}.safetensors", network.state_dict())
+        denoiser = new_denoiser(config, dataset)
+        train._train(config, dataset, denoiser, group)
+        save_tensors(folder / f"rank{group.rank}.safetensors", denoiser.state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +71,15 @@ def test_one_step_of_two_processes_is_one_step_on_both_batches(trained, workplac
     """The gradient and the logged loss are those of the two half batches laid together."""
     config = load_config(BaseConfig, trained / "first" / "config.yaml")
     dataset = read_dataset(workplace.folder / "data", ("train",))
-    process, normalizer = DiffusionProcess(config.diffusion), Normalizer.fit(config.normalizer, dataset.observed)
-    network = new_network(config, dataset)
-    x = FittedDenoiser(network, process, normalizer, dataset.shape, dataset.meta, mask=True).encode(dataset.train, 0)
-    y = torch.from_numpy(dataset.train.y)
-    denoiser = train.new_denoiser(network, process, x, y).train()
+    denoiser, normalizer = new_denoiser(config, dataset).train(), Normalizer.fit(config.normalizer, dataset.observed)
+    fitted = FittedDenoiser(denoiser, denoiser.process, normalizer, dataset.shape, dataset.meta, mask=True)
+    x, y = fitted.encode(dataset.train, 0), torch.from_numpy(dataset.train.y)
+    denoiser.fit(x, y)
     halves = []
     for rank in (0, 1):
         seed_torch(config.seed, "denoiser", 0, rank)
         halves.append(training_draws(x, y, 16, 200, 0.1, 2))
-    loss = process.loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
+    loss = denoiser.process.loss(denoiser, *map(torch.cat, zip(*halves, strict=True)))
     loss.backward()
     torch.nn.utils.clip_grad_norm_(denoiser.parameters(), config.training.gradient_clip)
     moments = load_state(trained / "first" / "state-1.pt")["optimizer"]["state"]

@@ -1,6 +1,7 @@
 """The preview of a training: it never ends it, whatever names and errors it meets."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_a_preview_is_drawn_of_few_series_whatever_their_names(data, monkeypatch
     monkeypatch.setattr(train, "sample_series", lambda *arguments: drawn.append(arguments[1]) or sample(*arguments))
     monkeypatch.setattr(train, "PREVIEWED", 6)
     assert run_tiny("train", "training.preview_every=2") == 0
-    assert (train.Path("out") / "preview.png").stat().st_size > 0
+    assert (Path("out") / "preview.png").stat().st_size > 0
     assert [labels.tolist() for labels in drawn] == [[0, 0, 0, 1, 1, 1]]
 
 
@@ -43,7 +44,7 @@ def test_an_error_of_the_preview_is_a_warning(data, monkeypatch, capsys, error):
     assert run_tiny("train", "training.preview_every=1") == 0
     said = capsys.readouterr().out
     assert said.count(f"warning: no preview at step 1: {error}") == 1
-    assert (train.Path("out") / "model.safetensors").exists()
+    assert (Path("out") / "model.safetensors").exists()
 
 
 def test_names_are_drawn_as_they_are():

@@ -101,10 +101,10 @@ def test_yaml_writes_small_numbers_as_text_and_they_are_read_as_numbers(tmp_path
 
 
 def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
-    text = "stepps: 3\nflag: 3\ninner: {rate: 2, kind: fats}\nsizes: [1, 0, x]\nshare: yes please"  # The last is replaced.
+    text = "stepps: 3\nflag: 3\ninner: {rate: 2, kind: fats}\nsizes: [1, 0, x]\nshare: yes please"
     with pytest.raises(UserError) as error:
         load(text, "inner.speed=3", "steps=0", "noequals", "names=7", "inner.kind=quick", "share=-1", "a..b=3",
-             tmp_path=tmp_path)
+             tmp_path=tmp_path)  # What is typed over counts no more.
     message = str(error.value)
     source = str(tmp_path / "config.yaml")
     for expected in (
@@ -125,8 +125,9 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
 @pytest.mark.parametrize(("override", "message"), [
     ("inner.kind=fats", "one of slow, fast"), ("inner=3", "must hold settings (inner.KEY=...)"),
     ("steps=1.5", "a whole number"), ("steps=true", "a whole number"), ("steps=null", "a whole number"),
-    ("flag=yes please", "true or false"), ("share=nan", "at least 0"), ("share=inf", "at most"), ("share=many", "a number"),
-    ("inner.rate=true", "a number"), ("sizes=3", "a list"), ("sizes=[1,true]", "a list"), ("sizes=[0]", "at least 1"),
+    ("flag=yes please", "true or false"), ("share=nan", "at least 0"), ("share=inf", "at most"),
+    ("share=many", "a number"), ("inner.rate=true", "a number"), ("sizes=3", "a list"),
+    ("sizes=[1,true]", "a list"), ("sizes=[0]", "at least 1"),
     ("which=[x]", "text or a list, each item a whole number or a mapping"), ("names=[1]", "a mapping"),
     ("sizes=[1", "cannot be read"), ("sizes=[a=[1]]", "Put quotes around"), ("=3", "cannot be read")])
 def test_a_wrong_value_says_what_was_expected(override, message):

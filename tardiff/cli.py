@@ -15,8 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from tardiff import __version__
-from tardiff import config as schemas
-from tardiff.config import find_config, load_config
+from tardiff.config import (
+    AdviceConfig,
+    BaseConfig,
+    ClassifierConfig,
+    CompareConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    InfluenceAnalysisConfig,
+    MapConfig,
+    ReportConfig,
+    TeacherConfig,
+    find_config,
+    load_config,
+)
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.settings import describe, to_yaml
 
@@ -39,7 +52,7 @@ def folder_flag(name: str, text: str) -> Flag:
 
 @dataclass(frozen=True)
 class Command:
-    """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings in config.py.
+    """What `tardiff NAME` does: help `text`, the `module` that does it, and the `schema` of its settings.
 
     The module has `run(config, dry_run)`; without a schema it has `main(arguments, program)` and reads its own.
     in_processes: whether the processes of torchrun share its work.
@@ -47,13 +60,9 @@ class Command:
 
     text: str
     module: str
-    schema: str | None = None
+    schema: type | None = None
     flags: tuple[Flag, ...] = ()
     in_processes: bool = False
-
-    def settings(self) -> type:
-        """Return the schema of its settings."""
-        return getattr(schemas, self.schema)
 
     def run(self, config: Any, dry_run: bool) -> None:
         """Do the work of a command with its settings, while no other command writes its output folder."""
@@ -87,26 +96,26 @@ EVALUATION = (
     folder_flag("output", "folder of what is written"))
 BASELINES = Flag("--baselines", "baselines, or all", lambda names: {"baselines": names}, many=True, value="NAME")
 COMMANDS = {
-    "run": Command("all four stages on one dataset", "tardiff.stages.run", "ExperimentConfig"),
-    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", "BaseConfig",
+    "run": Command("all four stages on one dataset", "tardiff.stages.run", ExperimentConfig),
+    "train": Command("stage 1: train the label-conditional denoiser", "tardiff.stages.train", BaseConfig,
                      in_processes=True),
-    "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", "ClassifierConfig"),
+    "guide": Command("stage 2: train the classifier that guides", "tardiff.stages.guide", ClassifierConfig),
     "teach": Command("stage 2: fit the ensemble whose probabilities label synthetic series", "tardiff.stages.teach",
-                     "TeacherConfig"),
+                     TeacherConfig),
     "generate": Command("stage 3: sample a synthetic dataset, steered by the classifier", "tardiff.stages.generate",
-                        "GenerationConfig", in_processes=True),
+                        GenerationConfig, in_processes=True),
     "evaluate": Command("stage 4: TSTR and TSRTR against training on real series alone", "tardiff.stages.evaluate",
-                        "EvaluationConfig", EVALUATION),
+                        EvaluationConfig, EVALUATION),
     "report": Command("stage 4: utility, fidelity, privacy, influence and pictures on one page",
-                      "tardiff.stages.report", "ReportConfig", EVALUATION),
+                      "tardiff.stages.report", ReportConfig, EVALUATION),
     "influence": Command("what the guide makes of real and synthetic series", "tardiff.stages.influence",
-                         "InfluenceAnalysisConfig", EVALUATION),
+                         InfluenceAnalysisConfig, EVALUATION),
     "baseline": Command("train a baseline and sample from it", "tardiff.stages.baseline"),
     "compare": Command("baselines, and TarDiff, trained, sampled and evaluated in one report",
-                       "tardiff.stages.compare", "CompareConfig", (*EVALUATION, BASELINES)),
-    "map": Command("what synthetic series add, against the number of labelled rows", "tardiff.stages.map", "MapConfig"),
+                       "tardiff.stages.compare", CompareConfig, (*EVALUATION, BASELINES)),
+    "map": Command("what synthetic series add, against the number of labelled rows", "tardiff.stages.map", MapConfig),
     "advise": Command("whether synthetic series help here, from training and validation rows alone",
-                      "tardiff.stages.advise", "AdviceConfig"),
+                      "tardiff.stages.advise", AdviceConfig),
     "simulate": Command("write a simulated ICU cohort (not patient data)", "tardiff.stages.simulate"),
     "convert": Command("turn files of a source into a dataset", "tardiff.stages.convert"),
     "export": Command("write a dataset as CSV or Parquet tables", "tardiff.stages.export"),
@@ -138,7 +147,7 @@ def _main(arguments: list[str], name: str | None) -> None:
     if command.schema is None:
         importlib.import_module(command.module).main(arguments, program)
     else:
-        run_stage(command.settings(), command.run, f"{program}: {command.text}.", arguments, program,
+        run_stage(command.schema, command.run, f"{program}: {command.text}.", arguments, program,
                   command.flags)
 
 

@@ -22,6 +22,7 @@ from tardiff.data.format import Dataset, Split, by_class_number, class_numbers, 
 from tardiff.data.series import LabelledSeries
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import require_fit
 from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradient, class_weights
 from tardiff.influence.guidance import guidance_function
@@ -230,7 +231,7 @@ class Denoiser:
         given = {"name": sampler, "num_inference_steps": steps}
         config = load_config(SamplerConfig, values={
             **{name: value for name, value in given.items() if value is not None}, **settings})
-        check_sampler(config, self.fitted, self.folder)
+        check_sampler(config, self.fitted.process, self.fitted.has_unconditional)
         if not isinstance(counts, Mapping):
             raise UserError(f"counts={counts!r}: expected {{class: number of series}}.")
         if batch_size < 1:
@@ -335,9 +336,9 @@ def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> No
                         f"which were of {record['config'].get('data')}. Give that dataset, or train on this one.")
 
 
-def check_sampler(config: SamplerConfig, denoiser: FittedDenoiser, folder: str | Path) -> None:
-    """Raise UserError if the sampler asks for more steps than the denoiser has, or for what it was not trained for."""
-    denoiser.process.schedule.timesteps(config.num_inference_steps)
-    if config.cfg_scale != 1 and not denoiser.has_unconditional:
-        raise UserError(f"cfg_scale={config.cfg_scale:g}: {folder} was trained with label_dropout=0, so it has no "
-                        "unconditional prediction. Use cfg_scale=1, or train with label_dropout above 0.")
+def check_sampler(config: SamplerConfig, process: DiffusionProcess, has_unconditional: bool) -> None:
+    """Raise UserError if the sampler asks for more steps than a denoiser has, or for what it is not trained for."""
+    process.schedule.timesteps(config.num_inference_steps)
+    if config.cfg_scale != 1 and not has_unconditional:
+        raise UserError(f"sampler.cfg_scale={config.cfg_scale:g} needs a denoiser that is trained with "
+                        "training.label_dropout above 0: this one has no unconditional prediction.")

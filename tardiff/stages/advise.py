@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tardiff.data.format import read_dataset
 from tardiff.data.splits import joined
 from tardiff.evaluation.advice import Advice, advise
 from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, interval, number, seen_beforehand
-from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.estimate import told_minutes, utility_minutes
 from tardiff.stages.evaluate import arms_of, of_rotation, read_protocol
 from tardiff.stages.run import (
     config_of,
@@ -31,7 +31,6 @@ from tardiff.stages.run import (
     write_parts,
 )
 from tardiff.utils.checkpoint import read_json, write_json
-from tardiff.utils.distributed import resolve_device
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import provenance
 
@@ -55,10 +54,7 @@ def run(config: AdviceConfig, dry_run: bool) -> None:
           f"not read: {counted(len(arms), 'arm')} x {counted(evaluation.seeds, 'seed')}, judged by "
           f"{', '.join(evaluation.judge_models)}, {fits:,} fits in all\n"
           f"{seen_beforehand(pool.y, pool.subjects(), whole.meta.classes)}")
-    expected = estimated_minutes(replace(evaluation, sections=["utility"]), parts[0], planned, [],
-                                 resolve_device(evaluation.device))
-    print(f"The evaluation will take about {expected:.0f} minutes on this machine, beside the training and sampling of "
-          f"{config.rotations} rotations.", flush=True)
+    print(told_minutes(utility_minutes(evaluation, parts[0], planned), f"{config.rotations} rotations"), flush=True)
     made = [str(part.path) for part in parts]
     if dry_run:
         run_steps(steps, True, made)
@@ -67,7 +63,7 @@ def run(config: AdviceConfig, dry_run: bool) -> None:
     with minutes_spent(Path(config.output) / "minutes.json") as spent:
         run_steps(steps, False, made)
         protocol = read_protocol(evaluation)
-        results = protocol.predictions(arms_of(evaluation, protocol.real, protocol.synthetic), evaluation.seeds)
+        results = protocol.predictions(arms, evaluation.seeds)
         found = [advise(results, protocol, judge, config.metric, evaluation.bootstrap) for judge in protocol.judges]
         minutes = spent()
     told = [{"judge": advice.arm.judge, **described(advice), "command": command_for(config, experiment, advice),

@@ -154,7 +154,7 @@ def _check_report(config: CompareConfig, report_config: ReportConfig, steps: lis
     if faults := mask_faults([real], [step.config for step in steps]):
         raise UserError(faults[0])
     sets = read_sets(given, real)
-    guide = report.check_classifier(report_config, real, sets, resolve_device(config.device))
+    guide = report.guide_of(report_config, real, sets, resolve_device(config.device))
     if guide is not None and guide.reads_mask and any(isinstance(step.config, BaselineConfig) for step in steps):
         raise UserError(f"classifier: {config.classifier} reads masks (model.inputs=values+mask), and baselines "
                         "generate none. Give a guide with model.inputs=values, or leave influence out of sections.")

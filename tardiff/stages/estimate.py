@@ -20,6 +20,7 @@ from tardiff.evaluation.fidelity import FidelityMetric
 from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.evaluation.privacy import MAX_TAUGHT
 from tardiff.stages.evaluate import arms_of, scored_split
+from tardiff.utils.distributed import resolve_device
 from tardiff.utils.parallel import one_thread, worker_count
 
 _TRIED_ROWS, _TRIED_TREES = 500, (20, 60)
@@ -31,9 +32,21 @@ _LOOKED_AT_ROW = 1 / 3  # Forward alone.
 _SECONDS_OF_PICTURES = 2.0
 
 
-def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[FidelityMetric],
-                      device: torch.device) -> float:
+def utility_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]]) -> float:
+    """Return the expected duration of the part utility of a report; see `estimated_minutes`."""
+    return estimated_minutes(replace(config, sections=["utility"]), real, sets, [])
+
+
+def told_minutes(minutes: float, beside: str) -> str:
+    """Return the sentence on how long the evaluation of what is trained before will take."""
+    return (f"The evaluation will take about {minutes:.0f} minutes on this machine, beside the training and sampling "
+            f"of {beside}.")
+
+
+def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[FidelityMetric]
+                      ) -> float:
     """Return the expected duration of a report of which nothing is there yet, good to a factor of about two."""
+    device = resolve_device(config.device)
     guidance, selection = map(len, halve_validation(real.val))
     scored, train = len(scored_split(config, real)), len(real.train)
     parts = [part for datasets in sets.values() for part in datasets]

@@ -39,7 +39,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
     with process_group(config.device) as group:
         denoiser = FittedDenoiser.load(config.base, group.device)
         require_trained_on(config.base, dataset, "train")
-        check_sampler(config.sampler, denoiser, config.base)
+        check_sampler(config.sampler, denoiser.process, denoiser.has_unconditional)
         guidance = None
         if config.guidance.is_on:
             guide = Guide.load(config.classifier, group.device)

@@ -50,31 +50,25 @@ def run(config: InfluenceAnalysisConfig, dry_run: bool) -> None:
     if reserved := folders.keys() & {TRAINING, SELECTION, ALL}:
         raise UserError(f"synthetic.{reserved.pop()}: this name stands for other rows of the tables. Choose another.")
     real = read_dataset(config.real, ("train", "val"))
-    guide, sets = load_matching_guide(config.classifier, real, device), read_sets(folders, real)
-    check_masks(guide, sets)
+    sets = read_sets(folders, real)
+    guide = load_matching_guide(config.classifier, real, sets, device)
     if not dry_run:
-        analyse(config, real, sets)
+        analyse(config, real, sets, guide)
         return
     counts = [f"{sum(map(len, parts)):,} {name}" for name, parts in analysed_sets(real, sets).items()]
     print(f"{len(halve_validation(real.val)[0]):,} guidance series; influence of {', '.join(counts)}; fine-tuning on "
           f"{config.fine_tuned} series; on {device}")
 
 
-def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list[Split]]) -> Tables:
-    """Analyse sets that have been read, print the summaries, write tables and figures to the output folder, and return
-    the tables by name.
-
-    Raises UserError if the classifier was trained on another dataset than `real`, or reads masks that sets lack.
-    """
-    device = resolve_device(config.device)
-    guide = load_matching_guide(config.classifier, real, device)
-    check_masks(guide, sets)
+def analyse(config: InfluenceAnalysisConfig, real: Dataset, sets: dict[str, list[Split]], guide: Guide) -> Tables:
+    """Analyse sets that have been read by their guide, of `load_matching_guide`, print the summaries, write tables and
+    figures to the output folder, and return the tables by name."""
     guidance, _ = halve_validation(real.val)
     parts_of = analysed_sets(real, sets)
     series = {name: prepared(parts, guide) for name, parts in parts_of.items()}
     subjects = {name: joined_subjects(parts) for name, parts in parts_of.items()}
     study = InfluenceStudy.open(config.output, guide.task, *prepared([guidance], guide), real.num_classes,
-                                len(real.train), device)
+                                len(real.train), guide.task.device)
     tables = influence_tables(study, series, subjects, real.meta.classes, config)
     if signal := signal_rows(guide, real):
         tables["guidance_signal"] = signal
@@ -151,18 +145,15 @@ def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def load_matching_guide(folder: str, dataset: Dataset, device: torch.device) -> Guide:
-    """Load a classifier run. Raises UserError if it was trained on another dataset."""
+def load_matching_guide(folder: str, dataset: Dataset, sets: dict[str, list[Split]], device: torch.device) -> Guide:
+    """Load a classifier run. Raises UserError if it was trained on another dataset, or reads masks and a set has
+    none."""
     guide = Guide.load(folder, device)
     require_trained_on(folder, dataset, "train", "val")
-    return guide
-
-
-def check_masks(guide: Guide, sets: dict[str, list[Split]]) -> None:
-    """Raise UserError if the guide reads masks and a set has none."""
     pairs = ((f"synthetic set '{name}'", part) for name, parts in sets.items() for part in parts)
     if guide.reads_mask and (faults := absent_masks(pairs)):
         raise UserError("\n".join([f"{guide.folder} reads masks:", *faults]))
+    return guide
 
 
 def prepared(parts: list[Split], guide: Guide) -> Series:

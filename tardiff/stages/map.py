@@ -28,7 +28,7 @@ from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_ov
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
 from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, seen_beforehand, write_csv
-from tardiff.stages.estimate import estimated_minutes
+from tardiff.stages.estimate import told_minutes, utility_minutes
 from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
 from tardiff.stages.run import (
     Step,
@@ -165,13 +165,11 @@ def describe(cells: list[Cell], missing: list[Cell], whole: Dataset, workers: in
     print(seen_beforehand(whole.test.y, whole.test.subjects(), whole.meta.classes))
     if any(counts[cell.n] < FEWEST_SEEDS and not cell.alone for cell in cells):
         print(f"note: of fewer than {FEWEST_SEEDS} subsets no gain is judged.")
-    device = resolve_device(evaluation.device)
     left, at_once = Counter(cell.n for cell in missing), max(min(workers, len(missing)), 1)
-    utility = replace(evaluation, sections=["utility"], workers=evaluation.workers or (1 if at_once > 1 else None))
-    minutes = sum(left[cell.n] * estimated_minutes(utility, cell.part, cell.planned, [], device)
+    alone = replace(evaluation, workers=evaluation.workers or (1 if at_once > 1 else None))
+    minutes = sum(left[cell.n] * utility_minutes(alone, cell.part, cell.planned)
                   for cell in {cell.n: cell for cell in missing}.values()) / at_once
-    print(f"The evaluations will take about {minutes:.0f} minutes on this machine, beside the training and sampling of "
-          f"{counted(len(missing), 'cell')}.", flush=True)
+    print(told_minutes(minutes, counted(len(missing), "cell")), flush=True)
 
 
 def _scores(cell: Cell) -> Values:
@@ -184,8 +182,8 @@ def _scores(cell: Cell) -> Values:
         with open(path, "a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             run_steps(cell.steps, dry_run=False)
             protocol = read_protocol(cell.evaluation)
-            arms = arms_of(cell.evaluation, protocol.real, protocol.synthetic)
-            scores = scores_of(protocol.predictions(arms, cell.evaluation.seeds), protocol, cell.evaluation.bootstrap)
+            results = protocol.predictions(cell.arms, cell.evaluation.seeds)
+            scores = scores_of(results, protocol, cell.evaluation.bootstrap)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return packed(scores if cell.alone else {arm: mean_over_seeds(own) for arm, own in scores.items()})

@@ -47,7 +47,6 @@ from tardiff.stages.influence import (
     SELECTION,
     TRAINING,
     analyse,
-    check_masks,
     frame_tables,
     influence_frame,
     load_matching_guide,
@@ -86,11 +85,11 @@ def run(config: ReportConfig, dry_run: bool) -> None:
               "that trained from patients of the target, whatever the set gives away.")
     sets = read_sets(folders, real)
     check_teachers(config, real)
-    check_classifier(config, real, sets, device)
+    guide = guide_of(config, real, sets, device)
     check_rows(config, real, {name: [part.y for part in parts] for name, parts in sets.items()})
     print(f"{len(real.train):,} training and {len(held_out):,} {config.score_on} series against "
           f"{', '.join(f'{name} ({len(parts)} x {len(parts[0]):,})' for name, parts in sets.items())}; on {device}")
-    print(expected_duration(config.output, estimated_minutes(config, real, sets, metrics, device)), flush=True)
+    print(expected_duration(config.output, estimated_minutes(config, real, sets, metrics)), flush=True)
     if dry_run:
         return
     output, workers = Path(config.output), worker_count(config.workers, device)
@@ -112,10 +111,10 @@ def run(config: ReportConfig, dry_run: bool) -> None:
                                              {name: [part.p for part in parts] for name, parts in sets.items()},
                                              kept, workers, device)
     remove_report(output)
-    if "influence" in config.sections and config.classifier is not None:
+    if guide is not None:
         frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
-            device=config.device, fine_tuned=config.fine_tuned), real, sets))
+            device=config.device, fine_tuned=config.fine_tuned), real, sets, guide))
     pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, description.get("utility", {}))
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
@@ -180,15 +179,12 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
     check_reference(config, folders)
 
 
-def check_classifier(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], device: torch.device
-                     ) -> Guide | None:
+def guide_of(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], device: torch.device) -> Guide | None:
     """Return the guide of the influence part, None without one. Raises UserError if it is not there, not one of this
     dataset, or reads masks that sets lack."""
     if "influence" not in config.sections or config.classifier is None:
         return None
-    guide = load_matching_guide(config.classifier, real, device)
-    check_masks(guide, sets)
-    return guide
+    return load_matching_guide(config.classifier, real, sets, device)
 
 
 def check_rows(config: ReportConfig, real: Dataset, labels: dict[str, list[np.ndarray]]) -> None:

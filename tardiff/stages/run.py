@@ -29,6 +29,7 @@ from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
 from tardiff.evaluation.sets import synthetic_folders
+from tardiff.library import check_sampler
 from tardiff.sampling.generate import label_plan
 from tardiff.stages import report
 from tardiff.stages.evaluate import of_rotation, splits_read
@@ -53,7 +54,7 @@ def step(name: str, key: str, arguments: str | list[str], values: dict[str, Any]
     Raises UserError that names the setting `key` behind the arguments where these cannot be used.
     """
     command = COMMANDS[name]
-    return step_of(command.run, command.settings(), [name], key, arguments, values)
+    return step_of(command.run, command.schema, [name], key, arguments, values)
 
 
 def step_of(run: Callable[[Any, bool], None], schema: type, words: list[str], key: str, arguments: str | list[str],
@@ -239,20 +240,13 @@ def generation_steps(config: ExperimentConfig) -> list[Step]:
                 "base": str(output / f"base{suffix}"), "classifier": str(output / f"classifier{suffix}"),
                 **({"teacher": labelled_by[seed % len(labelled_by)]} if labelled_by else {}),
                 "output": folder, "seed": seed}))
-            _check_sampler(f"guidance.{name}", steps[-1].config, denoisers[seed % len(denoisers)].config)
+            base = denoisers[seed % len(denoisers)].config
+            try:  # Before hours of training.
+                check_sampler(steps[-1].config.sampler, DiffusionProcess(base.diffusion),
+                              base.training.label_dropout > 0)
+            except UserError as error:
+                raise UserError(f"guidance.{name}: {error}") from None
     return steps
-
-
-def _check_sampler(key: str, generation: GenerationConfig, base: BaseConfig) -> None:
-    """Raise UserError, before hours of training, if a denoiser could not be sampled as a synthetic set asks for."""
-    sampler, process = generation.sampler, DiffusionProcess(base.diffusion)
-    try:
-        process.schedule.timesteps(sampler.num_inference_steps)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from None
-    if sampler.cfg_scale != 1 and base.training.label_dropout == 0:
-        raise UserError(f"{key}: sampler.cfg_scale={sampler.cfg_scale:g} needs a denoiser that is trained with "
-                        "training.label_dropout above 0.")
 
 
 def report_step(config: ExperimentConfig) -> Step:

@@ -213,7 +213,7 @@ RUNS = [
     Case("other_world_size", "train", ("base: begun with 2 processes, now there are 1",),
          ("output=base", "training.steps=4"), began=True, spoil=lambda: save_state(
              "base/state-2.pt", {**load_state("base/state-2.pt"), "world_size": 2})),
-    Case("cfg_without_null_label", "generate", ("cfg_scale=2", "label_dropout=0"),
+    Case("cfg_without_null_label", "generate", ("cfg_scale=2", "training.label_dropout above 0"),
          ("sampler.cfg_scale=2", "base=plain"),
          spoil=lambda: run_tiny("train", "output=plain", "training.label_dropout=0")),
     Case("config_cut", "generate", ("epsilon: its config.yaml is not the one",

@@ -47,7 +47,7 @@ def test_the_expected_duration_grows_with_the_work(monkeypatch):
     def minutes(**changes):
         config = replace(ReportConfig(workers=1, sections=["utility", "fidelity"], controls=[], weights=[]),
                          **changes)
-        return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics), cpu)
+        return estimated_minutes(config, real, sets, fidelity_metrics(config.fidelity_metrics))
 
     cheap = minutes(fidelity_metrics=["marginal"], seeds=1)
     assert 0 < cheap < minutes(fidelity_metrics=["marginal"], seeds=50)

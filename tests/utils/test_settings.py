@@ -306,7 +306,7 @@ def test_help_shows_what_the_command_would_use_and_a_yaml_of_paths_changes_nothi
     assert run_command(command, "--print-config") == 0
     used = yaml.safe_load(capsys.readouterr().out)
     assert shown == {name: as_typed(resolved_value(used, name)) for name in shown}
-    assert len(shown) == len(describe(COMMANDS[command].settings()))
+    assert len(shown) == len(describe(COMMANDS[command].schema))
     data = "data" if "data" in used else "real"
     (tmp_path / "mine.yaml").write_text(f"{data}: {used[data]}\noutput: {used['output']}\n")
     assert run_command(command, str(tmp_path / "mine.yaml"), "--print-config") == 0

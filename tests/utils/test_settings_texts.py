@@ -14,7 +14,7 @@ VALUES = (
     "[]", "[1]", "[x, 1]", "[[1]]", "{}", "{a: 1}", "{1: 0.5, a: [b]}", "${name}", "${nothing.of.this}", "${", "*a",
     "[", "9" * 5000, "\ud800", "!!python/object:os.system x", "2026-01-02")
 KEYS = [(command, line.strip().partition("=")[0]) for command in COMMANDS if COMMANDS[command].schema
-        for line in describe(COMMANDS[command].settings())]
+        for line in describe(COMMANDS[command].schema)]
 
 
 @pytest.mark.parametrize("every", [197, pytest.param(1, marks=pytest.mark.slow)])

@@ -249,9 +249,9 @@ class Guide:
                      trained.meta, config.data, custom_source(config.model), known)
 
 
-def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Dataset, reads_mask: bool = False
-                ) -> tuple[float, float, float]:
-    """Return the AUROC on the guidance half, which training does not read, and the ends of its 95 % interval.
+def guide_auroc(fitted: FittedClassifier, x: np.ndarray, dataset: Dataset) -> tuple[float, float, float]:
+    """Return the AUROC on the guidance half, which training does not read, and the ends of its 95 % interval. x: what
+    the classifier reads of that half (N, L, C or 2C).
 
     The interval is `level_interval` over subjects, with the variance of a bootstrap of them. Where the guidance half
     lacks a class, the AUROC is not a number and the interval is all of [0, 1].
@@ -259,7 +259,7 @@ def guide_auroc(fitted: FittedClassifier, normalizer: Normalizer, dataset: Datas
     guidance, _ = halve_validation(dataset.val)
     if absent_classes(guidance, dataset.meta, "the guidance half"):
         return float("nan"), 0.0, 1.0
-    p = fitted.predict(normalizer.inputs(guidance.x, guidance.mask if reads_mask else None))
+    p = fitted.predict(x)
     subjects = guidance.subjects()
     value, freedom = float(auroc(guidance.y, p)[0]), subject_freedom(guidance.y, subjects)
     variance = main_subject_variance(auroc(guidance.y, p, subject_weights(subjects, BOOTSTRAP, seed=0))[None], freedom)

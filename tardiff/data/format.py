@@ -165,6 +165,11 @@ class Dataset:
         return next(iter(self.splits.values())).x.shape[1:]
 
 
+def is_dataset(folder: str | Path) -> bool:
+    """Tell whether a folder holds a finished dataset, of which `meta.json` appears last."""
+    return (Path(folder) / "meta.json").exists()
+
+
 def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, every_class: bool = True) -> Dataset:
     """Read `meta.json` and the named splits of a dataset folder and validate them together.
 
@@ -176,7 +181,7 @@ def read_dataset(folder: str | Path, splits: tuple[str, ...] = SPLIT_NAMES, ever
     if not folder.is_dir():
         raise UserError(f"{folder}: dataset folder not found. Make it with tardiff simulate or tardiff convert, or "
                         "give the path of an existing dataset.")
-    if not (folder / "meta.json").exists():
+    if not is_dataset(folder):
         raise UserError(f"{folder / 'meta.json'}: file not found, so {folder} is no dataset folder. tardiff convert "
                         "makes one of tables and arrays.")
     meta = read_metadata(folder / "meta.json")

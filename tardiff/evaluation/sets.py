@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tardiff.config import BaseConfig, EvaluationConfig, InfluenceAnalysisConfig
-from tardiff.data.format import Dataset, Metadata, Split, interval_seconds, read_dataset, split_faults
+from tardiff.data.format import Dataset, Metadata, Split, interval_seconds, is_dataset, read_dataset, split_faults
 from tardiff.utils.checkpoint import load_tensors, read_json
 from tardiff.utils.errors import UserError
 from tardiff.utils.logging import read_metrics, read_run_config
@@ -25,7 +25,7 @@ UNKNOWN = {"", "unknown"}
 def require_datasets(config: EvaluationConfig) -> None:
     """Raise UserError that names those datasets of an evaluation which are not there, or not finished."""
     needed = [config.real, *(path for paths in synthetic_folders(config).values() for path in paths)]
-    missing = [path for path in needed if not (Path(path) / "meta.json").exists()]
+    missing = [path for path in needed if not is_dataset(path)]
     if missing:
         raise UserError("no finished dataset at:\n" + "\n".join(f"  - {path}" for path in missing)
                         + "\nGenerate it first, or change 'real' or 'synthetic'.")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tardiff.config import SamplerConfig
-from tardiff.data.format import Metadata, by_class_number, write_split_in_parts
+from tardiff.data.format import Metadata, by_class_number, is_dataset, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
@@ -143,7 +143,7 @@ def generate_dataset(sample: SampleChunk, labels: np.ndarray, batch_size: int, o
     """
     output = Path(output)
     chunks = output / "chunks"
-    if not (output / "meta.json").exists():
+    if not is_dataset(output):
         made = np.zeros(len(labels), dtype=bool)
         for path in _chunk_paths(chunks):
             made[slice(*_numbers_of(path))] = True

@@ -13,7 +13,7 @@ import torch
 from classifier.teacher import Teacher
 from classifier.train import fit_network, normalized_splits
 from tardiff.config import AUTO, ClassifierConfig, GenerationConfig
-from tardiff.data.format import Dataset, Split, read_dataset
+from tardiff.data.format import Dataset, Split, is_dataset, read_dataset
 from tardiff.data.splits import halve_validation
 from tardiff.diffusion.fitted import FittedDenoiser
 from tardiff.evaluation.fidelity import is_conspicuous
@@ -71,7 +71,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
                 inputs["guidance data"] = dataset.val.fingerprint()
         if teacher is not None:
             inputs["teacher"] = teacher.fingerprint()
-            if group.is_main and not (Path(config.output) / "meta.json").exists():
+            if group.is_main and not is_dataset(config.output):
                 teacher.check()
         open_run(config.output, config, inputs, group.is_main, record=RECORD)
         if guidance is not None and config.guidance.uses_guidance_gradient:

@@ -29,7 +29,7 @@ def run(config: ClassifierConfig, dry_run: bool) -> None:
     run_folder = open_run(config.output, config, inputs)
     fitted = fit_network(parts["train"], parts["selection"], dataset.num_classes, config.model, config.training,
                          config.seed, device, run_folder, dataset.positive)
-    auroc = guide_auroc(fitted, normalizer, dataset, config.model.reads_mask)
+    auroc = guide_auroc(fitted, parts["guidance"][0], dataset)
     save_classifier(run_folder.folder, config, fitted, normalizer, dataset, auroc)
     run_folder.close()
     chance = chance_average_precision(parts["selection"][1], dataset.num_classes, dataset.positive)

@@ -24,7 +24,7 @@ from tardiff.config import (
     TeacherConfig,
     load_config,
 )
-from tardiff.data.format import SPLIT_NAMES, Dataset, Split, absent_classes, read_dataset, write_dataset
+from tardiff.data.format import SPLIT_NAMES, Dataset, Split, absent_classes, is_dataset, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
 from tardiff.diffusion.fitted import models_mask
 from tardiff.diffusion.process import DiffusionProcess
@@ -184,7 +184,7 @@ def write_parts(parts: Sequence[Dataset], what: str) -> None:
 
     Raises UserError, before the first is written, if another dataset is there, which is no `what`.
     """
-    is_there = [(part.path / "meta.json").exists() for part in parts]
+    is_there = [is_dataset(part.path) for part in parts]
     for part in itertools.compress(parts, is_there):
         there = read_dataset(part.path)
         if there.meta != part.meta or any(there.splits[name].fingerprint() != split.fingerprint()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tardiff.data.format import Split, read_dataset, replace_dataset, require_replaceable
+from tardiff.data.format import Split, is_dataset, read_dataset, replace_dataset, require_replaceable
 from tardiff.data.simulator import RATIOS, cohort_parameters, simulate_cohort
 from tardiff.utils.errors import UserError, exit_on_user_error
 from tardiff.utils.lock import sole_writer
@@ -51,7 +51,7 @@ def _find(folder: Path, parameters: dict) -> dict[str, Split] | None:
     Raises UserError if the folder holds another dataset.
     """
     require_replaceable(folder, "parameters", parameters)
-    if not (folder / "meta.json").exists():
+    if not is_dataset(folder):
         return None
     try:
         return read_dataset(folder).splits

@@ -12,7 +12,6 @@ from user_errors import USER_MODELS, run_tiny
 
 from classifier.train import Guide, chance_warning, guide_auroc
 from tardiff.data.format import Dataset, Metadata, Split, write_dataset
-from tardiff.data.normalize import Normalizer
 from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
 
@@ -34,7 +33,7 @@ def aurocs(rows, positives, shift, seed):
     generator = np.random.default_rng(seed)
     y = generator.permutation(np.arange(rows) < positives).astype(np.int64)
     real = dataset(y, generator.normal(size=rows) + shift * y)
-    return guide_auroc(SimpleNamespace(predict=first_channel), Normalizer.fit("zscore", real.train.x), real), real
+    return guide_auroc(SimpleNamespace(predict=first_channel), halve_validation(real.val)[0].x, real), real
 
 
 def test_the_auroc_of_a_guide_is_of_the_guidance_half_with_an_interval_that_holds_the_truth():

@@ -39,27 +39,13 @@ from tardiff.utils.checkpoint import load_state, load_tensors, save_state
 
 
 def npz_cases() -> list[Case]:
+    """Those of every kind stand in the tests of the format."""
     faults = [
-        ("x_rank", lambda a: {"x": a["x"][0]}, "array x must be (N, L, C) float32, got (24, 7) float32"),
-        ("x_float64", lambda a: {"x": a["x"].astype(float)}, "array x must be (N, L, C) float32, got", "float64"),
         ("x_missing", lambda a: {"x": None}, "array x missing"),
-        ("y_float", lambda a: {"y": a["y"].astype(float)}, "array y must be (N,) int64", "float64"),
         ("label_high", lambda a: {"y": placed(a["y"], 3, 2)}, "array y, row 3: label 2 is outside 0..1 (1 such rows)"),
-        ("label_negative", lambda a: {"y": placed(a["y"], 4, -1)}, "array y, row 4: label -1 is outside 0..1"),
-        ("nan_without_mask", lambda a: {"x": placed(a["x"], (4, 5, 6), np.nan), "mask": None},
-         "array x, row 4, step 5, channel 6: nan", "there is no mask"),
-        ("nan_observed", lambda a: {"x": placed(a["x"], (4, 5, 6), np.nan), "mask": placed(a["mask"], (4, 5, 6), True)},
-         "row 4, step 5, channel 6: nan", "NaN is allowed only where mask is False"),
-        ("inf", lambda a: {"x": placed(a["x"], (4, 5, 6), np.inf), "mask": placed(a["mask"], (4, 5, 6), False)},
-         "row 4, step 5, channel 6: inf"),
-        ("mask_shape", lambda a: {"mask": a["mask"][:, :5]}, "array mask must be", "bool, got"),
-        ("mask_type", lambda a: {"mask": a["mask"].astype(int)}, "array mask must be", "int64"),
         ("mask_scalar", lambda a: {"mask": np.array(True)}, "array mask must be"),
-        ("subject_length", lambda a: {"subject": a["subject"][:9]}, "array subject has 9 rows, array x has"),
         ("subject_scalar", lambda a: {"subject": np.array(3)}, "array subject must be (N,)"),
         ("y_length", lambda a: {"y": a["y"][:9]}, "array y has 9 rows, array x has"),
-        ("empty", lambda a: {name: array[:0] for name, array in a.items()}, "the split is empty"),
-        ("no_steps", lambda a: {"x": a["x"][:, :0], "mask": None}, "array x has length 0"),
         ("class_missing", lambda a: {"y": 0 * a["y"]}, "no row of class 1 (died)"),
         ("object_array", lambda a: {"subject": np.array([None] * len(a["y"]))}, "holds Python objects"),
     ]
@@ -75,7 +61,6 @@ def one_subject_in_two_splits() -> None:
 
 DATA = [
     Case("no_folder", "train", ("nowhere: dataset folder not found",), ("data=nowhere",)),
-    Case("no_folder_classifier", "guide", ("nowhere: dataset folder not found",), ("data=nowhere",)),
     Case("no_test_split", "evaluate", ("data/test.npz: file not found",), spoil=lambda: Path("data/test.npz").unlink()),
     *npz_cases(),
     Case("two_faulty_files", "train", ("data/train.npz: array y", "data/val.npz: file not found"),
@@ -92,7 +77,7 @@ DATA = [
     Case("npz_empty", "train", ("data/train.npz: not a readable .npz",), spoil=cut("data/train.npz", 0)),
     Case("npz_pickle", "train", ("data/train.npz: not a readable .npz", "Python objects, which are never loaded"),
          spoil=lambda: Path("data/train.npz").write_bytes(pickle.dumps({"x": 1}))),
-    Case("npz_is_npy", "train", ("data/train.npz: expected an .npz archive",),
+    Case("npz_is_npy", "train", ("data/train.npz", "expected an .npz archive"),
          spoil=lambda: (np.save("data/train.npy", np.zeros(3)), os.replace("data/train.npy", "data/train.npz"))),
     Case("npz_is_folder", "train", ("data/train.npz: not a readable .npz",),
          spoil=lambda: (Path("data/train.npz").unlink(), Path("data/train.npz").mkdir())),
@@ -111,28 +96,16 @@ DATA = [
 ]
 
 CONFIG = [
-    Case("unknown_key", "train", ("training.stepps", "Did you mean 'training.steps'?"), ("training.stepps=3",)),
-    Case("wrong_type", "train", ("'training.steps' must be a whole number, got many",), ("training.steps=many",)),
-    Case("out_of_range", "generate", ("'sampler.eta' must be at most 1, got 2",), ("sampler.eta=2",)),
-    Case("choice", "generate", ("'guidance.objective' must be one of none, influence",),
-         ("guidance.objective=influnce",)),
     Case("several_faults", "guide",
          ("3 faults in the configuration", "user.yaml: unknown key 'sed'", "'model.name' must be one of",
           "command line 'training.steps=0': 'training.steps' must be at least 1"),
          ("user.yaml", "training.steps=0"), text("user.yaml", "sed: 1\nmodel: {name: transformer}\n")),
-    Case("yaml_syntax", "train", ("user.yaml: not valid YAML", "line 2"), ("user.yaml",),
-         text("user.yaml", "seed: 1\ntraining: [1\n")),
-    Case("yaml_list", "train", ("user.yaml: expected 'key: value' lines, got [seed, 1]",), ("user.yaml",),
-         text("user.yaml", "- seed\n- 1\n")),
     Case("yaml_binary", "train", ("base/model.safetensors: not valid YAML",), ("base/model.safetensors",)),
-    Case("config_missing", "train", ("nowhere.yaml: configuration file not found",), ("nowhere.yaml",)),
-    Case("config_folder", "train", ("data: is a folder",), ("data",)),
     Case("two_configs", "train", ("one configuration file, not 2: one.yaml, two.yaml",), ("one.yaml", "two.yaml"),
          lambda: (text("one.yaml", "")(), text("two.yaml", "")())),
     Case("no_equals_sign", "train", ("training.steps: configuration file not found", "written key=value"),
          ("training.steps", "seed=1")),
     Case("option_unknown", "train", ("unrecognized arguments: --steps",), ("--steps", "seed=1")),
-    Case("unclosed", "generate", ("command line: 'labels=[1' cannot be read",), ("labels=[1",)),
     Case("device_unknown", "train", ("device 'banana' is unknown; use auto, cpu, cuda",), ("device=banana",)),
     Case("device_unsupported", "evaluate", ("device 'meta' is not supported",), ("device=meta",)),
     Case("no_levels", "train", ("channel_multipliers",), ("model.channel_multipliers=[]",)),

@@ -320,13 +320,28 @@ def resolved_value(values, name):
 
 
 LEAVES = [(schema, line.strip().partition("=")[0]) for schema in SCHEMAS for line in describe(schema)]
+VALUES = ["0", "1", "-1", "010", "1e3", "1e-4", "0.5", "1e999", "nan", "true", "null", "text", "''", "'1'", "[]", "[1]",
+          "[x, 1]", "[[1]]", "{}", "{a: 1}", "{1: 0.5, a: [b]}", "${name}", "${nothing.of.this}", "${", "*a", "[",
+          "!!python/object:os.system x", "2026-01-02", *DIGITS.values(), "[" * 400, "\ud800", "${data}",
+          "${oc.env:A}", "\0", "-" * 3000]
 TEXTS = st.one_of(
     st.text(max_size=30), st.text(st.sampled_from("0123456789eE+-._:xob"), max_size=12),
     st.text(st.sampled_from("[]{}:,&*!|>'\"#%@`?-~ \n\t$.ab01"), max_size=20),
     st.recursive(st.sampled_from(["1", "x", "null", "true", "1e3", "${seed}", "''", "a: 1", "*a", "&a 1", "!!int x"]),
                  lambda inner: st.lists(inner, max_size=4).map(", ".join).flatmap(
                      lambda items: st.sampled_from([f"[{items}]", f"{{{items}}}"])), max_leaves=8),
-    st.sampled_from([*DIGITS.values(), "[" * 400, "\ud800", "${name}", "${data}", "${oc.env:A}", "\0", "-" * 3000]))
+    st.sampled_from(VALUES))
+
+
+def taken_or_refused(schema, path, overrides):
+    """Check that settings are taken, and can be written, or refused in one bounded message; tell which."""
+    try:
+        config = load_config(schema, path, overrides)
+    except UserError as error:
+        assert len(str(error)) < MOST_OF_A_MESSAGE and str(error).encode("utf-8", "backslashreplace")
+        return False
+    assert isinstance(config, schema) and to_yaml(config).encode()
+    return True
 
 
 @hypothesis_settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -335,14 +350,20 @@ TEXTS = st.one_of(
 @example((EvaluationConfig, "synthetic"), "${real}", "a" * 5000)
 def test_any_text_is_a_setting_or_one_bounded_message(leaf, text, below):
     schema, name = leaf
-    override = f"{name}={text}" if below is None else f"{name}.{below}={text}"
-    try:
-        config = load_config(schema, None, [override])
-    except UserError as error:
-        assert len(str(error)) < MOST_OF_A_MESSAGE and str(error).encode("utf-8", "backslashreplace")
-    else:
-        assert isinstance(config, schema)
+    taken_or_refused(schema, None, [f"{name}={text}" if below is None else f"{name}.{below}={text}"])
 
+
+@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.slow)])
+def test_so_is_any_value_of_any_setting_typed_or_in_a_file(every, tmp_path):
+    cases, taken = [(*leaf, value) for leaf in LEAVES for value in VALUES][::every], 0
+    for schema, name, value in cases:
+        *sections, last = name.split(".")
+        text = "".join(f"{'  ' * depth}{section}:\n" for depth, section in enumerate(sections))
+        (tmp_path / "config.yaml").write_text(f"{text}{'  ' * len(sections)}{last}: {value}\n", "utf-8",
+                                              "surrogatepass")
+        taken += taken_or_refused(schema, tmp_path / "config.yaml", []) + taken_or_refused(
+            schema, None, [f"{name}={value}"])
+    assert 0.1 < taken / (2 * len(cases)) < 0.9
 
 
 def test_help_names_every_setting_with_default_and_choices():

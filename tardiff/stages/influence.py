@@ -130,21 +130,6 @@ def influence_frame(tables: Tables) -> pd.DataFrame:
                       for statistic, value in row.items() if statistic not in ("set", group))
 
 
-def frame_tables(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables of a frame of `influence_frame` again, by title: a row per set and group, NaN for what is
-    None."""
-    tables = {}
-    for name, group in GROUPS.items():
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
-        for line in frame[frame["metric"] == name].itertuples():
-            member, _, statistic = line.key.rpartition("/")
-            named = {"set": line.set, group: member} if line.set != GUIDANCE else {group: member}
-            rows.setdefault((line.set, member), named)[statistic] = line.value
-        if rows:
-            tables[TITLES[name]] = list(rows.values())
-    return tables
-
-
 def load_matching_guide(folder: str, dataset: Dataset, sets: dict[str, list[Split]], device: torch.device) -> Guide:
     """Load a classifier run. Raises UserError if it was trained on another dataset, or reads masks and a set has
     none."""

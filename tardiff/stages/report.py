@@ -45,9 +45,9 @@ from tardiff.stages.influence import (
     ALL,
     GUIDANCE,
     SELECTION,
+    TITLES,
     TRAINING,
     analyse,
-    frame_tables,
     influence_frame,
     load_matching_guide,
     remove_tables,
@@ -111,10 +111,12 @@ def run(config: ReportConfig, dry_run: bool) -> None:
                                              {name: [part.p for part in parts] for name, parts in sets.items()},
                                              kept, workers, device)
     remove_report(output)
+    influence = {}
     if guide is not None:
-        frames["influence"] = influence_frame(analyse(InfluenceAnalysisConfig(
+        influence = analyse(InfluenceAnalysisConfig(
             classifier=config.classifier, real=config.real, synthetic=folders, output=str(output / "influence"),
-            device=config.device, fine_tuned=config.fine_tuned), real, sets, guide))
+            device=config.device, fine_tuned=config.fine_tuned), real, sets, guide)
+        frames["influence"] = influence_frame(influence)
     pictures = draw(output, real.meta, held_out, sets, scored.x, scaled, frames, description.get("utility", {}))
     if frames:
         write_csv(output / "results.csv", pd.concat(frames.values(), ignore_index=True))
@@ -125,8 +127,8 @@ def run(config: ReportConfig, dry_run: bool) -> None:
         write_tables(output, "utility", utility_rows(frames["utility"]), context)
     write_text(output / "settings.yaml", to_yaml(whole))
     write_json(output / "results.json", description)
-    page = write_report(output, description, frames, frame_tables(frames["influence"]) if "influence" in frames else {},
-                        pictures)
+    page = write_report(output, description, frames, {TITLES[name]: influence[name] for name in TITLES
+                                                      if name in influence}, pictures)
     print(f"\nwritten to {page}, results.json, CSV and PNG")
 
 

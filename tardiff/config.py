@@ -547,7 +547,7 @@ class EvaluationConfig:
         return [name for name in self.chosen_controls if (name, judge) != ("guidance_last", "boosting")]
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        for path in (self.real, *_texts(self.synthetic), *_texts(self.teacher)):
+        for path in (self.real, *texts_in(self.synthetic), *texts_in(self.teacher)):
             if (self.rotations > 1) != (ROTATION in path):
                 yield "rotations", (f"is above 1, so every path must hold {ROTATION}, and {path} does not."
                                     if self.rotations > 1 else f"must be given, since {path} holds {ROTATION}.")
@@ -748,10 +748,10 @@ def _unused_custom_model(model: ClassifierModelConfig, names: Collection[str]) -
                                            "as well.")
 
 
-def _texts(value: Any) -> list[str]:
+def texts_in(value: Any) -> list[str]:
     """Return all texts in nested mappings and lists."""
     if isinstance(value, (dict, list)):
-        return [text for part in (value.values() if isinstance(value, dict) else value) for text in _texts(part)]
+        return [text for part in (value.values() if isinstance(value, dict) else value) for text in texts_in(part)]
     return [value] if isinstance(value, str) else []
 
 

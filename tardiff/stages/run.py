@@ -23,6 +23,7 @@ from tardiff.config import (
     ReportConfig,
     TeacherConfig,
     load_config,
+    texts_in,
 )
 from tardiff.data.format import SPLIT_NAMES, Dataset, Split, absent_classes, is_dataset, read_dataset, write_dataset
 from tardiff.data.splits import halve_validation, rotated
@@ -204,20 +205,13 @@ def run_steps(steps: Sequence[Step], dry_run: bool, made: Iterable[str] = ()) ->
     made = set(made)
     for number, each in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
-        awaited = [path for path in _paths(asdict(each.config)) if path in made and not Path(path).exists()]
+        paths = dict.fromkeys(text.replace(ROTATION, "0") for text in texts_in(asdict(each.config)))
+        awaited = [path for path in paths if path in made and not Path(path).exists()]
         if dry_run and awaited:
             print(f"settings are valid. Earlier steps make {', '.join(awaited)}.")
         else:
             each.run(each.config, dry_run)
         made.add(each.config.output)
-
-
-def _paths(settings: Any) -> list[str]:
-    """Return the texts among nested settings, each once, as the first rotation has them."""
-    if isinstance(settings, (dict, list)):
-        items = settings.values() if isinstance(settings, dict) else settings
-        return list(dict.fromkeys(path for item in items for path in _paths(item)))
-    return [settings.replace(ROTATION, "0")] if isinstance(settings, str) else []
 
 
 def generation_steps(config: ExperimentConfig) -> list[Step]:

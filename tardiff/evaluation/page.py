@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from tardiff.config import CONTROLS
-from tardiff.evaluation.fidelity import FIDELITY, FidelityMetric, is_conspicuous
+from tardiff.evaluation.fidelity import FIDELITY, Metric, is_conspicuous
 from tardiff.evaluation.frame import MIXED, NOISE, REAL, SOFT, Summary, best_control, by_set, shown_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
@@ -165,7 +165,7 @@ def _standing(against_trtr: str, against_control: str | None) -> str:
     return {None: STANDINGS[0], GAIN: STANDINGS[1]}.get(against_control, STANDINGS[2])
 
 
-def headline(metric: FidelityMetric, fidelity: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any] | None:
+def headline(metric: Metric, fidelity: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any] | None:
     """Return the first column of a metric for the summary: what it is of real rows and of noise with their moments, and
     the sets from the nearest to the farthest; None of the shares of implausible values, which have words of their own.
     """

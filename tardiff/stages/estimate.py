@@ -16,7 +16,7 @@ from tardiff.data.format import Dataset, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.controls import FOLDS, TAUGHT
-from tardiff.evaluation.fidelity import FidelityMetric
+from tardiff.evaluation.fidelity import Metric
 from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.evaluation.privacy import MAX_TAUGHT
 from tardiff.stages.evaluate import arms_of, scored_split
@@ -31,7 +31,7 @@ _LOOKED_AT_ROW = 1 / 3  # Forward alone.
 _SECONDS_OF_PICTURES = 2.0
 
 
-def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[FidelityMetric],
+def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[Metric],
                       device: torch.device) -> float:
     """Return the expected duration of a report of which nothing is there yet, good to a factor of about two."""
     guidance, selection = map(len, halve_validation(real.val))

@@ -20,6 +20,7 @@ from tardiff.data.format import Split
 from tardiff.data.splits import joined
 from tardiff.evaluation import metrics
 from tardiff.evaluation.fidelity import Column, Metric
+from tardiff.evaluation.learned_scores import to_unit_range
 from tardiff.evaluation.neighbours import CPU, drawn_rows, nearest
 from tardiff.evaluation.protocol import subject_weights
 from tardiff.utils.seeding import derive_seed
@@ -203,7 +204,7 @@ def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, 
     shares called a member in each group, say what a value is made of.
     """
     rows = min(len(train), len(heldout), len(synthetic), max_rows)
-    sets = {name: _to_own_range(x) for name, x in (("train", train), ("heldout", heldout), ("synthetic", synthetic))}
+    sets = {name: to_unit_range(x, x) for name, x in (("train", train), ("heldout", heldout), ("synthetic", synthetic))}
     shares = []
     for run in range(runs):
         members, others, fake = (x[drawn_rows(x, rows, seed, "mir", name, run)] for name, x in sets.items())
@@ -255,11 +256,6 @@ def _tpr(actual: np.ndarray, distance: np.ndarray, rate: float, weights: np.ndar
 def _as_scores(distance: np.ndarray) -> np.ndarray:
     """The metrics only rank the scores of the positive class, so that minus the distance serves for a probability."""
     return np.column_stack([distance, -distance])
-
-
-def _to_own_range(x: np.ndarray) -> np.ndarray:
-    low, high = x.min(axis=(0, 1)), x.max(axis=(0, 1))
-    return (x - low) / np.where(high > low, high - low, 1)
 
 
 def _share_called(squared: np.ndarray, threshold: float) -> float:

@@ -107,12 +107,3 @@ def test_few_codes_of_the_published_size_are_replaced_in_a_step(monkeypatch):
         counts.append(int(which.sum())), place(model, which, vectors)))
     fitted_quantiser(1024, 192, Config().revive_below, steps=100)
     assert 0 < np.mean(counts[50:]) < 15
-
-
-def test_dead_codes_come_back_to_use():
-    model = fitted_quantiser(64, 192, Config().revive_below, steps=0)[0]
-    model.codes[:20] = model.sums[:20] = 1e3
-    z = torch.randn(1, 192, 8)
-    for _ in range(40):
-        model(z)
-    assert len(model.nearest(model.project_in(z)).unique()) > 50 and model.codes.abs().max() < 100

@@ -309,13 +309,14 @@ def run_with_progress(connection: duckdb.DuckDBPyConnection, sql: str, descripti
     with (ThreadPoolExecutor(1) as pool,
           tqdm(total=100, desc=description, disable=None,
                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}") as bar):
-        query = pool.submit(lambda: connection.execute(sql).fetchnumpy())
+        pool.submit(int).result()  # A thread that Ctrl-C meets at its start would not be waited for.
         try:
+            query = pool.submit(lambda: connection.execute(sql).fetchnumpy())
             while wait([query], LOOK_SECONDS).not_done:
                 bar.update(max(0.0, connection.query_progress() - bar.n))
-        finally:
-            if not query.done():
-                connection.interrupt()
+        except BaseException:
+            connection.interrupt()
+            raise
         bar.update(100 - bar.n)
         return query.result()
 

@@ -596,7 +596,7 @@ class ReportConfig(EvaluationConfig):
     fine_tuned: int = setting(200, "Series to fine-tune on, one at a time, in the influence part; 0 skips that check.",
                               low=0, semantic=False)
     quick: bool = setting(
-        False, "A first look in a minute or two: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
+        False, "A first look in some minutes: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
                "ratio alone, the controls of one training each, no fine-tuning, and no fidelity metrics that train "
                "networks.",
         semantic=False)

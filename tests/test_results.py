@@ -28,11 +28,14 @@ def report(tmp_path) -> Path:
     rows = [(REAL, "TRTR", "gru", key, None, seed, value + 0.01 * seed)
             for key, value in (("auroc", 0.7), ("auprc", 0.3)) for seed in range(3)]
     rows += [("guided", "TSTR", "gru", key, 0, seed, value) for key, value in
-             (("auroc", 0.6), ("auprc", 0.2), ("auprc_minus_trtr", -0.1)) for seed in range(3)]
-    rows += [("guided", "TSTR", "gru", "auprc_minus_trtr_subject_variance", None, None, 1e-6)]
+             (("auroc", 0.6), ("auprc", 0.2), ("auprc_minus_trtr", -0.1), ("auprc_minus_reference", 0.05))
+             for seed in range(3)]
+    rows += [("guided", "TSTR", "gru", f"auprc_minus_{other}_subject_variance", None, None, 1e-6)
+             for other in ("trtr", "reference")]
     rows += [("guided", "correlational", "", "score", 0, 0, 0.08), ("guided", "train_attack", "", "auroc", 0, 0, 0.5)]
     long_frame(rows).to_csv(folder / "results.csv", index=False)
-    write_json(folder / "results.json", {"real": {"name": "mine"}, "provenance": {"commit": "abc"}})
+    write_json(folder / "results.json", {"real": {"name": "mine"}, "provenance": {"commit": "abc"},
+                                          "utility": {"reference": "unguided"}})
     (folder / "settings.yaml").write_text("seeds: 3\n")
     (folder / "report.html").write_text("page")
     return folder
@@ -54,7 +57,9 @@ def test_a_report_becomes_a_study_whose_words_stay(studies, report):
     page = command(studies, "--report", str(report))
     assert page.startswith("# All\n\n## mine\n") and "at commit abc" in page
     assert "| TRTR | gru | 0.710 (0.010) | 0.310 (0.010) |  |  |" in page
-    assert "| TSTR guided | gru | 0.600 (0.000) | 0.200 (0.000) | -0.100 [-0.102, -0.098] | loss |" in page
+    differences = "-0.100 [-0.102, -0.098] loss | +0.050 [+0.048, +0.052] gain"
+    assert f"| TSTR guided | gru | 0.600 (0.000) | 0.200 (0.000) | {differences} |" in page
+    assert "| AUPRC minus TRTR | AUPRC minus unguided |" in page
     assert "| guided | 0.080 | 0.500 |" in page
     assert (studies / "mine" / "settings.yaml").read_text() == "seeds: 3\n"
     words = studies / "mine" / "words.md"

@@ -65,7 +65,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
           f"{len(protocol.scored):,} {config.score_on} series")
     classes = read_metadata(Path(of_rotation(config, 0).real) / "meta.json").classes
     print(seen_beforehand(protocol.scored.y, protocol.scored.subjects(), classes))
-    warn_beforehand(config, protocol.real)
+    warn_beforehand(config, protocol.real, arms)
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
@@ -197,14 +197,17 @@ def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]])
             for arm in (Arm("TRTR"), *map(Arm, config.controls_of(judge)), *of_sets)]
 
 
-def warn_beforehand(config: EvaluationConfig, real: Split) -> None:
-    """Warn of boosted trees that cannot split so few training rows, so that they give the shares of the classes, and of
-    a teacher whose labels know rows that no control is trained on."""
+def warn_beforehand(config: EvaluationConfig, real: Split, arms: list[Arm]) -> None:
+    """Warn of boosted trees that cannot split so few training rows, so that they give the shares of the classes, of
+    soft targets without their rival, and of a teacher whose labels know rows that no control is trained on."""
     fewest = 2 * config.model.boosting.min_rows
     if "boosting" in config.judge_models and len(real) < fewest:
         print(f"warning: boosting cannot tell apart {counted(len(real), 'training row')}, with "
               f"model.boosting.min_rows={config.model.boosting.min_rows} in each leaf. Lower that, or choose another "
               "judge.")
+    if config.controls is None and not config.teachers and any(arm.targets == SOFT for arm in arms):
+        print("warning: the sets have a teacher's probabilities, and no control has: real rows with the teacher's "
+              "labels may do as well. Give the teacher, teacher=RUN.")
     if not {"guidance_weighted", "guidance_last"} & {*config.chosen_controls} and any(
             read_run_config(path, TeacherConfig).guidance_share for path in of_rotation(config, 0).teachers):
         print("warning: the teacher was taught the guidance half, which no control draws as often. Add "
@@ -218,9 +221,9 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     sets, scored = protocol.synthetic, protocol.scored
     seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
     print(seen, flush=True)
-    warn_beforehand(config, protocol.real)
     reference = config.reference if config.reference in sets else None
     arms = arms_of(config, protocol.real, sets)
+    warn_beforehand(config, protocol.real, arms)
     results = protocol.predictions(arms, config.seeds)
     frame = score_arms(results, protocol, reference, config.bootstrap)
     kinds = guide_kinds(synthetic_folders(of_rotation(config, 0)))

@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import summaries, utility_rows
+from tardiff.evaluation.frame import Summary, summaries, utility_rows
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import GAIN, HEADERS, interval, number, spread, verdict, write_csv
+from tardiff.evaluation.summary import GAIN, HEADERS, LOSS, interval, number, spread, verdict, write_csv
 from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
@@ -70,7 +70,8 @@ def take_report(report: Path, folder: Path) -> None:
                         "again.")
     commit = description["provenance"]["commit"]
     is_utility = frame["judge"] != ""
-    tables = {"utility": utility_table(frame[is_utility]), "quality": quality_table(frame[~is_utility])}
+    reference = description.get("utility", {}).get("reference")
+    tables = {"utility": utility_table(frame[is_utility], reference), "quality": quality_table(frame[~is_utility])}
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(report / "settings.yaml", folder / "settings.yaml")
     _write_study(folder, {name: table for name, table in tables.items() if len(table)},
@@ -120,17 +121,24 @@ def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
     return cells.fillna("").sort_values("judge", kind="stable")
 
 
-def utility_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per arm: AUROC and AUPRC as mean (sd over seeds), and the differences of AUPRC to TRTR and, where
-    there are controls, to the best one."""
+def utility_table(frame: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+    """Return one row per arm: AUROC and AUPRC as mean (sd over seeds), and their differences to TRTR and, where there
+    are such, to the best control and to the arm of the set `reference`, with 95 % interval and what is judged."""
     lines = []
     for row in utility_rows(frame):
-        line = {"arm": row["arm"], "judge": row["judge"], "AUROC": spread(row["auroc"]), "AUPRC": spread(row["auprc"])}
-        for key, name in (("auprc_minus_trtr", "TRTR"), ("auprc_minus_control", "best control")):
-            if key in row:
-                line |= {f"AUPRC minus {name} [95 %]": interval(row[key]), f"against {name}": verdict(row[key])}
+        line = {"arm": row["arm"], "judge": row["judge"]}
+        line |= {header: spread(row[metric]) for metric, header in HEADERS.items()}
+        for key, name in (("trtr", "TRTR"), ("control", "best control"), ("reference", reference)):
+            line |= {f"{header} minus {name}": judged_interval(row[f"{metric}_minus_{key}"])
+                     for metric, header in HEADERS.items() if f"{metric}_minus_{key}" in row}
         lines.append(line)
     return pd.DataFrame(lines).fillna("")
+
+
+def judged_interval(difference: Summary) -> str:
+    """Return an interval, and `gain` or `loss` where one is shown."""
+    found = verdict(difference)
+    return interval(difference) + (f" {found}" if found in (GAIN, LOSS) else "")
 
 
 def quality_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from tardiff.data.format import Dataset, Split, read_dataset, write_dataset
 from tardiff.data.series import LabelledSeries
 from tardiff.data.simulator import simulate_cohort
 from tardiff.data.splits import halve_validation
-from tardiff.evaluation.protocol import METRICS
+from tardiff.evaluation.protocol import METRICS, Arm
 from tardiff.evaluation.sets import guide_kinds, require_fit
 from tardiff.stages.evaluate import arms_of, evaluate_sets, few_subjects, judge_of, print_warnings, warn_beforehand
 from tardiff.utils.checkpoint import write_json
@@ -276,7 +276,7 @@ def test_a_judge_at_chance_and_one_of_the_guides_kind_are_told_of(capsys):
 def test_trees_that_cannot_split_so_few_rows_are_told_of(real, capsys, judges, min_rows, told):
     config = load_config(EvaluationConfig, overrides=[f"judges={judges}", f"model.boosting.min_rows={min_rows}"])
     assert len(real.train) == 120
-    warn_beforehand(config, real.train)
+    warn_beforehand(config, real.train, [])
     assert ("120 training rows" in capsys.readouterr().out) == told
 
 
@@ -288,8 +288,18 @@ def test_a_teacher_that_knows_more_than_the_controls_is_told_of(real, tmp_path, 
         open_run(tmp_path / str(number), load_config(TeacherConfig, overrides=[f"guidance_share={share}"]), {})
     teachers = ", ".join(str(tmp_path / str(number)) for number in range(len(shares)))
     config = load_config(EvaluationConfig, overrides=[f"teacher=[{teachers}]", f"controls=[{controls}]"])
-    warn_beforehand(config, real.train)
+    warn_beforehand(config, real.train, [])
     assert ("guidance_weighted" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("settings", "targets", "told"), [
+    ([], "soft", True), ([], "own", False), (["controls=[]"], "soft", False), (["teacher=TEACHER"], "soft", False)])
+def test_soft_targets_without_their_rival_are_told_of(real, tmp_path, capsys, settings, targets, told):
+    open_run(tmp_path / "teacher", load_config(TeacherConfig), {})
+    config = load_config(EvaluationConfig, overrides=[
+        setting.replace("TEACHER", str(tmp_path / "teacher")) for setting in settings])
+    warn_beforehand(config, real.train, [Arm("TRTR"), Arm("TSTR", "guided", targets=targets)])
+    assert ("teacher=RUN" in capsys.readouterr().out) == told
 
 
 def test_rows_can_only_be_ordered_where_a_judge_has_steps(real):

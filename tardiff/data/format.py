@@ -246,7 +246,7 @@ def open_archive(path: str | Path) -> Iterator[np.lib.npyio.NpzFile]:
     with readable(path):
         content = open_arrays(path)
         if not isinstance(content, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
+            raise UserError(f"{path}: expected an .npz archive with arrays x and y, found a single array.")
         with content as archive:
             yield archive
 

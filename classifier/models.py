@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -71,35 +73,33 @@ def import_object(path: str, key: str) -> Any:
 def _build_custom(config: ClassifierModelConfig, length: int, channels: int, num_classes: int) -> nn.Module:
     path = config.custom.import_path
     factory = import_object(path, "model.custom.import_path")
-    try:
+    with _refusing(f"{path}: cannot be built as Class(length, num_channels, num_classes, **options)"):
         model = factory(length=length, num_channels=channels, num_classes=num_classes, **config.custom.options)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be built as Class(length, num_channels, num_classes, **options): {error}."
-                        ) from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{path}: gave a {type(model).__name__}; expected a torch.nn.Module.")
-    try:
+    with _refusing(f"{path}: cannot be copied by copy.deepcopy, and training averages the weights in a copy"):
         copy.deepcopy(model)
-    except Exception as error:
-        raise UserError(f"{path}: cannot be copied ({error}). Training averages the weights in a copy of the model: "
-                        "keep what copy.deepcopy refuses out of it.") from None
     model.eval()
-    try:
+    with _refusing(f"{path}: cannot read a batch of shape (2, {length}, {channels})"):
         logits = model(torch.zeros(2, length, channels))
-    except Exception as error:
-        raise UserError(f"{path}: cannot read a batch of shape (2, {length}, {channels}): {error}.") from None
     binary = config.custom.loss_path is not None and num_classes == 2
     if _shape(logits) not in {(2, num_classes), *([(2, 1)] if binary else [])}:
         raise UserError(f"{path}: returned {_shape(logits)} for 2 series; expected logits (2, {num_classes}).")
-    try:
+    with _refusing(f"{config.custom.loss_path}: cannot read logits {_shape(logits)} and labels (2,)"):
         losses = build_loss(config)(logits, torch.zeros(2, dtype=torch.int64))
-    except Exception as error:
-        raise UserError(f"{config.custom.loss_path}: cannot read logits {_shape(logits)} and labels (2,): {error}."
-                        ) from None
     if _shape(losses) != (2,):
         raise UserError(f"{config.custom.loss_path}: returned {_shape(losses)} for 2 series; expected one loss per "
                         "sample (2,).")
     return model
+
+
+@contextlib.contextmanager
+def _refusing(fault: str) -> Iterator[None]:
+    """Turn any error of the user's code in the block into a UserError that begins with the fault."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{fault}: {error}.") from None
 
 
 def _shape(value: Any) -> tuple[int, ...] | str:

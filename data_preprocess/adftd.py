@@ -41,7 +41,6 @@ PUBLISHED = {"subjects": 88, "windows": 69_752}
 
 def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
     """Read the participants that are there; return the splits and their description. Raises UserError."""
-    windows.require_input(folder, SOURCE)
     mne = windows.signal_library("mne")
     subjects = read_participants(folder / "participants.tsv")
     files = find_recordings(folder / "derivatives", {subject.name for subject in subjects})
@@ -62,8 +61,7 @@ def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
 
 def read_participants(path: Path) -> list[Subject]:
     """Read `participants.tsv` in its order. Raises UserError on a missing column, an unknown group or a repeated id."""
-    absent = f"Give the folder of the whole dataset from {SOURCE}."
-    table = windows.read_participants(path, ("participant_id", "Group"), absent, AGAIN, keep_default_na=False)
+    table = windows.read_participants(path, ("participant_id", "Group"), AGAIN, keep_default_na=False)
     for line, (name, group) in enumerate(zip(table["participant_id"], table["Group"], strict=True), start=2):
         if group not in GROUPS:
             raise UserError(f"{path}, line {line}: group '{group}' of '{name}', expected C, F or A. {AGAIN}")
@@ -92,12 +90,9 @@ def read_recording(path: Path, mne: ModuleType) -> np.ndarray:
 
     Raises UserError if the file is damaged, or if its channels or its sampling rate are other than published.
     """
-    try:
+    with windows.reading(path, AGAIN):
         raw = mne.io.read_raw_eeglab(path, preload=True, verbose="error")
         signal = raw.get_data()
-    except (*windows.DAMAGED_FILES, NotImplementedError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a link or web page in place "
-                        f"of the data. {AGAIN}") from None
     if sorted(raw.ch_names) != sorted(CHANNELS) or raw.info["sfreq"] != RATE:
         raise UserError(f"{path}: has the channels {', '.join(raw.ch_names)} at {raw.info['sfreq']:g} Hz, expected "
                         f"{', '.join(CHANNELS)} at {RATE} Hz. {AGAIN}")

@@ -48,7 +48,6 @@ PUBLISHED = {
 
 def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
     """Read the participants that are there; return the splits and their description. Raises UserError."""
-    windows.require_input(folder, SOURCE)
     files = find_files(folder)
     everyone = [Subject(f"preproctrials{number:02d}", number, int(number in ALZHEIMER)) for number in range(1, 24)]
 
@@ -92,14 +91,11 @@ def read_epochs(path: Path) -> tuple[list[str], list[np.ndarray]]:
 
     Raises UserError if the file is damaged or of another kind, and if an epoch is not 16 channels x 1280 samples.
     """
-    try:
+    with windows.reading(path, f"Expected a FieldTrip structure 'data' with label, fsample and trial. {AGAIN}"):
         structure = scipy.io.loadmat(path, variable_names=["data"])["data"][0, 0]
         channels = [str(np.ravel(name)[0]) for name in np.ravel(structure["label"])]
         rate = float(np.ravel(structure["fsample"])[0])
         epochs = [np.asarray(epoch, dtype=np.float64) for epoch in np.ravel(structure["trial"])]
-    except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or no FieldTrip structure "
-                        f"'data' with the fields label, fsample and trial. {AGAIN}") from None
     if rate != RATE or len(channels) != EPOCH_SHAPE[0] or not epochs:
         raise UserError(f"{path}: found {len(channels)} channels and {len(epochs)} epochs at {rate:g} Hz, expected "
                         f"{EPOCH_SHAPE[0]} channels and at least one epoch at {RATE} Hz. {AGAIN}")

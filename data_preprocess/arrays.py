@@ -31,8 +31,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,10 +40,18 @@ import numpy as np
 from data_preprocess import command, own_data
 from data_preprocess.array_pickle import read_arrays
 from data_preprocess.series_text import read_ts, read_tsv
-from tardiff.data.format import ARRAYS, SPLIT_NAMES, Metadata, Split, interval_seconds, repeated_ids
+from tardiff.data.format import (
+    ARRAYS,
+    SPLIT_NAMES,
+    Metadata,
+    Split,
+    interval_seconds,
+    open_archive,
+    readable,
+    repeated_ids,
+)
 from tardiff.data.imputation import RULES
 from tardiff.data.splits import split_by_subject
-from tardiff.utils.checkpoint import DAMAGED_ARRAYS, open_arrays
 from tardiff.utils.errors import UserError
 
 SUFFIXES = (".npy", ".npz", ".pkl", ".pickle", ".ts", ".tsv")
@@ -104,8 +111,6 @@ def find_parts(source: Path) -> dict[str, list[Path]]:
     Only `.npy` parts have several files, one an array. Raises UserError if nothing is found, if a split is given twice
     or if train is missing.
     """
-    if not source.exists():
-        raise UserError(f"{source}: not found. Give a file or folder with {', '.join(SUFFIXES)} files.")
     if source.is_file():
         if source.suffix.lower() not in SUFFIXES or source.suffix.lower() == ".npy":
             raise UserError(f"{source}: expected .npz, .pkl, .ts or .tsv, or the folder that holds x.npy and y.npy.")
@@ -168,16 +173,14 @@ def read_npy_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
         if len(named) != 1 or named[0] in arrays:
             raise UserError(f"{path}: expected files x.npy, y.npy, and where known subject.npy, mask.npy, p.npy and "
                             "id.npy, once each; the name of a split may stand before or after, as in x_train.npy.")
-        arrays[named[0]] = load(path)
+        with readable(path), open(path, "rb") as file:
+            arrays[named[0]] = np.lib.format.read_array(file, allow_pickle=False)
     return arrays
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of an `.npz` archive: x, y, subject, mask, p, id, in any case. Raises UserError on any other."""
-    archive = load(path)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UserError(f"{path}: a single array; expected an .npz archive with arrays x and y.")
-    with archive, readable(path):
+    with open_archive(path) as archive:
         names = [name.lower() for name in archive.files]
         for name, lowered in zip(archive.files, names, strict=True):
             if lowered not in GIVEN or names.count(lowered) > 1:
@@ -194,30 +197,12 @@ def read_tuple(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(("x", "y"), arrays, strict=True))
 
 
-def load(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
-    """Open an `.npy` or `.npz` file without pickle. Raises UserError if it is damaged or holds Python objects."""
-    with readable(path):
-        return open_arrays(path)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what numpy raises on a bad file inside the block into a UserError."""
-    try:
-        yield
-    except DAMAGED_ARRAYS as error:
-        reason = "it holds Python objects, which are never loaded" if "pickle" in str(error).lower() else error
-        raise UserError(f"{path}: cannot be read as numpy arrays ({reason}). Save plain arrays with numpy.save or "
-                        "numpy.savez.") from None
-
-
 def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Path) -> Split:
     """Check the shapes and types of the arrays of one part and bring them to (N, L, C). Raises UserError."""
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
         raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) or (N, L) and y (N,).")
-    x, y = arrays["x"], arrays["y"]
-    subject, mask, ids = arrays.get("subject"), arrays.get("mask"), arrays.get("id")
+    x, y, subject, mask, p, ids = map(arrays.get, GIVEN)
     if x.dtype.kind not in "fiub" or x.ndim not in (2, 3):
         raise UserError(f"{path}: array x is {x.shape} {x.dtype}; expected numbers of shape (N, L, C) or (N, L).")
     if channels_first is None and x.ndim == 3 and x.shape[2] > x.shape[1]:
@@ -225,14 +210,10 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
                         "its axes are (N, C, L), give --channels-first, if they are (N, L, C), --channels-last.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    for name, array in (("y", y), ("subject", subject), ("id", ids)):
-        if array is not None and array.shape != (len(x),):
-            raise UserError(f"{path}: array {name} is {array.shape}, x has {len(x)} rows; expected one {name} a row.")
-    if y.dtype.kind not in "fiubU":
-        raise UserError(f"{path}: array y is {y.dtype}; expected whole numbers or text.")
-    for name, array in (("subject", subject), ("id", ids)):
-        if array is not None and array.dtype.kind not in "iuU":
-            raise UserError(f"{path}: array {name} is {array.dtype}; expected whole numbers or text.")
+    for name, array, kinds in (("y", y, "fiubU"), ("subject", subject, "iuU"), ("id", ids, "iuU")):
+        if array is not None and (array.shape != (len(x),) or array.dtype.kind not in kinds):
+            raise UserError(f"{path}: array {name} is {array.shape} {array.dtype}; expected a whole number or text for "
+                            f"each of the {len(x)} rows of x.")
     if ids is not None and (fault := repeated_ids(ids)):
         raise UserError(f"{path}: {fault[0]}")
     if mask is not None:
@@ -240,7 +221,6 @@ def part_of(arrays: dict[str, np.ndarray], channels_first: bool | None, path: Pa
             raise UserError(f"{path}: array mask is {mask.shape} {mask.dtype}; expected {x.shape} of True (observed) "
                             "and False.")
         mask = in_order(mask.astype(bool), channels_first)
-    p = arrays.get("p")
     if p is not None and (p.ndim != 2 or len(p) != len(x) or p.dtype.kind != "f"):
         raise UserError(f"{path}: array p is {p.shape} {p.dtype}; expected a probability of each class, ({len(x)}, K).")
     return Split(in_order(x, channels_first).astype(np.float32), y, subject, mask,

@@ -34,6 +34,7 @@ import pandas as pd
 
 from data_preprocess import command, count_tables, grid, target
 from tardiff.data.format import Metadata, Split
+from tardiff.data.splits import joined
 from tardiff.utils.errors import UserError
 
 SOURCE = "https://physionet.org/content/challenge-2012/1.0.0/"
@@ -76,18 +77,6 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class StaySet:
-    """The kept stays of one set: x (N, hours, 7) float32 with NaN where unobserved, y and subject (N,) int64, and the
-    text of the DESCRIPTORS by row, '' where missing."""
-
-    x: np.ndarray
-    y: np.ndarray
-    subject: np.ndarray
-    descriptors: pd.DataFrame
-    attrition: dict[str, int]
-
-
 def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]:
     """Read the sets and print where every stay and row went; return the splits and their description.
 
@@ -95,22 +84,21 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     """
     folder, label = options.input, LABELS[options.label]
     target.conditions(options)
-    sets = {f"set-{name}": read_set(source, options.hours, label)
-            for name, source in find_sets(folder, options.sets).items()}
-    attrition = {name: stays.attrition for name, stays in sets.items()}
+    sources = find_sets(folder, options.sets)
+    sets, descriptors, counts = zip(*(read_set(source, options.hours, label) for source in sources.values()),
+                                    strict=True)
+    attrition = {f"set-{name}": of_set for name, of_set in zip(sources, counts, strict=True)}
     count_tables.print_attrition(attrition)
-    observed = {f"{name} {item}": stays.attrition[item] for name, stays in sets.items() for item in stays.attrition}
-    count_tables.compare_with_published(PUBLISHED, observed)
+    count_tables.compare_with_published(PUBLISHED, {
+        f"{name} {item}": count for name, of_set in attrition.items() for item, count in of_set.items()})
 
-    x, y, subject = (np.concatenate([getattr(part, name) for part in sets.values()]) for name in ("x", "y", "subject"))
-    records, repeats = np.unique(subject, return_counts=True)
+    stays = joined(sets)
+    records, repeats = np.unique(stays.id, return_counts=True)
     if repeats.max(initial=0) > 1:
         raise UserError(f"{folder}: record {records[repeats.argmax()]} occurs more than once. Keep one copy of it.")
-    descriptors = pd.concat([part.descriptors for part in sets.values()])
-    kept, is_target, of_target = target.divided(options, {name.lower(): descriptors[name].to_numpy(dtype=str)
-                                                          for name in DESCRIPTORS}, subject)
-    rows = Split(x, y, subject, id=subject)[np.flatnonzero(kept)]
-    return grid.dataset_of_stays(rows, options.ratios, options.seed, Metadata(
+    kept, is_target, of_target = target.divided(options, {
+        name.lower(): texts.to_numpy(dtype=str) for name, texts in pd.concat(descriptors).items()}, stays.subject)
+    return grid.dataset_of_stays(stays[kept], options.ratios, options.seed, Metadata(
         name=f"cinc2012_{options.label}", channels=CHANNELS, units=[vital.unit for vital in grid.VITALS],
         classes=list(label.classes), sampling_interval="1 hour", source=f"PhysioNet/CinC Challenge 2012, {SOURCE}",
         licence="ODC-BY 1.0",
@@ -120,8 +108,6 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
 
 def find_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
     """Return the archive or folder of each named set, or of all sets that are there. Raises UserError if one is not."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: input folder not found. Download the challenge from {SOURCE} and give its folder.")
     found = {}
     for name in SET_NAMES if names is None else sorted(set(names)):
         forms = [folder / f"set-{name}{suffix}" for suffix in (".tar.gz", ".zip", "")]
@@ -136,8 +122,12 @@ def find_sets(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
     return found
 
 
-def read_set(source: Path, hours: int, label: Label) -> StaySet:
-    """Read one set and its outcomes, and keep the stays that have a vital sign in the window and a label."""
+def read_set(source: Path, hours: int, label: Label) -> tuple[Split, pd.DataFrame, dict[str, int]]:
+    """Read one set and its outcomes, and keep the stays that have a vital sign in the window and a label.
+
+    Returns the stays, with NaN in x (N, hours, 7) where unobserved, the text of their DESCRIPTORS by row, '' where
+    missing, and where every stay and row went.
+    """
     name = source.name[len("set-")]
     outcomes = read_outcomes(source.with_name(f"Outcomes-{name}.txt"))
     files, record, rows = read_records(source)
@@ -154,8 +144,8 @@ def read_set(source: Path, hours: int, label: Label) -> StaySet:
     deaths = int((outcomes["In-hospital_death"].loc[record] == 1).sum())
     attrition = {"stays read": len(record), "deaths among them": deaths, "rows read": len(rows), **row_counts,
                  **stay_counts, "stays kept": int(kept.sum())}
-    return StaySet(x[kept], (value > label.threshold)[kept].astype(np.int64), record[kept],
-                   read_descriptors(rows, len(record))[kept], attrition)
+    stays = Split(x, (value > label.threshold).astype(np.int64), record, id=record)[kept]
+    return stays, read_descriptors(rows, len(record))[kept], attrition
 
 
 def read_outcomes(path: Path) -> pd.DataFrame:
@@ -278,8 +268,9 @@ def grid_rows(rows: pd.DataFrame, files: Sequence[str], hours: int) -> tuple[np.
 def read_descriptors(rows: pd.DataFrame, stays: int) -> pd.DataFrame:
     """Return the text of each descriptor at admission, by stay, '' where it is missing (-1)."""
     first = rows[(rows["time"] == "00:00") & rows["parameter"].isin(DESCRIPTORS)].drop_duplicates(["stay", "parameter"])
-    table = first.astype({"parameter": str, "value": str}).pivot(index="stay", columns="parameter", values="value")
-    return table.reindex(index=range(stays), columns=DESCRIPTORS).fillna("").replace("-1", "")
+    texts = first.astype({"parameter": str, "value": str}).set_index(["stay", "parameter"])["value"]
+    table = texts.unstack(fill_value="").reindex(index=range(stays), columns=DESCRIPTORS, fill_value="")
+    return table.replace("-1", "")
 
 
 def parse_texts(column: pd.Series, parse: Callable[[pd.Index], Sequence[float]]) -> np.ndarray:

@@ -4,6 +4,7 @@ and the writing of its dataset."""
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -57,7 +58,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
         require_replaceable(options.output, "command", made_by)
         if "ratios" in options:
             check_ratios(options.ratios, options.seed)
-        require_plain_files(options.input)
+        require_input(options.input)
         with sole_writer(options.output):
             splits, meta = preprocess(options)
             check_splits(options.output, splits, meta)
@@ -68,8 +69,11 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, defaul
     exit_on_user_error(checked)
 
 
-def require_plain_files(source: Path) -> None:
-    """Raise UserError if there is a named pipe among the files of the input, whose reading would never end."""
+def require_input(source: Path) -> None:
+    """Raise UserError if the input is not there, or if a named pipe is among its files, whose reading would never
+    end."""
+    if not source.exists():
+        raise UserError(f"{source}: not found. Give the files that --help tells of, and where they are published.")
     for path in [source, *source.rglob("*")]:
         if path.is_fifo():
             raise UserError(f"{path}: a named pipe; expected a file. Save what it delivers, or remove it.")
@@ -78,10 +82,9 @@ def require_plain_files(source: Path) -> None:
 def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what decides a dataset, for `meta.json`: the source and its options, with whole paths; a target where one
     is given."""
-    plain = {Path: lambda path: str(path.resolve()), tuple: list}
-    return {name: next((make(value) for kind, make in plain.items() if isinstance(value, kind)), value)
-            for name, value in vars(options).items() if name not in ("output", "memory_limit")
-            and not (name in ("target", "source_rows") and value is None)}
+    deciding = {name: value for name, value in vars(options).items() if name not in ("output", "memory_limit")
+                and not (name in ("target", "source_rows") and value is None)}
+    return json.loads(json.dumps(deciding, default=lambda path: str(path.resolve())))
 
 
 def warn_of_absent_classes(splits: dict[str, Split], meta: Metadata) -> None:

@@ -1,8 +1,8 @@
 """From long charted values (stay, hour, channel, value) to the splits of a dataset, for every ICU source alike.
 
-The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), split by
-subject and impute (`split_and_impute`), tell what each channel holds (`summarize_channels`), and put together
-(`dataset_of_stays`).
+The steps, in order: keep valid rows (`in_range`, `drop_rows`), average them on a regular grid (`grid_means`), and put
+together (`dataset_of_stays`): split by subject, impute (`fill_gaps`), and tell what each channel holds
+(`summarize_channels`).
 """
 
 from __future__ import annotations
@@ -91,42 +91,23 @@ def grid_means(stay: np.ndarray, hour: np.ndarray, channel: np.ndarray, value: n
     return mean.reshape(shape).astype(np.float32)
 
 
-def observed_medians(x: np.ndarray, vitals: Sequence[Vital] = VITALS) -> np.ndarray:
-    """Return the median of the observed cells of each channel: x (N, L, C) with NaN -> (C,) float32.
+def fill_gaps(splits: Mapping[str, Split], rule: str,
+              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
+    """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
 
-    Raises UserError if a channel is never observed.
+    Only observed training cells set the medians. Returns the splits and how they were filled. Raises UserError on a
+    channel that training lacks.
     """
-    unobserved = np.isnan(x).all(axis=(0, 1))
+    train = splits["train"].x
+    unobserved = np.isnan(train).all(axis=(0, 1))
     if unobserved.any():
         others = shlex.join(vital.name for vital, absent in zip(vitals, unobserved, strict=True) if not absent)
         raise UserError(f"channel {vitals[unobserved.argmax()].name} has no valid value in the training split, so its "
                         f"gaps cannot be filled. Leave it out (tables: --channels {others}), or give more series with "
                         "a value of it.")
-    return np.nanmedian(x, axis=(0, 1)).astype(np.float32)
-
-
-def fill_gaps(splits: Mapping[str, Split], rule: str,
-              vitals: Sequence[Vital] = VITALS) -> tuple[dict[str, Split], Imputation]:
-    """Fill what is NaN in x by a rule of `tardiff.data.imputation`; the masks become True where it was not.
-
-    Returns the splits and how they were filled. Raises UserError on a channel that training lacks.
-    """
-    imputation = Imputation(rule, observed_medians(splits["train"].x, vitals).tolist())
+    imputation = Imputation(rule, np.nanmedian(train, axis=(0, 1)).astype(np.float32).tolist())
     return {name: replace(split, x=imputation.fill(split.x), mask=~np.isnan(split.x))
             for name, split in splits.items()}, imputation
-
-
-def split_and_impute(stays: Split, ratios: Sequence[float], seed: int, vitals: Sequence[Vital] = VITALS,
-                     is_target: np.ndarray | None = None) -> tuple[dict[str, Split], Imputation]:
-    """Split by subject, stratified by label, then fill forward and put training medians where nothing came before.
-
-    stays: with NaN in x where unobserved. ratios: of train, val and test, of the target alone where is_target (N,) bool
-    is given (see `split_with_target`). Only observed training cells set the medians. Returns the splits, whose masks
-    are True where observed, and their imputation. Raises UserError on bad ratios, an empty split, or a channel that
-    training never observed.
-    """
-    shares = dict(zip(SPLIT_NAMES, ratios, strict=True))
-    return fill_gaps(split_with_target(stays, is_target, shares, seed), "forward", vitals)
 
 
 def observed_values(splits: Mapping[str, Split], channel: int) -> np.ndarray:
@@ -142,28 +123,32 @@ def summarize_channels(splits: Mapping[str, Split], vitals: Sequence[Vital] = VI
     and the training median for `meta.json`."""
     cells = sum(split.x[..., 0].size for split in splits.values())
     values = [observed_values(splits, channel) for channel in range(len(vitals))]
+    shares = [np.isfinite(own).sum() / cells for own in values]
     print_table([["channel", "valid range", "observed cells", *QUANTILES],
-                 *([vital.name, vital.valid_range, f"{len(own) / cells:.1%}",
+                 *([vital.name, vital.valid_range, f"{share:.1%}",
                     *(f"{value:.5g}" for value in np.quantile(own, list(QUANTILES.values())))]
-                   for vital, own in zip(vitals[:MOST_PRINTED], values, strict=False))])
+                   for vital, own, share in zip(vitals[:MOST_PRINTED], values, shares, strict=False))])
     if len(vitals) > MOST_PRINTED:
         print(f"... and {len(vitals) - MOST_PRINTED:,} more channels\n")
-    return {vital.name: {"valid_range": vital.valid_range, "observed": len(own) / cells,
+    return {vital.name: {"valid_range": vital.valid_range, "observed": float(share),
                          "train_median": float(np.median(observed_values({"train": splits["train"]}, channel)))}
-            for channel, (vital, own) in enumerate(zip(vitals, values, strict=True))}
+            for channel, (vital, share) in enumerate(zip(vitals, shares, strict=True))}
 
 
 def dataset_of_stays(stays: Split, ratios: Sequence[float], seed: int, meta: Metadata,
                      vitals: Sequence[Vital] = VITALS, is_target: np.ndarray | None = None
                      ) -> tuple[dict[str, Split], Metadata]:
-    """Split the stays, fill their gaps, and print what they hold; return the splits and their description.
+    """Split the stays by subject, fill their gaps forward, and print what they hold; return the splits and their
+    description.
 
-    stays: with NaN in x where unobserved; is_target as in `split_and_impute`. meta: complete but for what is found
-    here, which joins its `cohort`. Raises UserError where no stay is left.
+    stays: with NaN in x where unobserved. ratios: of train, val and test, of the target alone where is_target (N,) bool
+    is given (see `split_with_target`). meta: complete but for what is found here, which joins its `cohort`. Raises
+    UserError where no stay is left, a split is empty, or training never observed a channel.
     """
     if len(stays) == 0:
         raise UserError("no stay is left; the table above says where they went.")
-    splits, imputation = split_and_impute(stays, ratios, seed, vitals, is_target)
+    parts = split_with_target(stays, is_target, dict(zip(SPLIT_NAMES, ratios, strict=True)), seed)
+    splits, imputation = fill_gaps(parts, "forward", vitals)
     meta = replace(meta, positive=meta.classes[-1])
     cohort = {
         **meta.cohort, "ratios": list(ratios), "seed": seed,

@@ -117,5 +117,5 @@ def dataset_of_stays(options: argparse.Namespace, module: str, x: np.ndarray, st
         units=[vital.unit for vital in vitals], classes=classes, sampling_interval=interval,
         source=f"{edition.title}, {edition.url}", licence=edition.licence,
         cohort={"rule": options.cohort, "label": classes[1], **cohort, **of_target})
-    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))[np.flatnonzero(kept)]
+    rows = Split(x, stays["y"].to_numpy(np.int64), subject, id=stays[stay].to_numpy(np.int64))[kept]
     return grid.dataset_of_stays(rows, options.ratios, options.seed, meta, vitals, is_target)

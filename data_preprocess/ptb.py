@@ -63,7 +63,6 @@ def preprocess(folder: Path, length: int, position: str,
     above.
     """
     check_options(length, cuts)
-    windows.require_input(folder, SOURCE)
     wfdb, neurokit = windows.signal_library("wfdb"), windows.signal_library("neurokit2")
     labels, records, attrition = read_headers(folder, wfdb)
     beats = {}
@@ -78,7 +77,10 @@ def preprocess(folder: Path, length: int, position: str,
     attrition["patients kept"] = len(beats)
     count_tables.print_attrition({"ptbdb": attrition})
     count_tables.compare_with_published(PUBLISHED_RECORDS, attrition)
-    members = split_patients(folder, {name: labels[name] for name in beats}, cuts)
+    members = windows.members_by_class_order(
+        [Subject(name, number, labels[name]) for number, name in enumerate(beats, start=1)], cuts)
+    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with "
+                                f"myocardial infarction; add the missing folders from {SOURCE}.")
     published = PUBLISHED | PUBLISHED_SPLITS.get(tuple(cuts), {})
     return windows.dataset_of_windows(members, beats, "beats", published, Metadata(
         name="ptb", channels=LEADS, units=[], classes=CLASSES, sampling_interval=f"1/{NEW_RATE} s",
@@ -121,14 +123,8 @@ def read_headers(folder: Path, wfdb: ModuleType) -> tuple[dict[str, int], dict[s
 
 def read_diagnosis(path: Path, wfdb: ModuleType) -> str:
     """Return the reason for admission of a record. Raises UserError if its header is not one of 15 leads at 1000 Hz."""
-    try:
+    with windows.reading(Path(f"{path}.hea"), AGAIN):
         header = wfdb.rdheader(str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}.hea: file not found, but the record's signals are there. {AGAIN}") from None
-    except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}.hea: cannot be read ({error}). It is damaged, or a web page in place of the data. "
-                        f"{AGAIN}"
-                        ) from None
     if [name.lower() for name in header.sig_name or []] != LEADS or header.fs != RATE:
         raise UserError(f"{path}.hea: has {header.n_sig} leads ({', '.join(map(str, header.sig_name or []))}) at "
                         f"{header.fs:g} Hz, expected {len(LEADS)} ({', '.join(LEADS)}) at {RATE} Hz. {AGAIN}")
@@ -138,25 +134,11 @@ def read_diagnosis(path: Path, wfdb: ModuleType) -> str:
     return comment.removeprefix(REASON).strip()
 
 
-def split_patients(folder: Path, labels: dict[str, int], cuts: Sequence[float]) -> windows.Members:
-    """Number the patients in their order and cut each class. Raises UserError if a split would lack a class."""
-    members = windows.members_by_class_order(
-        [Subject(name, number, label) for number, (name, label) in enumerate(labels.items(), start=1)], cuts)
-    windows.require_every_class(members, CLASSES, folder, "The database has 51 healthy patients and 147 with "
-                                f"myocardial infarction; add the missing folders from {SOURCE}.")
-    return members
-
-
 def read_beats(path: Path, wfdb: ModuleType, neurokit: ModuleType, attrition: dict[str, int]) -> np.ndarray | None:
     """Read a record and cut its beats: (n, 300, 15) float64, or None, counted in `attrition`, if the record is
     dropped."""
-    try:
+    with windows.reading(path, AGAIN):
         signal = wfdb.rdrecord(str(path)).p_signal
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: file not found, but {path.name}.hea names it. {AGAIN}") from None
-    except windows.DAMAGED_FILES as error:
-        raise UserError(f"{path}: the signals cannot be read ({error}). A file is damaged, incomplete, or a web page "
-                        f"in place of the data. {AGAIN}") from None
     if not np.isfinite(signal).all():
         attrition["records with missing samples"] += 1
         return None

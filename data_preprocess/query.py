@@ -52,12 +52,10 @@ FAULT = re.compile(r'Error when converting column "(.+?)". Could not convert str
 def find_table(folder: Path, name: str) -> Path:
     """Return the file of a table: its name in any case with `.csv`, `.csv.gz` or `.parquet`.
 
-    Raises UserError if the folder is not there, or none or several of these files stand in it.
+    Raises UserError if none or several of these files stand in the folder.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: input folder not found. Give the folder that holds {name}.csv.")
     forms = [name.lower() + suffix for suffix in SUFFIXES]
-    found = sorted(path for path in folder.iterdir() if path.name.lower() in forms and path.is_file())
+    found = sorted(path for path in folder.glob("*") if path.name.lower() in forms and path.is_file())
     if not found:
         raise UserError(f"{folder}: table {name} not found. Expected {name}.csv, {name}.csv.gz or {name}.parquet.")
     if len(found) > 1:
@@ -277,9 +275,9 @@ def is_web_page(content: bytes) -> bool:
 
 def parquet_columns(path: Path) -> list[tuple[str, str]]:
     """Return the names and DuckDB types of the columns of a Parquet file. Raises UserError if it is none."""
-    with duckdb.connect() as connection, faults_of(path):
-        table = f"read_parquet({quoted_path(path)}, hive_partitioning = false)"
-        described = connection.execute(f"DESCRIBE FROM {table}").fetchall()
+    with faults_of(path):
+        described = duckdb.execute(
+            f"DESCRIBE FROM read_parquet({quoted_path(path)}, hive_partitioning = false)").fetchall()
     return [(name, kind) for name, kind, *_ in described]
 
 
@@ -311,13 +309,14 @@ def run_with_progress(connection: duckdb.DuckDBPyConnection, sql: str, descripti
     with (ThreadPoolExecutor(1) as pool,
           tqdm(total=100, desc=description, disable=None,
                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}") as bar):
-        query = pool.submit(lambda: connection.execute(sql).fetchnumpy())
+        pool.submit(int).result()  # A thread that Ctrl-C meets at its start would not be waited for.
         try:
+            query = pool.submit(lambda: connection.execute(sql).fetchnumpy())
             while wait([query], LOOK_SECONDS).not_done:
                 bar.update(max(0.0, connection.query_progress() - bar.n))
-        finally:
-            if not query.done():
-                connection.interrupt()
+        except BaseException:
+            connection.interrupt()
+            raise
         bar.update(100 - bar.n)
         return query.result()
 
@@ -347,9 +346,9 @@ def row_of(path: Path, column: str, text: str) -> str:
     """Return where a column first holds a text, or its number, as `, row 3 below the header`; empty if not found."""
     same = f"text = {quoted(text)} OR TRY_CAST(text AS DOUBLE) = TRY_CAST({quoted(text)} AS DOUBLE)"
     table = source(path, {column: "VARCHAR"})
-    with duckdb.connect() as connection, faults_of(path):
-        found = connection.execute(f"SELECT row FROM (SELECT row_number() OVER () AS row, {identifier(column)} AS text "
-                                   f"FROM {table}) WHERE {same} LIMIT 1").fetchall()
+    with faults_of(path):
+        found = duckdb.execute(f"SELECT row FROM (SELECT row_number() OVER () AS row, {identifier(column)} AS text "
+                               f"FROM {table}) WHERE {same} LIMIT 1").fetchall()
     return "".join(f", row {row} below the header" for row, in found)
 
 

@@ -80,7 +80,7 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
         # Rows are numbered in messages as they stand in the file.
         connection.execute("SET preserve_insertion_order = true")
         measurements = find_measurements(connection, options)
-        table = with_condition_columns(connection, read_labels(connection, measurements.clock, options), options)
+        table = read_labels(connection, measurements.clock, options)
         stays = table[table["complete"]]
         of_kept_class = own_data.of_kept_classes(stays["label"].to_numpy(dtype=str), options.drop_class,
                                                  str(options.labels))
@@ -124,16 +124,15 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
     if options.probabilities and len(options.probabilities) != len(classes):
         raise UserError(f"--probabilities {' '.join(options.probabilities)}: expected a column for each of the classes "
                         f"{own_data.listed(classes)}, in this order.")
-    p = np.stack([stays[name] for name in options.probabilities], axis=1) if options.probabilities else None
+    p = stays[options.probabilities].to_numpy(np.float32) if options.probabilities else None
     subject = stays["subject"].to_numpy(dtype=str)
     kept, is_target, of_target = target.divided(options, target.condition_columns(options, stays), subject)
-    whole = Split(x, y, subject, p=None if p is None else p.astype(np.float32),
-                  id=stays["id"].to_numpy(dtype=str))
+    whole = Split(x, y, subject, p=p, id=stays["id"].to_numpy(dtype=str))
     if not options.subject:
         print("each id is its own subject; where a patient can have several ids, give --subject")
     if options.split:
-        given = {part: whole[np.flatnonzero(stays["split"] == part)] for part in SPLIT_NAMES
-                 if (stays["split"] == part).any()}
+        part_of = stays["split"].to_numpy()
+        given = {part: whole[part_of == part] for part in SPLIT_NAMES if part in part_of}
         if "train" not in given:
             raise UserError(f"{options.labels}: no id that is left has 'train' in column '{options.split}'.")
         splits = own_data.cut_validation(given, options.val_ratio, options.seed)
@@ -158,51 +157,41 @@ def microseconds_of(duration: str) -> float:
 
 
 def read_labels(connection: duckdb.DuckDBPyConnection, clock: Clock, options: argparse.Namespace) -> pd.DataFrame:
-    """Read the table of labels: id, label (None where missing), subject, split, origin (microseconds, NaN) and the
-    columns of --probabilities (NaN where missing) by row.
+    """Read the table of labels: id, label, subject, split, origin and, under target.CONDITION_COLUMN, the columns of
+    conditions, all text, '' where missing; start (microseconds), the columns of --probabilities (both NaN where
+    missing), and whether the row is `complete`, with a label and an origin.
 
     Raises UserError on an id that is missing or there twice, and on a subject, split or origin that cannot be used.
     """
     path = options.labels
     roles = {"id": options.id, "label": options.label, "subject": options.subject or options.id,
-             "split": options.split or options.id, "origin": options.origin or options.id}
+             "split": options.split or options.id, "origin": options.origin or options.id,
+             **{target.CONDITION_COLUMN.format(name): name for name in target.columns_named(options)}}
     of_classes = options.probabilities or []
     table = source(path, {**dict.fromkeys(roles.values(), "VARCHAR"), **dict.fromkeys(of_classes, "DOUBLE")})
-    trimmed = {role: f"trim({identifier(column)})" for role, column in roles.items()}
-    texts = ", ".join(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {role}"
-                      for role, text in trimmed.items())
-    texts = ", ".join([texts, *map(identifier, of_classes)])
+    # A condition may name a column of probabilities.
+    texts = {role: f"trim(CAST({identifier(column)} AS VARCHAR))" for role, column in roles.items()}
+    fields = ", ".join([*(f"CASE WHEN {is_missing(text)} THEN '' ELSE {text} END AS {identifier(role)}"
+                          for role, text in texts.items()), *map(identifier, of_classes)])
     stays = pd.DataFrame(fetch(connection, f"SELECT *, {clock.microseconds('origin')} AS start FROM "
-                                           f"(SELECT {texts} FROM {table})", "labels", path))
+                                           f"(SELECT {fields} FROM {table})", "labels", path))
     if not options.origin:
         stays["start"] = np.nan
     complete = (stays["label"] != "") & (stays["origin"] != "")
     for wrong, what in (
         (stays["id"] == "", "no id"),
         (stays["id"].duplicated(), "id '{id}' stands in an earlier row as well; expected one row an id"),
-        (complete & (stays["subject"] == ""), f"id '{{id}}' has no subject in column '{options.subject}'"),
+        (complete & (stays["subject"] == ""), "id '{id}' has no subject in column '{0.subject}'"),
         (complete & ~stays["split"].isin(SPLIT_NAMES) & bool(options.split),
-         f"id '{{id}}' has '{{split}}' in column '{options.split}'; expected train, val or test"),
+         "id '{id}' has '{split}' in column '{0.split}'; expected train, val or test"),
         (complete & stays["start"].isna() & bool(options.origin),
-         f"the origin '{{origin}}' of id '{{id}}' is not {clock.expected}"),
+         "the origin '{origin}' of id '{id}' is not {1.expected}"),
     ):
         if wrong.any():
             row = int(wrong.argmax())
-            raise UserError(f"{path}, row {row + 1}: {what.format(**stays.iloc[row])} ({int(wrong.sum())} such rows).")
+            fault = what.format(options, clock, **stays.iloc[row])
+            raise UserError(f"{path}, row {row + 1}: {fault} ({int(wrong.sum())} such rows).")
     return stays.assign(complete=complete)
-
-
-def with_condition_columns(connection: duckdb.DuckDBPyConnection, table: pd.DataFrame, options: argparse.Namespace
-                           ) -> pd.DataFrame:
-    """Return the table of labels with the text of the columns that the condition of a target names, '' where it is
-    missing, under target.CONDITION_COLUMN."""
-    if not (names := target.columns_named(options)):
-        return table
-    fields = ", ".join(f"coalesce(CASE WHEN {is_missing(column)} THEN '' ELSE {column} END, '') AS {column}"
-                       for column in map(identifier, names))
-    found = fetch(connection, f"SELECT {fields} FROM {source(options.labels, dict.fromkeys(names, 'VARCHAR'))}",
-                  "columns of the conditions", options.labels)
-    return table.assign(**{target.CONDITION_COLUMN.format(name): found[name] for name in names})
 
 
 def find_channels(connection: duckdb.DuckDBPyConnection, measurements: Measurements,

@@ -48,7 +48,6 @@ PUBLISHED = {"subjects": 50, "windows": 6240}
 
 def preprocess(folder: Path) -> tuple[dict[str, Split], Metadata]:
     """Read the participants that are there; return the splits and their description. Raises UserError."""
-    windows.require_input(folder, SOURCE)
     subjects = read_participants(folder)
     labels = [subject.label for subject in subjects]
     count_tables.compare_with_published(PUBLISHED_PARTICIPANTS, {
@@ -83,8 +82,7 @@ def read_participants(folder: Path) -> list[Subject]:
     the rows of a participant in one of the splits contradict each other.
     """
     path = folder / TABLE
-    absent = f"Put the table of participants of TDBrain version 2 there; it comes with the recordings from {SOURCE}."
-    table = windows.read_participants(path, ("participants_ID", "indication"), absent, AGAIN)
+    table = windows.read_participants(path, ("participants_ID", "indication"), AGAIN)
     known = set(table["participants_ID"].dropna().str.strip())
     unknown = sorted({path.name for path in folder.glob("sub-*")} - known)
     if unknown:
@@ -107,11 +105,8 @@ def read_recording(path: Path) -> tuple[list[str], np.ndarray]:
 
     Raises UserError if the columns are not 33, or if a cell is no number.
     """
-    try:
+    with windows.reading(path, AGAIN):
         table = pd.read_csv(path, dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). It is damaged, or a web page in place of the data. {AGAIN}"
-                        ) from None
     if table.shape[1] != NUM_CHANNELS:
         raise UserError(f"{path}: has {table.shape[1]} columns, expected {NUM_CHANNELS} (26 EEG channels and 7 "
                         f"others). {AGAIN}")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import sys
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from tardiff.data.format import SPLIT_NAMES, Metadata, Split
 from tardiff.utils.errors import UserError
 from tardiff.utils.progress import progress
 
-# What scipy, MNE and wfdb raise on a file that is damaged, incomplete or of another kind.
+# What pandas, scipy, MNE and wfdb raise on a file that is damaged, incomplete or of another kind.
 DAMAGED_FILES = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
                  UnboundLocalError, MatReadError, zlib.error)
 NORMALIZATION = ("every window is z-scored by itself, per channel over time (population standard deviation, 1 where "
@@ -54,24 +55,26 @@ def signal_library(name: str) -> ModuleType:
                         "pip install -e '.[signals]'") from None
 
 
-def require_input(folder: Path, source: str) -> None:
-    """Raise UserError if the input folder is not there, and tell where its content is published."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: input folder not found. Download the data from {source} and give their folder.")
+@contextmanager
+def reading(path: Path, again: str) -> Iterator[None]:
+    """Turn what a library raises inside the block on a file that is not there or damaged into a UserError. again: where
+    to get it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: file not found. {again}") from None
+    except DAMAGED_FILES as error:
+        raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a web page in place of the "
+                        f"data. {again}") from None
 
 
-def read_participants(path: Path, columns: Sequence[str], absent: str, again: str,
-                      keep_default_na: bool = True) -> pd.DataFrame:
+def read_participants(path: Path, columns: Sequence[str], again: str, keep_default_na: bool = True) -> pd.DataFrame:
     """Read a table of participants, separated by tabs, as text; keep_default_na: with NaN for NA and empty fields.
 
-    absent: what to do where there is no file. again: where to get it. Raises UserError, also where a column is missing.
+    again: where to get it. Raises UserError, also where a column is missing.
     """
-    try:
+    with reading(path, again):
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=keep_default_na)
-    except FileNotFoundError:
-        raise UserError(f"{path}: file not found. {absent}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {again}") from None
     for column in columns:
         if column not in table:
             raise UserError(f"{path}, line 1: column '{column}' is missing, found '{', '.join(table.columns)[:80]}'. "

@@ -8,11 +8,11 @@ def num_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def perturbed(module):
+def perturbed(module, width=1.0):
     """Move all weights and statistics of a module away from where they start, which may hide what they do."""
     for value in module.state_dict().values():
         if value.is_floating_point():
-            value += torch.rand_like(value) - 0.5
+            value += width * (torch.rand_like(value) - 0.5)
     return module
 
 

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from tardiff.baselines.interface import Baseline, Draw, Stage
 from tardiff.config import BaselineConfig, DiffusionConfig
-from tardiff.diffusion.process import DiffusionProcess
+from tardiff.diffusion.process import DiffusionProcess, hide_labels
 from tardiff.models.embeddings import timestep_embedding
 from tardiff.sampling.noise import NoiseStream
 from tardiff.sampling.samplers import Prediction, ddim, ddpm
@@ -88,10 +88,9 @@ class BioDiffusion(Baseline):
 
     def train_step(self, stage: Stage, step: int, draw: Draw) -> dict[str, Tensor]:
         x_start, y = draw()
-        hidden = torch.rand(len(y), device=y.device) < self.config.label_dropout
+        labels = hide_labels(y, self.config.label_dropout, self.num_classes)
         t = torch.randint(self.config.num_train_timesteps, (len(y),), device=y.device)
-        loss = self.process.loss(self.network, x_start, torch.where(hidden, self.num_classes, y), t,
-                                 torch.randn_like(x_start))
+        loss = self.process.loss(self.network, x_start, labels, t, torch.randn_like(x_start))
         optimizer = self.optimizers["adamw"]
         optimizer.zero_grad()
         loss.backward()

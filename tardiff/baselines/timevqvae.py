@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ from tardiff.baselines.interface import Baseline, Draw, Stage
 from tardiff.baselines.timevqvae_autoencoder import WIDTH, Autoencoder
 from tardiff.baselines.timevqvae_prior import Prior, TokenContext, fill_masks, hide_tokens, masked_loss
 from tardiff.config import BaselineConfig
+from tardiff.diffusion.process import hide_labels
 from tardiff.sampling.noise import NoiseStream
 from tardiff.utils.errors import UserError
 from tardiff.utils.seeding import derive_seed
@@ -114,14 +116,11 @@ class TimeVQVAE(Baseline):
         self.autoencoder.eval()
         low, high = self.autoencoder.tokens(x)
         low_masked, high_masked = (hide_tokens(tokens, self.config.codebook_size) for tokens in (low, high))
-        low_loss = masked_loss(self.low_prior(low_masked, self._hide_labels(y)), low, low_masked != low)
-        high_logits = self.high_prior(high_masked, self._hide_labels(y), self.high_prior.context(low))
+        hide = partial(hide_labels, y, self.config.label_dropout, self.num_classes)
+        low_loss = masked_loss(self.low_prior(low_masked, hide()), low, low_masked != low)
+        high_logits = self.high_prior(high_masked, hide(), self.high_prior.context(low))
         high_loss = masked_loss(high_logits, high, high_masked != high)
         return {"loss": low_loss + high_loss, "low": low_loss, "high": high_loss}
-
-    def _hide_labels(self, y: Tensor) -> Tensor:
-        hidden = torch.rand(len(y), device=y.device) < self.config.label_dropout
-        return torch.where(hidden, self.num_classes, y)
 
     @torch.no_grad()
     def sample(self, labels: Tensor, samples: Tensor, seed: int) -> Tensor:

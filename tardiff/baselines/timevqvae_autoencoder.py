@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -98,14 +99,16 @@ class Band(nn.Module):
         self.num_tokens = self.height * ((length + 1) >> halvings)
         reach = 1 if self.height == 1 else 3
         widths = [FIRST_WIDTH * 2**level for level in range(halvings)]
-        encoder: list[nn.Module] = [_halving(2 * num_channels, widths[0], reach)]
+        resize = {"kernel_size": (reach, 4), "stride": (1, 2), "padding": (reach // 2, 1)}
+        halving = partial(_resizing, nn.Conv2d, padding_mode="replicate", **resize)
+        doubling = partial(_resizing, nn.ConvTranspose2d, **resize)
+        encoder: list[nn.Module] = [halving(2 * num_channels, widths[0])]
         decoder: list[nn.Module] = [ResidualBlock(WIDTH, widths[-1], reach)]
         for inputs, outputs in itertools.pairwise(widths):
-            encoder += [_halving(inputs, outputs, reach), *_blocks(outputs, reach)]
+            encoder += [halving(inputs, outputs), *_blocks(outputs, reach)]
         for outputs, inputs in reversed(list(itertools.pairwise(widths))):
-            decoder += [*_blocks(inputs, reach), _doubling(inputs, outputs, reach)]
+            decoder += [*_blocks(inputs, reach), doubling(inputs, outputs)]
         self.encoder = nn.Sequential(*encoder, ResidualBlock(widths[-1], WIDTH, reach))
-        resize = {"kernel_size": (reach, 4), "stride": (1, 2), "padding": (reach // 2, 1)}
         self.decoder = nn.Sequential(
             *decoder,
             nn.ConvTranspose2d(widths[0], widths[0], groups=widths[0], **resize),
@@ -170,16 +173,8 @@ def _separable(layer: type, inputs: int, outputs: int, **options) -> list[nn.Mod
     return [weight_norm(layer(inputs, inputs, groups=inputs, **options)), weight_norm(layer(inputs, outputs, 1))]
 
 
-def _halving(inputs: int, outputs: int, reach: int) -> nn.Sequential:
-    return nn.Sequential(*_separable(nn.Conv2d, inputs, outputs, kernel_size=(reach, 4), stride=(1, 2),
-                                     padding=(reach // 2, 1), padding_mode="replicate"),
-                         nn.BatchNorm2d(outputs), Snake(outputs))
-
-
-def _doubling(inputs: int, outputs: int, reach: int) -> nn.Sequential:
-    return nn.Sequential(*_separable(nn.ConvTranspose2d, inputs, outputs, kernel_size=(reach, 4), stride=(1, 2),
-                                     padding=(reach // 2, 1)),
-                         nn.BatchNorm2d(outputs), Snake(outputs))
+def _resizing(layer: type, inputs: int, outputs: int, **options) -> nn.Sequential:
+    return nn.Sequential(*_separable(layer, inputs, outputs, **options), nn.BatchNorm2d(outputs), Snake(outputs))
 
 
 def _blocks(width: int, reach: int) -> list[nn.Module]:

@@ -14,7 +14,8 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -231,22 +232,35 @@ def _read_imputation(path: str | Path, meta: Metadata) -> Imputation:
     return Imputation(rule, list(map(float, medians)))
 
 
-def read_split(path: str | Path, meta: Metadata) -> Split:
-    """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
-    path = Path(path)
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn what numpy raises on a bad .npy or .npz file inside the block into a UserError."""
     try:
-        content = open_arrays(path)
-        if not isinstance(content, np.lib.npyio.NpzFile):
-            raise UserError(f"{path}: expected an .npz archive with arrays x and y.")
-        with content as archive:
-            arrays = {name: archive[name] for name in ARRAYS if name in archive.files}
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: file not found.") from None
     except DAMAGED_ARRAYS as error:
-        pickled = "pickle" in str(error).lower()
-        reason = "holds Python objects, which are never loaded" if pickled else f"damaged: {error}"
-        raise UserError(f"{path}: not a readable .npz archive ({reason}). Expected plain arrays written by "
-                        "numpy.savez; make the dataset again.") from None
+        reason = "it holds Python objects, which are never loaded" if "pickle" in str(error).lower() else error
+        raise UserError(f"{path}: not a readable .npz or .npy file ({reason}). Make it again, of plain arrays with "
+                        "numpy.savez or numpy.save.") from None
+
+
+@contextmanager
+def open_archive(path: str | Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an .npz archive without pickle. Raises UserError if it is none or, also inside the block, is damaged."""
+    with readable(path):
+        content = open_arrays(path)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise UserError(f"{path}: expected an .npz archive with arrays x and y, found a single array.")
+        with content as archive:
+            yield archive
+
+
+def read_split(path: str | Path, meta: Metadata) -> Split:
+    """Read one split and validate it against the metadata. Raises UserError listing every fault of the file."""
+    path = Path(path)
+    with open_archive(path) as archive:
+        arrays = {name: archive[name] for name in ARRAYS if name in archive.files}
     missing = [name for name in ("x", "y") if name not in arrays]
     if missing:
         raise UserError(f"{path}: array {' and '.join(missing)} missing; expected x (N, L, C) and y (N,).")

@@ -103,7 +103,7 @@ def from_frame(frame: pd.DataFrame, classes: Sequence[str] | None = None, units:
         subject = _integers_or_text(_one_a_series(frame["subject"], series, ids).to_numpy())
     if {"variable", "value"} <= set(frame.columns):
         values = _pivoted(frame, series, hours)
-        series, hours = series[values.index], hours[values.index]
+        series, hours = (values.index.get_level_values(name).to_numpy() for name in ("series", "hours"))
     else:
         others = ("id", "subject", time, "label", *(of_p if p is not None else ()))
         values = frame[[column for column in frame.columns if column not in others]]
@@ -167,23 +167,20 @@ def _hours(column: pd.Series, name: str, series: np.ndarray) -> np.ndarray:
 
 
 def _pivoted(frame: pd.DataFrame, series: np.ndarray, hours: np.ndarray) -> pd.DataFrame:
-    """Return the values of a long frame, one row a series and time, whose index `row` is the first of their rows
-    there."""
-    if frame["variable"].isna().any():
-        raise UserError(f"column 'variable', row {int(frame['variable'].isna().to_numpy().argmax())}: no name.")
-    keys = pd.DataFrame({"series": series, "hours": hours, "variable": frame["variable"].to_numpy()})
-    repeated = keys.duplicated().to_numpy()
+    """Return the values of a long frame, one row a series and time, which its index has."""
+    names = frame["variable"]
+    if names.isna().any():
+        raise UserError(f"column 'variable', row {int(names.isna().to_numpy().argmax())}: no name.")
+    table = pd.DataFrame({"series": series, "hours": hours, "variable": names.astype(str).to_numpy(),
+                          "value": frame["value"].to_numpy()})
+    repeated = table.duplicated(["series", "hours", "variable"]).to_numpy()
     if repeated.any():
         row = frame.iloc[int(repeated.argmax())]
         raise UserError(f"id '{row['id']}' has more than one value of {row['variable']} at one time.")
-    first_row = np.arange(len(frame))
-    keys["row"] = pd.Series(first_row).groupby([keys["series"], keys["hours"]]).transform("min")
-    names = frame["variable"]
-    order = names.cat.categories if isinstance(names.dtype, pd.CategoricalDtype) else names.unique()
-    table = keys.assign(variable=names.astype(str).to_numpy(), value=frame["value"].to_numpy())
-    present = set(names)
-    channels = [str(name) for name in order if name in present]
-    return table.pivot(index="row", columns="variable", values="value")[channels]
+    channels = table["variable"].unique()
+    if isinstance(names.dtype, pd.CategoricalDtype):
+        channels = names.cat.remove_unused_categories().cat.categories.astype(str)
+    return table.pivot(index=["series", "hours"], columns="variable", values="value")[channels]
 
 
 def _regular(hours: np.ndarray, series: np.ndarray, ids: pd.Index) -> tuple[int, float | None]:

@@ -107,7 +107,7 @@ def halve_validation(validation: Split, seed: int = 0) -> tuple[Split, Split]:
     """
     if (is_guidance := validation.guidance) is not None:
         whole = replace(validation, guidance=None)
-        return whole[np.flatnonzero(is_guidance)], whole[np.flatnonzero(~is_guidance)]
+        return whole[is_guidance], whole[~is_guidance]
     halves = split_by_subject(validation, {"guidance": 0.5, "selection": 0.5}, seed)
     return halves["guidance"], halves["selection"]
 
@@ -132,8 +132,7 @@ def split_with_target(whole: Split, is_target: np.ndarray | None, ratios: dict[s
     for name, rows in (("source", ~is_target), ("target", is_target)):
         if not rows.any():
             raise UserError(f"no row is of the {name}.")
-    target = split_by_subject(whole[np.flatnonzero(is_target)], ratios, seed)
-    return with_target(whole[np.flatnonzero(~is_target)], target)
+    return with_target(whole[~is_target], split_by_subject(whole[is_target], ratios, seed))
 
 
 def rotated(dataset: Dataset, number: int, count: int, seed: int = 0) -> Dataset:

@@ -70,7 +70,11 @@ def training_draws(x_train: Tensor, y_train: Tensor, batch_size: int, num_train_
     device = x_train.device
     rows = torch.randint(len(x_train), (batch_size,), device=device)
     x_start = x_train[rows]
-    hidden = torch.rand(batch_size, device=device) < label_dropout
-    labels = torch.where(hidden, null_label, y_train[rows])
+    labels = hide_labels(y_train[rows], label_dropout, null_label)
     t = torch.randint(num_train_timesteps, (batch_size,), device=device)
     return x_start, labels, t, torch.randn_like(x_start)
+
+
+def hide_labels(y: Tensor, share: float, null_label: int) -> Tensor:
+    """Return labels y (B,) int64, each of which is `null_label`, 'no label', with a probability of `share`."""
+    return torch.where(torch.rand(len(y), device=y.device) < share, null_label, y)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -104,9 +105,7 @@ def marginal_distances(real: np.ndarray, synthetic: np.ndarray) -> dict[str, flo
     ks, wasserstein = [], []
     for channel in range(real.shape[2]):
         sides = [_quantiles(x[..., channel]) for x in (real, synthetic)]
-        values = np.concatenate(sides)
-        shares = [np.searchsorted(side, values, side="right") / len(side) for side in sides]
-        ks.append(np.abs(shares[0] - shares[1]).max())
+        ks.append(scipy.stats.ks_2samp(*sides, method="asymp").statistic)
         wasserstein.append(scipy.stats.wasserstein_distance(*sides))
     return _with_channels("ks", np.array(ks)) | _with_channels("wasserstein", np.array(wasserstein))
 
@@ -186,23 +185,25 @@ class Column:
 
 
 @dataclass(frozen=True)
-class FidelityMetric:
-    """One entry of FIDELITY. The first column is the headline. `meaning` says what is measured, which direction is
-    better and what the anchors are worth.
+class Metric:
+    """One entry of FIDELITY or of PRIVACY. The first column is the headline. `meaning` says what is measured and, of
+    fidelity, which direction is better and what the anchors are worth.
 
-    compute(data, seed, device) returns a flat dict of numbers with the keys of the columns, with `rows` where the sides
-    are subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN: not defined for these data. `seeded` is
-    False where the seed changes nothing, so that one repeat is enough; `trains` is True where a network is trained.
+    compute(data, seed, device), of FidelityData or PrivacyData, returns a flat dict of numbers with the keys of the
+    columns, with `rows` where the sides are subsampled, and with `<key>_<c>` for channel c where `per_channel`. NaN:
+    not defined for these data. `seeded` is False where the seed changes nothing, so that one repeat is enough; `trains`
+    is True where a network is trained; where it `needs_p`, it is of sets with probabilities alone.
     """
 
     name: str
     title: str
     meaning: str
     columns: tuple[Column, ...]
-    compute: Callable[[FidelityData, int, torch.device], dict[str, float]]
+    compute: Callable[[Any, int, torch.device], dict[str, float]]
     seeded: bool = True
     trains: bool = False
     per_channel: bool = False
+    needs_p: bool = False
 
 
 def _judge_columns(title: str) -> tuple[Column, ...]:
@@ -211,7 +212,7 @@ def _judge_columns(title: str) -> tuple[Column, ...]:
 
 
 FIDELITY = (
-    FidelityMetric(
+    Metric(
         "discriminative", "Discriminative score, strong judge",
         "How far a convolutional judge beats chance at telling real from synthetic series. Lower is better, 0 to 0.5 "
         "(it always can); real training rows show what chance leaves, matched noise the most.",
@@ -219,7 +220,7 @@ FIDELITY = (
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, device=device,
                                                         subjects=data.subjects),
         trains=True),
-    FidelityMetric(
+    Metric(
         "discriminative_timegan", "Discriminative score, TimeGAN protocol",
         "The same with the published judge, a GRU of C // 2 units, which is too weak to find much. Lower is better; "
         "where matched noise is low as well, the judge saw nothing.",
@@ -227,7 +228,7 @@ FIDELITY = (
         lambda data, seed, device: discriminative_score(data.real, data.synthetic, seed, "timegan", device=device,
                                                         subjects=data.subjects),
         trains=True),
-    FidelityMetric(
+    Metric(
         "predictive", "Predictive score, all features",
         "Mean absolute error on real series, in standard deviations, of a one-step forecast learnt from the synthetic "
         "ones. Lower is better. Real training rows are no floor: smoother series may teach as good a forecast. Matched "
@@ -235,14 +236,14 @@ FIDELITY = (
         (Column("score", "PS", None),),
         lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, device=device),
         trains=True),
-    FidelityMetric(
+    Metric(
         "predictive_timegan", "Predictive score, TimeGAN protocol",
         "The published form: the last channel alone, from the others, on data mapped to [0, 1]. Lower is better; "
         "where the others tell little of the last, all sets are near matched noise.",
         (Column("score", "PS TimeGAN", None),),
         lambda data, seed, device: predictive_score(data.real, data.synthetic, seed, "timegan", device=device),
         trains=True),
-    FidelityMetric(
+    Metric(
         "context_fid", "Context-FID",
         "Frechet distance between TS2Vec representations of real and synthetic series. Lower is better, from real "
         "training rows (what sampling leaves, above 0) to matched noise, which may be passed; compare only at equal "
@@ -250,21 +251,21 @@ FIDELITY = (
         (Column("fid", "context-FID", 0.0),),
         lambda data, seed, device: context_fid(data.encoder, data.real, data.synthetic, seed),
         trains=True),
-    FidelityMetric(
+    Metric(
         "correlational", "Correlational score",
         "Difference of the correlations between channels, summed and divided by 10 as published, and the mean per "
         "pair. Lower is better. The channels of matched noise are independent: poor where real ones are correlated, "
         "and passed by sets with wrong correlations.",
         (Column("score", "correlational", 0.0), Column("per_pair", "per pair", 0.0)),
         lambda data, seed, device: correlational_score(data.real, data.synthetic, seed)),
-    FidelityMetric(
+    Metric(
         "autocorrelation", "Autocorrelation distance",
         "Mean absolute difference of the autocorrelation functions over lags up to half a window. Lower is better. "
         "The steps of matched noise are independent: poor where real ones are not.",
         (Column("distance", "ACF distance", 0.0),),
         lambda data, seed, device: autocorrelation_distance(data.real, data.synthetic),
         seeded=False, per_channel=True),
-    FidelityMetric(
+    Metric(
         "marginal", "Marginal distances",
         "Distances between the distributions of single values, pooled over rows and steps, per channel. Lower is "
         "better. Matched noise has the real means and deviations by construction, so that it is no poor anchor here: "
@@ -272,7 +273,7 @@ FIDELITY = (
         (Column("ks", "KS", 0.0), Column("wasserstein", "Wasserstein-1", 0.0)),
         lambda data, seed, device: marginal_distances(data.real, data.synthetic),
         seeded=False, per_channel=True),
-    FidelityMetric(
+    Metric(
         "extremes", "Implausible values",
         "Share of single values outside the range that holds 99.8 % of the real ones (0.1 to 99.9 % quantile of the "
         "channel), and share equal to the largest or smallest value of their own set, as clipping leaves them. Compare "
@@ -281,7 +282,7 @@ FIDELITY = (
         (Column("outside", "outside real range", 0.002), Column("at_bound", "at own bound", None)),
         lambda data, seed, device: extremes(data.real, data.synthetic),
         seeded=False, per_channel=True),
-    FidelityMetric(
+    Metric(
         "mmd", "Maximum mean discrepancy",
         "Squared distance between the mean kernel embeddings of whole windows. Lower is better; around 0, with either "
         "sign, where sets are alike, and far above 0 for matched noise.",

@@ -73,14 +73,10 @@ def summaries(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, Summa
     truth in a quarter of cases). Those of differences are mean +- t x standard error, those of levels that of
     `level_interval`.
     """
-    found: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
-    repeats: dict[tuple[str, str, str], dict[str, np.ndarray]] = {}
+    found: dict[tuple[str, str, str], dict[str, pd.DataFrame]] = {}
     for (*place, key), rows in frame.groupby(["set", "metric", "judge", "key"], sort=False):
-        values = rows["value"].to_numpy()
-        found.setdefault(tuple(place), {})[key] = values
-        datasets = rows["dataset"].to_numpy("float64", na_value=np.nan)
-        repeats.setdefault(tuple(place), {})[key] = independent_values(values, datasets)
-    return {place: {key: _summary(key, of_place, repeats[place][key]) for key in of_place
+        found.setdefault(tuple(place), {})[key] = rows
+    return {place: {key: _summary(key, of_place) for key in of_place
                     if not key.endswith(SUBJECT_VARIANCE) and key != SUBJECT_FREEDOM}
             for place, of_place in found.items()}
 
@@ -172,28 +168,30 @@ def best_control(metric: str, means: Mapping[Any, float]) -> Any | None:
     return max(means, key=lambda control: direction * means[control]) if means and direction else None
 
 
-def _summary(key: str, of_pair: dict[str, np.ndarray], repeats: np.ndarray) -> Summary:
-    """Return the summary of a key among those of an arm; repeats: its `independent_values`."""
-    values = of_pair[key]
+def _summary(key: str, rows: dict[str, pd.DataFrame]) -> Summary:
+    """Return the summary of a key; rows: those of the frame, by key, of one set, metric and judge."""
+    values = rows[key]["value"].to_numpy()
     mean, several = float(values.mean()), len(values) > 1
     summary = {"values": values.tolist(), "mean": mean, "sd": float(values.std(ddof=1)) if several else None}
-    if key + SUBJECT_VARIANCE not in of_pair:
+    if key + SUBJECT_VARIANCE not in rows:
         return summary
-    (variance,), (freedom_over_subjects,) = of_pair[key + SUBJECT_VARIANCE], of_pair.get(SUBJECT_FREEDOM, [np.inf])
+    variance = rows[key + SUBJECT_VARIANCE]["value"].item()
+    freedom_over_subjects = rows[SUBJECT_FREEDOM]["value"].item() if SUBJECT_FREEDOM in rows else np.inf
+    repeats = independent_values(values, rows[key]["dataset"].to_numpy("float64", na_value=np.nan))
     between = float(repeats.var(ddof=1)) if several else 0.0
-    error, freedom = standard_error(between, len(repeats), float(variance), float(freedom_over_subjects))
+    error, freedom = standard_error(between, len(repeats), variance, freedom_over_subjects)
     half = float(scipy.stats.t.ppf(0.975, freedom)) * error
-    summary |= {"subject_variance": float(variance), "low": mean - half, "high": mean + half}
+    summary |= {"subject_variance": variance, "low": mean - half, "high": mean + half}
     metric, minus, _ = key.partition("_minus_")
     if minus:
-        level = of_pair[metric].mean()
+        level = rows[metric]["value"].to_numpy().mean()
         if half == 0 and level in (0, 1):  # Both arms at the ceiling, which a level of this width may be below.
             low, high = level_interval(level, 0.0, freedom, freedom_over_subjects + 1)
             summary |= {"low": mean - (high - low), "high": mean + (high - low)}
         summary["p"] = p_value(mean, error, freedom)
         if metric in ("auroc", "auprc"):
-            summary |= {"seeds_for_0.01": seeds_needed(repeats, float(variance), float(freedom_over_subjects)),
-                        "smallest_visible": smallest_visible(float(variance), float(freedom_over_subjects))}
+            summary |= {"seeds_for_0.01": seeds_needed(repeats, variance, freedom_over_subjects),
+                        "smallest_visible": smallest_visible(variance, freedom_over_subjects)}
     elif metric == "brier":  # Of several classes it may be above 1.
         summary["low"] = max(mean - half, 0.0)
     else:

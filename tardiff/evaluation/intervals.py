@@ -109,52 +109,50 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted[np.argsort(order)]
 
 
-def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, subject_freedom: float = np.inf,
-                 effect: float = SMALL_EFFECT, power: float = POWER) -> int | None:
-    """Return the number of paired seeds with which a true mean difference of `effect` is found with probability
-    `power`.
+def seeds_needed(differences: np.ndarray, subject_variance: float = 0.0, subject_freedom: float = np.inf
+                 ) -> int | None:
+    """Return the number of paired seeds with which a true mean difference of SMALL_EFFECT is found with probability
+    POWER.
 
     Found: its unadjusted 95 % interval lies on the right side of 0, the standard deviation between seeds being that of
     differences (S,), one per seed, and `subject_variance` what more seeds do not lessen. The power is that of the
     noncentral t distribution. None for fewer than three seeds, where they differ by no more than rounding, and where
     the effect is below `smallest_visible`. From three to five seeds, take it as an order of magnitude.
     """
-    invisible = effect <= smallest_visible(subject_variance, subject_freedom, power)
-    if len(differences) < 3 or np.std(differences) <= 1e-6 * effect or invisible:
+    invisible = smallest_visible(subject_variance, subject_freedom) >= SMALL_EFFECT
+    if len(differences) < 3 or np.std(differences) <= 1e-6 * SMALL_EFFECT or invisible:
         return None
     seed_variance = float(np.var(differences, ddof=1))
 
     def enough(seeds: int) -> bool:
         error, freedom = standard_error(seed_variance, seeds, subject_variance, subject_freedom)
-        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, effect / error) >= power
+        return scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, freedom), freedom, SMALL_EFFECT / error) >= POWER
 
     seeds = 2 + bisect_left(range(2, _MOST_SEEDS), True, key=enough)
     return seeds if seeds < _MOST_SEEDS else None
 
 
-def smallest_visible(subject_variance: float, subject_freedom: float = np.inf, power: float = POWER) -> float:
-    """Return the smallest true difference that infinitely many seeds find with probability `power` on these
-    subjects."""
+def smallest_visible(subject_variance: float, subject_freedom: float = np.inf) -> float:
+    """Return the smallest true difference that infinitely many seeds find with probability POWER on these subjects."""
     if np.isinf(subject_freedom):
-        errors = scipy.stats.norm.ppf([0.975, power]).sum()
+        errors = scipy.stats.norm.ppf([0.975, POWER]).sum()
     else:
         quantile = scipy.stats.t.ppf(0.975, subject_freedom)
         errors = scipy.optimize.brentq(
-            lambda shift: scipy.stats.nct.sf(quantile, subject_freedom, shift) - power, 0, 5 * quantile)
+            lambda shift: scipy.stats.nct.sf(quantile, subject_freedom, shift) - POWER, 0, 5 * quantile)
     return float(errors * np.sqrt(subject_variance))
 
 
-def visible_beforehand(y: np.ndarray, subjects: np.ndarray, auroc: float = ASSUMED_AUROC,
-                       correlation: float = ASSUMED_CORRELATION) -> float:
+def visible_beforehand(y: np.ndarray, subjects: np.ndarray) -> float:
     """Return `smallest_visible` of a difference of AUROC before anything is fitted, from the labels y (N,) int64 and
     the subjects (N,) of the scored rows.
 
-    The variance of an AUROC of `auroc` is that of Hanley & McNeil (1982), of a difference twice that times 1 -
-    `correlation`, the one between the AUROCs of two classifiers over draws of subjects (Hanley & McNeil 1983). Of
+    The variance of an AUROC of ASSUMED_AUROC is that of Hanley & McNeil (1982), of a difference twice that times 1 -
+    ASSUMED_CORRELATION, the one between the AUROCs of two classifiers over draws of subjects (Hanley & McNeil 1983). Of
     several classes, the rarest against the others.
     """
     _, positives, negatives = subject_counts(y, subjects)
-    variance = 2 * (1 - correlation) * hanley_mcneil_variance(auroc, positives, negatives)
+    variance = 2 * (1 - ASSUMED_CORRELATION) * hanley_mcneil_variance(ASSUMED_AUROC, positives, negatives)
     return smallest_visible(variance, subject_freedom(y, subjects))
 
 

@@ -50,7 +50,7 @@ def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, jud
     if rows < _FEWEST_ROWS or min(len(np.unique(owner)) for owner in owners) < _FEWEST_SUBJECTS:
         return dict.fromkeys(("score", "accuracy", "real_recall", "synthetic_recall"), float("nan")) | {"rows": rows}
     if judge == "timegan":
-        real, synthetic = _to_unit_range(real, real), _to_unit_range(synthetic, real)
+        real, synthetic = to_unit_range(real, real), to_unit_range(synthetic, real)
     validated = judge == "strong"
     parts = [[torch.from_numpy(x[chosen][part]).to(device) for part in _cut(owner, validated)]
              for x, chosen, owner in zip((real, synthetic), drawn, owners, strict=True)]
@@ -58,8 +58,8 @@ def discriminative_score(real: np.ndarray, synthetic: np.ndarray, seed: int, jud
     build = {"timegan": RecurrentJudge, "strong": ConvolutionalJudge}[judge]
     model = _seeded(lambda: build(real.shape[2]), seed).to(device)
     _fit_judge(model, train, validation if validated else None, seed, iterations, batch_size)
-    real_recall = float((_predict(model, test[0], device) > 0).double().mean())
-    synthetic_recall = float((_predict(model, test[1], device) <= 0).double().mean())
+    real_recall = float((_predict(model, test[0]) > 0).double().mean())
+    synthetic_recall = float((_predict(model, test[1]) <= 0).double().mean())
     accuracy = (real_recall + synthetic_recall) / 2
     return {"score": abs(accuracy - 0.5), "accuracy": accuracy, "real_recall": real_recall,
             "synthetic_recall": synthetic_recall, "rows": rows}
@@ -86,7 +86,7 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
         return {"score": float("nan"), "rows": rows}
     x = train_on[drawn_rows(train_on, rows, seed, "predictor")]
     if form == "timegan":
-        x, real_test = _to_unit_range(x, real_test), _to_unit_range(real_test, real_test)
+        x, real_test = to_unit_range(x, real_test), to_unit_range(real_test, real_test)
     build = {"timegan": lambda: RecurrentPredictor(channels, channels - 1, 1, nn.Sigmoid()),
              "all_features": lambda: RecurrentPredictor(channels, channels, channels, nn.Identity())}[form]
     model = _seeded(build, seed).to(device)
@@ -97,7 +97,7 @@ def predictive_score(real_test: np.ndarray, train_on: np.ndarray, seed: int, for
         batch = _batch(rows, batch_size, generator)
         _descend(optimizer, F.l1_loss(model(inputs[batch]), targets[batch]))
     inputs, targets = _next_step(torch.from_numpy(np.ascontiguousarray(real_test)), form)
-    errors = (_predict(model, inputs, device) - targets).abs()
+    errors = (_predict(model, inputs) - targets).abs()
     return {"score": float(errors.mean(dtype=torch.float64)), "rows": rows}
 
 
@@ -111,7 +111,7 @@ def _cut(subjects: np.ndarray, validated: bool) -> tuple[np.ndarray, np.ndarray,
     return turn < tested, (tested <= turn) & (turn < kept), turn >= kept
 
 
-def _to_unit_range(x: np.ndarray, real: np.ndarray) -> np.ndarray:
+def to_unit_range(x: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Map x (N, L, C) so that each channel of `real` spans [0, 1]; other data may reach beyond."""
     low, high = real.min(axis=(0, 1)), real.max(axis=(0, 1))
     return (x - low) / np.where(high > low, high - low, 1).astype(np.float32)
@@ -188,7 +188,7 @@ def _fit_judge(model: nn.Module, train: list[Tensor], validation: list[Tensor] |
         real, synthetic = (side[_batch(len(side), batch_size, generator)] for side in train)
         _descend(optimizer, _judge_loss(model(real), model(synthetic)))
         if validation is not None and iteration % _CHECK_EVERY == 0:
-            loss = float(_judge_loss(*(_predict(model, side, side.device) for side in validation)))
+            loss = float(_judge_loss(*(_predict(model, side) for side in validation)))
             in_vain += 1
             if loss < lowest - _LEAST_FALL:
                 lowest, weights, in_vain = loss, copy.deepcopy(model.state_dict()), 0
@@ -215,6 +215,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+def _predict(model: nn.Module, x: Tensor) -> Tensor:
     """Return the model's output for all rows of x, on the device of x."""
+    device = next(model.parameters()).device
     return torch.cat([model(part.to(device)).to(x.device) for part in x.split(1024)])

@@ -1,5 +1,5 @@
 """The report: one HTML file that opens offline. Plain values are prepared here; words and layout stand in
-report.html."""
+page.html."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from tardiff.config import CONTROLS
-from tardiff.evaluation.fidelity import FIDELITY, FidelityMetric, is_conspicuous
+from tardiff.evaluation.fidelity import FIDELITY, Metric, is_conspicuous
 from tardiff.evaluation.frame import MIXED, NOISE, REAL, SOFT, Summary, best_control, by_set, shown_set, utility_rows
 from tardiff.evaluation.pictures import Picture
 from tardiff.evaluation.privacy import PRIVACY
@@ -41,7 +41,7 @@ ATTACK_TITLES = {"train_attack": "by the attack on training rows", "guidance_att
                  "label_attack": "by that on the teacher's probabilities"}
 
 STANDINGS = ("Help", "Help, and are needed", "Help, but are not shown to be needed", "Not shown to help", "Harm", "")
-"""What the verdicts on sets make of them; the last: not judged."""
+"""What the verdicts on sets make of them, in the order of the page; the last: not judged."""
 
 TITLES = {"compared": "What was compared", "utility": "Utility: does it help?",
           "fidelity": "Fidelity and plausibility: are they like real series?",
@@ -80,14 +80,14 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
                             "breakable": breakable, "cell": cell, "flags": flags, "measured": measured,
                             "assignments": assignments, "counted": counted, "percent": percent, "zip": zip}
     fidelity, privacy = (by_set(frames[part]) if part in frames else {} for part in ("fidelity", "privacy"))
-    measured_fidelity = next(iter(fidelity.values()), {})
+    metrics, privacy_metrics = ([metric for metric in table if metric.name in next(iter(results.values()), {})]
+                                for table, results in ((FIDELITY, fidelity), (PRIVACY, privacy)))
     costs = {name: cost for name, cost in description["cost"].items()
              if any(value is not None for value in cost.values())}
     several_datasets = any(len(of_set[attack]["flagged"]["values"]) > 1
                            for of_set in privacy.values() for attack in ATTACKS)
     classes = description["real"]["classes"]
     positive = classes[description["utility"]["reliability_class"]] if "utility" in frames else None
-    metrics = [metric for metric in FIDELITY if metric.name in measured_fidelity]
     single = [name for name, entry in description["synthetic"].items()
               if "utility" in frames and min(description["utility"]["seeds"], len(entry["rows"])) < 2]
     always = {"compared", "fidelity", "provenance"}  # Pictures of the series stand under fidelity.
@@ -102,8 +102,7 @@ def render(description: dict[str, Any], frames: dict[str, pd.DataFrame], influen
         settings_file=settings_file, figures=figures, parts=[*frames],
         fidelity=fidelity, privacy=privacy, influence=influence,
         soft=SOFT, outcomes=utility_outcomes(frames["utility"], description["utility"]) if "utility" in frames else [],
-        fidelity_metrics=metrics,
-        privacy_metrics=[metric for metric in PRIVACY if metric.name in next(iter(privacy.values()), {})],
+        fidelity_metrics=metrics, privacy_metrics=privacy_metrics,
         attacks=ATTACKS, adjusted=ADJUSTED, several_datasets=several_datasets, outer_percentiles=OUTER_PERCENTILES)
 
 
@@ -161,11 +160,11 @@ def _outcome(judge: str, rows: list[dict[str, Any]], utility: dict[str, Any]) ->
 def _standing(against_trtr: str, against_control: str | None) -> str:
     """Return which of STANDINGS the two verdicts on a set make; None: there is no control."""
     if against_trtr != GAIN:
-        return STANDINGS[4 if against_trtr == LOSS else 3]
-    return {None: STANDINGS[0], GAIN: STANDINGS[1]}.get(against_control, STANDINGS[2])
+        return "Harm" if against_trtr == LOSS else "Not shown to help"
+    return {None: "Help", GAIN: "Help, and are needed"}.get(against_control, "Help, but are not shown to be needed")
 
 
-def headline(metric: FidelityMetric, fidelity: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any] | None:
+def headline(metric: Metric, fidelity: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any] | None:
     """Return the first column of a metric for the summary: what it is of real rows and of noise with their moments, and
     the sets from the nearest to the farthest; None of the shares of implausible values, which have words of their own.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tardiff.utils.checkpoint import atomic_path
 from tardiff.utils.figures import COLOURS, channel_panels, plain
 
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "^", "s", "D")
+_EXAMPLES, _MOST_POINTS = 4, 1500  # Random series that are drawn: of each set and class, and of each set.
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
@@ -59,6 +60,14 @@ def _line_legend(figure: Figure, axis: Axes, lines: dict[str, dict[str, Any]], c
 def _without_markers(style_of: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
     """Return the colour and the line style of each name."""
     return {name: {"color": style["color"], "linestyle": style["linestyle"]} for name, style in style_of.items()}
+
+
+def _error_bars(axis: Axes, position: Sequence[float], middle: Sequence[float], low: Sequence[float],
+                high: Sequence[float], **style: Any) -> None:
+    """Draw values with their intervals, joined by a line."""
+    middle = np.array(middle)
+    axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0),
+                  **{"capsize": 2, "linewidth": 1, "markersize": 4, "elinewidth": 0.8, **style})
 
 
 def gradient_norm_bars(rows: list[dict[str, Any]]) -> Figure:
@@ -143,7 +152,7 @@ def _logarithmic_beyond(axis: Axes, values: np.ndarray, directions: str) -> None
 
 
 def example_series(sets: dict[str, Split], channels: list[str], units: list[str], classes: list[str],
-                   times: tuple[np.ndarray, str], count: int = 4, seed: int = 0) -> Figure:
+                   times: tuple[np.ndarray, str]) -> Figure:
     """Draw a few randomly chosen series of each set and class: a row per set and class, a column per channel; many
     wrap. times: as `Metadata.times` returns them."""
     steps, unit = times
@@ -153,21 +162,21 @@ def example_series(sets: dict[str, Split], channels: list[str], units: list[str]
     style_of = styles(sets)
     for line, (name, label) in zip(panels, rows, strict=True):
         members = np.flatnonzero(sets[name].y == label)
-        chosen = np.random.default_rng(seed).permutation(members)[:count]
+        chosen = np.random.default_rng(0).permutation(members)[:_EXAMPLES]
         for channel, axis in enumerate(line):
             for number, row in enumerate(chosen):
                 axis.plot(steps, sets[name].x[row, :, channel], color=style_of[name]["color"], linewidth=1,
-                          alpha=1 - 0.6 * number / count)
+                          alpha=1 - 0.6 * number / _EXAMPLES)
     return figure
 
 
-def principal_components(sets: dict[str, np.ndarray], most_rows: int = 1500, seed: int = 0) -> Figure:
+def principal_components(sets: dict[str, np.ndarray]) -> Figure:
     """Draw each set on the first two principal components of the first one, which lies behind in every panel.
 
-    sets: x (N, L, C) z-scored by name; the first is the real one. At most `most_rows` random rows of each are drawn.
+    sets: x (N, L, C) z-scored by name; the first is the real one. At most 1,500 random rows of each are drawn.
     """
-    generator = np.random.default_rng(seed)
-    flat = {name: x[np.sort(generator.permutation(len(x))[:most_rows])].reshape(-1, x[0].size)
+    generator = np.random.default_rng(0)
+    flat = {name: x[np.sort(generator.permutation(len(x))[:_MOST_POINTS])].reshape(-1, x[0].size)
             for name, x in sets.items()}
     (real_name, real), *others = flat.items()
     components = PCA(2, svd_solver="full").fit(real)
@@ -206,10 +215,8 @@ def ratio_curves(rows: list[dict[str, Any]], metrics: dict[str, tuple[str, float
             of_set = sorted((row for row in rows if row["protocol"] == "TSRTR" and shown_set(row) == name),
                             key=lambda row: row["ratio"])
             offset = 0.7 * ((number + 0.5) / len(names) - 0.5)
-            position = np.array([ratios.index(row["ratio"]) for row in of_set]) + offset
-            middle, low, high = (np.array([row[key][part] for row in of_set]) for part in ("mean", "low", "high"))
-            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
-                          markersize=4, elinewidth=0.8, **style_of[name])
+            _error_bars(axis, [ratios.index(row["ratio"]) + offset for row in of_set],
+                        *([row[key][part] for row in of_set] for part in ("mean", "low", "high")), **style_of[name])
         bottom, _ = axis.get_ylim()
         if chance >= bottom:
             axis.axhline(chance, linewidth=1.2, **chance_line)
@@ -241,9 +248,8 @@ def gain_curves(rows: list[dict[str, Any]], metrics: dict[str, str]) -> Figure:
                      if row["arm"] == arm and row["judge"] == judge]
             # Beside each other, within a third of the way to the next size.
             position = np.array([n for n, _ in found]) * spread ** ((number + 0.5) / len(style_of) - 0.5)
-            middle, low, high = (np.array([gain[part] for _, gain in found]) for part in ("mean", "low", "high"))
-            axis.errorbar(position, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2, linewidth=1,
-                          markersize=4, elinewidth=0.8, **style)
+            _error_bars(axis, position, *([gain[part] for _, gain in found] for part in ("mean", "low", "high")),
+                        **style)
         axis.set_title(plain(f"{judge}: {title}"), fontsize=10)
         axis.set_xscale("log")
         axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -269,10 +275,9 @@ def reliability_curves(curves: dict[str, dict[str, list[float]]], label: str) ->
     for axis, (name, curve) in zip(axes, drawn, strict=True):
         axis.plot([0, top], [0, top], color="0.6", linewidth=1, linestyle=(0, (5, 2)), label="calibrated")
         for title, line, colour, marker in ((first, behind, "0.45", "s"), (name, curve, COLOURS[0], "o"))[not others:]:
-            middle = np.array(line["observed"])
-            bars = np.maximum([middle - np.array(line["low"]), np.array(line["high"]) - middle], 0)
-            axis.errorbar(line["predicted"], middle, yerr=bars, capsize=2, linewidth=1.3, markersize=4, elinewidth=0.7,
-                          color=colour, marker=marker, label=title if title == first else "the arm above")
+            _error_bars(axis, *(line[key] for key in ("predicted", "observed", "low", "high")), linewidth=1.3,
+                        elinewidth=0.7, color=colour, marker=marker,
+                        label=title if title == first else "the arm above")
         axis.set_title(plain(name), fontsize=9)
     axes[0].set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
     figure.supxlabel(plain(f"predicted probability of: {label}"), fontsize=9)

@@ -7,7 +7,7 @@ has not. No figure is a guarantee: each is what one simple attack found, and a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -19,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from tardiff.data.format import Split
 from tardiff.data.splits import joined
 from tardiff.evaluation import metrics
-from tardiff.evaluation.fidelity import Column
+from tardiff.evaluation.fidelity import Column, Metric
+from tardiff.evaluation.learned_scores import to_unit_range
 from tardiff.evaluation.neighbours import CPU, drawn_rows, nearest
 from tardiff.evaluation.protocol import subject_weights
 from tardiff.utils.seeding import derive_seed
@@ -203,7 +204,7 @@ def mir_timediff(train: np.ndarray, heldout: np.ndarray, synthetic: np.ndarray, 
     shares called a member in each group, say what a value is made of.
     """
     rows = min(len(train), len(heldout), len(synthetic), max_rows)
-    sets = {name: _to_own_range(x) for name, x in (("train", train), ("heldout", heldout), ("synthetic", synthetic))}
+    sets = {name: to_unit_range(x, x) for name, x in (("train", train), ("heldout", heldout), ("synthetic", synthetic))}
     shares = []
     for run in range(runs):
         members, others, fake = (x[drawn_rows(x, rows, seed, "mir", name, run)] for name, x in sets.items())
@@ -257,30 +258,9 @@ def _as_scores(distance: np.ndarray) -> np.ndarray:
     return np.column_stack([distance, -distance])
 
 
-def _to_own_range(x: np.ndarray) -> np.ndarray:
-    low, high = x.min(axis=(0, 1)), x.max(axis=(0, 1))
-    return (x - low) / np.where(high > low, high - low, 1)
-
-
 def _share_called(squared: np.ndarray, threshold: float) -> float:
     spread = np.ptp(squared)
     return float(np.mean((squared - squared.min()) / spread <= threshold)) if spread > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class PrivacyMetric:
-    """One entry of PRIVACY. The first column is the headline; a column without a perfect value is no ranking. Where it
-    `needs_p`, it is of sets with probabilities alone.
-
-    compute(data, seed, device) returns a flat dict of floats with the keys of the columns.
-    """
-
-    name: str
-    title: str
-    meaning: str
-    columns: tuple[Column, ...]
-    compute: Callable[[PrivacyData, int, torch.device], dict[str, float]]
-    needs_p: bool = False
 
 
 _ATTACK_COLUMNS = (
@@ -291,7 +271,7 @@ _ATTACK_COLUMNS = (
     Column("control_auroc", "control AUROC", None), Column("flagged", "flagged", 0.0))
 
 PRIVACY = (
-    PrivacyMetric(
+    Metric(
         "train_attack", "Membership attack on training rows",
         "How well patients that the generator was trained on are told from held-out ones by their distance to the "
         "nearest synthetic series.",
@@ -299,13 +279,13 @@ PRIVACY = (
         lambda data, seed, device: membership_attack(
             data.train, data.heldout, data.synthetic, np.concatenate([data.guidance.x, data.selection.x]), seed,
             device=device)),
-    PrivacyMetric(
+    Metric(
         "guidance_attack", "Membership attack on guidance rows",
         "The same for the patients that steered the generation through the guidance gradient.",
         _ATTACK_COLUMNS,
         lambda data, seed, device: membership_attack(data.guidance, data.heldout, data.synthetic, data.train.x, seed,
                                                      device=device)),
-    PrivacyMetric(
+    Metric(
         "label_attack", "Membership attack by the teacher's probabilities",
         "How well patients that the teacher was fitted on are told from held-out ones by what the probabilities of the "
         "synthetic series say of their labels: those of the nearest series, or of a student, a random forest that is "
@@ -316,7 +296,7 @@ PRIVACY = (
         lambda data, seed, device: label_attack(data.train, data.heldout, data.synthetic, data.p,
                                                 joined([data.guidance, data.selection]), seed, device=device),
         needs_p=True),
-    PrivacyMetric(
+    Metric(
         "nnaa", "Nearest-neighbour adversarial accuracy",
         "Whether nearest neighbours tell synthetic from training series less well than from held-out ones, as they do "
         "if training series are copied. AA is the mean of its two halves: the share of real, and of synthetic series, "
@@ -329,7 +309,7 @@ PRIVACY = (
          Column("aa_heldout_synthetic", "of synthetic", None)),
         lambda data, seed, device: adversarial_accuracy(data.train.x, data.heldout.x, data.synthetic, seed,
                                                         device=device)),
-    PrivacyMetric(
+    Metric(
         "mir", "Membership inference risk, TimeDiff protocol",
         "For comparison with published tables alone: calling everybody a member scores 2/3, and the value does not "
         "tell a copy of the training series from a fresh draw.",

@@ -100,22 +100,6 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A training of a judge with a seed on the rows that `rows` makes, to predict normalised series x_scored."""
-
-    label: str
-    judge: Judge
-    rows: Callable[[], Rows]
-    x_scored: np.ndarray
-    seed: int
-
-    def run(self, selection: Rows) -> dict[str, np.ndarray]:
-        """Return the probabilities (N, K) on the selection rows and on the scored ones."""
-        of_selection, scored = self.judge.fit(self.rows(), selection, self.x_scored, self.seed)
-        return {"selection": of_selection, "scored": scored}
-
-
-@dataclass(frozen=True)
 class Protocol:
     """Everything that the arms share.
 
@@ -151,10 +135,10 @@ class Protocol:
         pairs = [(arm, seed) for arm in arms for seed in range(num_seeds)]
         taught = dict.fromkeys((arm.judge, seed) for arm, seed in pairs if arm.protocol in TAUGHT)
         taught = dict(zip(taught, self._out_of_fold(list(taught)), strict=True))
-        fits = [self._fits(arm, seed, taught.get((arm.judge, seed))) for arm, seed in pairs]
-        found = iter(self._results([fit for of_pair in fits for fit in of_pair], "utility"))
+        jobs = [self._jobs(arm, seed, taught.get((arm.judge, seed))) for arm, seed in pairs]
+        found = iter(self._results([job for of_pair in jobs for job in of_pair], "utility"))
         results: Predictions = {arm: [] for arm in arms}
-        for (arm, _), of_pair in zip(pairs, fits, strict=True):
+        for (arm, _), of_pair in zip(pairs, jobs, strict=True):
             members = [next(found) for _ in of_pair]
             results[arm].append(tuple(np.mean([member[part] for member in members], axis=0)
                                       for part in ("selection", "scored")))
@@ -187,15 +171,16 @@ class Protocol:
         """
         x, y = self._real_x, self.real.y
         if arm.synthetic is not None:
-            chosen = self._chosen_rows(arm, seed)
-            part = self._synthetic_set(arm, seed)
+            number = self.dataset_number(arm, seed)
+            part = self.synthetic[arm.synthetic][number]
+            chosen = self._chosen_rows(arm, part.y, seed)
             if arm.targets == SOFT:
                 is_taught = arm.protocol == MIXED and self.teachers
                 y = self._teacher_labels(seed) if is_taught else np.eye(self._num_classes)[y]
                 targets = part.p / part.p.sum(axis=1, keepdims=True)
             else:
                 targets = part.y
-            synthetic = self._synthetic_x[arm.synthetic][self.dataset_number(arm, seed)][chosen], targets[chosen]
+            synthetic = self._synthetic_x[arm.synthetic][number][chosen], targets[chosen]
             if arm.protocol == MIXED:
                 return controls.weighted_rows((x, y), synthetic, arm.weight)
             return synthetic if arm.ratio is None else controls.joined_rows((x, y), synthetic)
@@ -216,20 +201,21 @@ class Protocol:
             return controls.joined_rows((x, shares), getattr(controls, arm.protocol)(x, shares, seed))
         return x, y
 
-    def _fits(self, arm: Arm, seed: int, taught: np.ndarray | None) -> list[Fit]:
+    def _jobs(self, arm: Arm, seed: int, taught: np.ndarray | None) -> list[Job]:
         """Return the fits whose mean prediction is that of an arm."""
         judge = (self.balanced if arm.protocol == "class_weights" else self.judges)[arm.judge]
         members = self.ensemble_size if arm.protocol == "ensemble" else 1
         seeds = [seed, *(derive_seed(seed, "ensemble", number) for number in range(1, members))]
-        return [Fit(f"{arm.judge}: {arm.label}, seed {seed}", judge, partial(self.training_rows, arm, seed, taught),
-                    self._evaluated[1], fit_seed) for fit_seed in seeds]
+        return [self._job(f"{arm.judge}: {arm.label}, seed {seed}", judge,
+                          partial(self.training_rows, arm, seed, taught), self._evaluated[1], fit_seed)
+                for fit_seed in seeds]
 
     def _out_of_fold(self, pairs: list[tuple[str, int]]) -> list[np.ndarray]:
         """Return for each judge and seed what classifiers that never saw its subject say of each real row (N, K)."""
         folds = {seed: subject_folds(self.real.subjects(), self.real.y, seed) for _, seed in pairs}
-        fits = [Fit(f"{judge}: teacher, seed {seed}", self.judges[judge], partial(self._rows_without, held_out),
-                    self._real_x[held_out], seed) for judge, seed in pairs for held_out in folds[seed]]
-        found = iter(self._results(fits, "teachers"))
+        jobs = [self._job(f"{judge}: teacher, seed {seed}", self.judges[judge], partial(self._rows_without, held_out),
+                          self._real_x[held_out], seed) for judge, seed in pairs for held_out in folds[seed]]
+        found = iter(self._results(jobs, "teachers"))
         taught = []
         for _, seed in pairs:
             taught.append(np.empty((len(self.real), self._num_classes)))
@@ -244,12 +230,9 @@ class Protocol:
         p = self.teachers[seed % len(self.teachers)].astype(np.float64)
         return p / p.sum(axis=1, keepdims=True)
 
-    def _synthetic_set(self, arm: Arm, seed: int) -> Split:
-        return self.synthetic[arm.synthetic][self.dataset_number(arm, seed)]
-
-    def _chosen_rows(self, arm: Arm, seed: int) -> np.ndarray | slice:
-        """Choose the rows of the synthetic set that an arm trains on. Raises UserError if it has too few for it."""
-        y = self._synthetic_set(arm, seed).y
+    def _chosen_rows(self, arm: Arm, y: np.ndarray, seed: int) -> np.ndarray | slice:
+        """Choose the rows, of a synthetic dataset with labels y (N,), that an arm trains on. Raises UserError if it has
+        too few for it."""
         if arm.ratio is not None:
             return stratified_rows(y, round(arm.ratio * len(self.real)), derive_seed(seed, "tsrtr"), arm.synthetic)
         if arm.protocol != MIXED and len(np.unique(y)) < len(np.unique(self.real.y)):
@@ -279,14 +262,23 @@ class Protocol:
         """What judges read of the selection half and of the scored split."""
         return self.inputs(self.selection), self.inputs(self.scored)
 
-    def _results(self, fits: list[Fit], description: str) -> list[dict[str, np.ndarray]]:
-        """Return what each fit predicts; it is kept by all that decides it."""
+    def _job(self, label: str, judge: Judge, rows: Callable[[], Rows], x_scored: np.ndarray, seed: int) -> Job:
+        """Return a training of a judge with a seed on the rows that `rows` makes, to predict the selection rows and
+        normalised series x_scored; it is kept by all that decides it."""
         selection = self._evaluated[0], self.selection.y
-        decides = fingerprint(*selection)
-        jobs = [Job(("fit", fingerprint(*fit.rows()), decides, fingerprint(fit.x_scored), fit.judge.recipe, fit.seed),
-                    partial(fit.run, selection), fit.label) for fit in fits]
+        key = ("fit", fingerprint(*rows()), fingerprint(*selection), fingerprint(x_scored), judge.recipe, seed)
+        return Job(key, partial(_fitted, judge, rows, selection, x_scored, seed), label)
+
+    def _results(self, jobs: list[Job], description: str) -> list[dict[str, np.ndarray]]:
         folder = None if self.folder is None else self.folder / "fits"
         return cached_jobs(folder, jobs, self.workers, description, "fit")
+
+
+def _fitted(judge: Judge, rows: Callable[[], Rows], selection: Rows, x_scored: np.ndarray, seed: int
+            ) -> dict[str, np.ndarray]:
+    """Return the probabilities (N, K) on the selection rows and on the scored ones."""
+    of_selection, scored = judge.fit(rows(), selection, x_scored, seed)
+    return {"selection": of_selection, "scored": scored}
 
 
 class Rotations:
@@ -384,21 +376,20 @@ class ArmScores:
     weights: list[float]
 
 
-def scores_of(results: Predictions, protocol: Protocol | Rotations, resamples: int, seed: int = 0
-              ) -> dict[Arm, ArmScores]:
+def scores_of(results: Predictions, protocol: Protocol | Rotations, resamples: int) -> dict[Arm, ArmScores]:
     """Return what each arm scores, with one arm of MIXED in place of its candidates (see `with_chosen_weights`)."""
     results, chosen = with_chosen_weights(results, protocol)
     subjects = protocol.scored.subjects()
-    weights, freedom = subject_weights(subjects, resamples, seed), subject_freedom(protocol.scored.y, subjects)
+    weights, freedom = subject_weights(subjects, resamples, 0), subject_freedom(protocol.scored.y, subjects)
     return {arm: ArmScores(_metric_table(fits, protocol, weights), protocol.real_rows(arm), freedom,
                            [protocol.dataset_number(arm, number) for number in range(len(fits))], chosen.get(arm, []))
             for arm, fits in results.items()}
 
 
-def score_arms(results: Predictions, protocol: Protocol | Rotations, reference: str | None, resamples: int,
-               seed: int = 0) -> pd.DataFrame:
+def score_arms(results: Predictions, protocol: Protocol | Rotations, reference: str | None, resamples: int
+               ) -> pd.DataFrame:
     """Return the results of all arms as a long frame, by classifier seed; see `scores_frame`."""
-    return scores_frame(scores_of(results, protocol, resamples, seed), reference)
+    return scores_frame(scores_of(results, protocol, resamples), reference)
 
 
 def scores_frame(scores: dict[Arm, ArmScores], reference: str | None = None) -> pd.DataFrame:

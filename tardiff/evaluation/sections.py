@@ -12,7 +12,7 @@ import torch
 
 from tardiff.data.format import Split
 from tardiff.data.splits import split_subjects
-from tardiff.evaluation.fidelity import FIDELITY, FidelityData, FidelityMetric, matched_noise
+from tardiff.evaluation.fidelity import FIDELITY, FidelityData, Metric, matched_noise
 from tardiff.evaluation.frame import NOISE, REAL, long_frame
 from tardiff.evaluation.neighbours import drawn_rows
 from tardiff.evaluation.privacy import PRIVACY, PrivacyData
@@ -28,7 +28,7 @@ Place = tuple[str, str, int, int]
 """Set, metric, dataset and repeat of a result in the frame of results."""
 
 
-def fidelity_metrics(names: list[str] | None) -> list[FidelityMetric]:
+def fidelity_metrics(names: list[str] | None) -> list[Metric]:
     """Return the metrics of FIDELITY with these names, or all. Raises UserError on an unknown name."""
     known = [metric.name for metric in FIDELITY]
     if names == []:
@@ -39,7 +39,7 @@ def fidelity_metrics(names: list[str] | None) -> list[FidelityMetric]:
     return [metric for metric in FIDELITY if names is None or metric.name in names]
 
 
-def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.ndarray]], metrics: list[FidelityMetric],
+def evaluate_fidelity(train: Split, held_out: Split, sets: dict[str, list[np.ndarray]], metrics: list[Metric],
                       repeats: int, folder: Path, workers: int, device: torch.device) -> pd.DataFrame:
     """Return the frame of results of the two anchors and all sets, measured against `held_out`.
 

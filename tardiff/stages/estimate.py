@@ -16,7 +16,7 @@ from tardiff.data.format import Dataset, Split
 from tardiff.data.normalize import Normalizer
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.controls import FOLDS, TAUGHT
-from tardiff.evaluation.fidelity import FidelityMetric
+from tardiff.evaluation.fidelity import Metric
 from tardiff.evaluation.learned_scores import MAX_ROWS
 from tardiff.evaluation.privacy import MAX_TAUGHT
 from tardiff.stages.evaluate import arms_of, scored_split
@@ -43,7 +43,7 @@ def told_minutes(minutes: float, beside: str) -> str:
             f"of {beside}.")
 
 
-def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[FidelityMetric]
+def estimated_minutes(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], metrics: list[Metric]
                       ) -> float:
     """Return the expected duration of a report of which nothing is there yet, good to a factor of about two."""
     device = resolve_device(config.device)

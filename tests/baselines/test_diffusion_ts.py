@@ -211,12 +211,6 @@ def test_two_accumulated_batches_step_as_one_of_twice_the_size():
         torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-4)
 
 
-def test_the_optimiser_is_adam_with_the_published_momenta():
-    optimizer = DiffusionTS(Config(), 24, 7).optimizers["adam"]
-    assert type(optimizer) is torch.optim.Adam
-    assert optimizer.defaults["betas"] == (0.9, 0.96) and optimizer.defaults["weight_decay"] == 0
-
-
 def test_the_rate_rises_linearly_then_halves_on_a_plateau():
     torch.manual_seed(0)
     model = DiffusionTS(Config(**TINY, warmup_steps=5, patience=3, learning_rate=4e-5), 12, 2)

@@ -1,6 +1,7 @@
 """What every baseline must do: give the rows asked for in any shape, resume exactly, and learn two classes."""
 
 import pytest
+import torch
 from baseline_checks import assert_resumes_exactly, assert_rows_stand_alone, sinusoids, study, trained
 
 from tardiff.baselines import biodiffusion, diffusion_ts, timegan, timevae, timevqvae
@@ -55,6 +56,19 @@ def test_a_killed_training_resumes_exactly(tmp_path, monkeypatch, baseline, kill
     monkeypatch.setattr(timevae, "STOPPING_IMPROVEMENT", 1e6)
     monkeypatch.setattr(timevae, "HALVING_IMPROVEMENT", 1e6)
     assert_resumes_exactly(tmp_path, baseline, *sinusoids(32, length=6), kills, **TINY[baseline] | settings)
+
+
+@pytest.mark.parametrize(("baseline", "kind", "published"), [
+    (timegan, torch.optim.Adam, {"lr": 1e-3}),
+    (timevae, torch.optim.Adam, {"lr": 1e-3, "eps": 1e-7}),
+    (timevqvae, torch.optim.AdamW, {"lr": 5e-3}),
+    (diffusion_ts, torch.optim.Adam, {"lr": 1e-5, "betas": (0.9, 0.96)}),
+    (biodiffusion, torch.optim.AdamW, {"lr": 3e-4})], ids=map(name_of, TINY))
+def test_optimisers_are_the_published_ones(baseline, kind, published):
+    """What is not published is torch's default. The rate of Diffusion-TS is the one from which it rises."""
+    model = baseline.build(baseline.Config(**TINY[baseline]), 24, 2, 1)
+    for optimizer in model.optimizers.values():
+        assert type(optimizer) is kind and optimizer.defaults == kind([torch.ones(1)], **published).defaults
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tardiff.baselines.rules import Config, build
+from tardiff.baselines.rules import RULES, Config, build
 
 LABELS = torch.tensor([0, 1] * 40)
 SAMPLES = torch.arange(80)
@@ -27,7 +27,7 @@ def nearest(series, x):
     return distance.min(dim=1)
 
 
-@pytest.mark.parametrize("rule", ["oversample", "jitter", "scaling", "time_warp", "smote"])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_series_depends_on_its_number_seed_and_label_alone(data, rule):
     whole = sampled(data, rule=rule)
     assert whole.shape == (80, 12, 3) and torch.isfinite(whole).all()
@@ -37,7 +37,7 @@ def test_a_series_depends_on_its_number_seed_and_label_alone(data, rule):
     assert not torch.equal(sampled(data, seed=1, rule=rule), whole)
 
 
-@pytest.mark.parametrize("rule", ["oversample", "jitter", "scaling", "time_warp", "smote"])
+@pytest.mark.parametrize("rule", RULES)
 def test_classes_do_not_mix(data, rule):
     x, y = data
     assert torch.equal(y[nearest(sampled(data, rule=rule), x).indices], LABELS)

@@ -90,11 +90,6 @@ def test_sizes_are_the_published_ones(length, num_channels, hidden_size, expecte
     assert [num_parameters(one) for one in model.models] == [expected, expected]
 
 
-def test_more_than_half_of_the_weights_sample():
-    model = build(Config(), 24, 7, 1).models[0]
-    assert sum(num_parameters(part) for part in (model.generator, model.supervisor, model.recovery)) == 28_951
-
-
 def test_gates_start_with_a_bias_of_one_and_kernels_within_the_bounds_of_the_joint_kernel():
     network = RecurrentMap(3, 40, 5, 2, torch.nn.Sigmoid())
     gru = network.recurrent
@@ -145,44 +140,28 @@ def test_every_descent_follows_the_gradient_of_its_published_loss(perturbed, mon
     torch.testing.assert_close(reported, {name: expected[name] for name in reported})
 
 
-def test_each_stage_moves_its_own_networks(model):
-    assert moved(model, "embedding") == {"embedder", "recovery"}
-    assert moved(model, "supervised") == {"supervisor"}
-    model.discriminator.head.weight.data.zero_()
-    assert moved(model, "joint") == NETWORKS
-
-
-@pytest.mark.parametrize(("threshold", "rests"), [(0.15, False), (20.0, True)])
-def test_the_discriminator_rests_where_its_loss_is_not_above_the_threshold(model, monkeypatch, threshold, rests):
-    monkeypatch.setattr(timegan, "DISCRIMINATOR_THRESHOLD", threshold)
+@pytest.mark.parametrize(("loss", "rests"), [(0.16, False), (0.14, True)])
+def test_the_discriminator_rests_where_its_loss_is_not_above_the_published_threshold(model, monkeypatch, loss, rests):
+    bias = model.discriminator.head.bias
+    monkeypatch.setattr(model, "discriminator_loss", lambda x, z: loss + (bias - bias.detach()).sum())
     assert moved(model, "joint") == (NETWORKS - {"discriminator"} if rests else NETWORKS)
 
 
-def test_the_threshold_is_the_published_one():
-    assert timegan.DISCRIMINATOR_THRESHOLD == 0.15
-
-
-def test_five_optimisers_keep_their_own_moments(model):
+def test_each_stage_moves_its_own_networks_and_five_optimisers_keep_their_own_moments(model):
     names = {id(weight): name.split(".")[0] for name, weight in model.named_parameters()}
     trained = {name: {names[id(weight)] for weight in optimizer.param_groups[0]["params"]}
                for name, optimizer in model.optimizers.items()}
     assert trained == {"embedding": {"embedder", "recovery"}, "joint_embedding": {"embedder", "recovery"},
                        "supervised": {"generator", "supervisor"}, "joint_generation": {"generator", "supervisor"},
                        "discriminator": {"discriminator"}}
-    for stage in ("embedding", "supervised", "joint"):
-        moved(model, stage)
+    assert moved(model, "embedding") == {"embedder", "recovery"}
+    # The supervised loss does not depend on the generator, which its optimiser holds all the same.
+    assert moved(model, "supervised") == {"supervisor"}
+    assert moved(model, "joint") == NETWORKS
     steps = {name: {int(state["step"]) for state in optimizer.state.values()}
              for name, optimizer in model.optimizers.items()}
     assert steps == {"embedding": {1}, "supervised": {1}, "joint_embedding": {2}, "joint_generation": {2},
                      "discriminator": {1}}
-    # The supervised loss does not depend on the generator, which this optimiser holds all the same.
-    assert {names[id(weight)] for weight in model.optimizers["supervised"].state} == {"supervisor"}
-
-
-def test_every_optimiser_is_adam_with_the_published_rate(model):
-    for optimizer in model.optimizers.values():
-        expected = torch.optim.Adam(optimizer.param_groups[0]["params"], lr=1e-3)
-        assert type(optimizer) is torch.optim.Adam and optimizer.state_dict() == expected.state_dict()
 
 
 def test_moment_loss_against_numpy():

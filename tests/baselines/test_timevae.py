@@ -131,12 +131,6 @@ def test_every_step_descends_the_published_loss():
                                list(torch.autograd.grad(loss, list(still.values()))), atol=1e-5, rtol=1e-5)
 
 
-def test_the_optimiser_is_adam_with_the_epsilon_of_keras():
-    model = TimeVAE(Config(**TINY), 8, 1)
-    optimizer, expected = model.optimizers["adam"], torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
-    assert type(optimizer) is torch.optim.Adam and optimizer.state_dict() == expected.state_dict()
-
-
 def test_samples_are_decoded_from_standard_normal_latents(monkeypatch):
     model = TimeVAE(Config(**TINY), 8, 1)
     monkeypatch.setattr(model, "decode", lambda z: z)

@@ -111,12 +111,6 @@ def test_training_hides_all_tokens_but_the_floor_of_a_cosine(monkeypatch):
     assert hide_tokens(torch.zeros(5, 1, dtype=torch.int64), 7).tolist() == [[7]] * 5
 
 
-def test_the_share_kept_is_about_two_thirds():
-    torch.manual_seed(0)
-    kept = (hide_tokens(torch.zeros(3000, 100, dtype=torch.int64), 9) == 0).float().mean().item()
-    assert kept == pytest.approx(2 / math.pi - 0.005, abs=0.02)
-
-
 def test_the_loss_sees_hidden_tokens_alone():
     logits, tokens = torch.randn(2, 3, 4), torch.tensor([[0, 1, 2], [3, 0, 1]])
     hidden = torch.tensor([[True, False, True], [False, False, True]])
@@ -143,20 +137,8 @@ def test_masks_are_filled_by_the_cosine_and_what_is_filled_stays(num_tokens):
     assert steps[-1].max() < 5
 
 
-def test_without_temperature_the_surest_tokens_are_kept_first():
-    # Place i has i + 1 tokens to choose from, each as likely, so that what is drawn there has probability 1 / (i + 1).
-    logits = torch.full((8, 8), -torch.inf).masked_fill(torch.ones(8, 8).tril().bool(), 0.0)
-    masked = []
-
-    def predict(tokens):
-        masked.append(torch.nonzero(tokens[0] == 8)[:, 0].tolist())
-        return logits[None]
-
-    fill_masks(predict, torch.full((1, 8), 8), 8, 4, 0.0, NoiseStream(0, torch.arange(1), (8, 2)))
-    assert masked == [list(range(8)), list(range(1, 8)), list(range(3, 8)), list(range(5, 8))]
-
-
-def test_filling_masks_against_a_plain_loop():
+@pytest.mark.parametrize("temperature", [0.0, 3.0])
+def test_filling_masks_against_a_plain_loop(temperature):
     torch.manual_seed(0)
     table = torch.randn(6, 6, 5)
 
@@ -178,16 +160,8 @@ def test_filling_masks_against_a_plain_loop():
                         left -= probabilities[row, place, token]
                     expected[row, place] = token
                     gumbel = -math.log(-math.log(uniform[row, place, 1]))
-                    randomness = 3 * (1 - (step + 1) / 4) * gumbel
+                    randomness = temperature * (1 - (step + 1) / 4) * gumbel
                     confidence[place] = math.log(probabilities[row, place, token] + 1e-5) + randomness
             for place in np.argsort(confidence)[:math.floor(6 * math.cos(math.pi / 2 * (step + 1) / 4))]:
                 expected[row, place] = 5
-    assert torch.equal(fill_masks(predict, torch.full((20, 6), 5), 5, 4, 3.0, noise), expected)
-
-
-def test_tokens_are_drawn_with_the_predicted_probabilities():
-    probability = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    tokens = fill_masks(lambda tokens: probability.log().expand(*tokens.shape, 4), torch.full((2000, 10), 4), 4, 1,
-                        0.0, NoiseStream(0, torch.arange(2000), (10, 2)))
-    shares = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
-    torch.testing.assert_close(shares, probability, atol=0.01, rtol=0)
+    assert torch.equal(fill_masks(predict, torch.full((20, 6), 5), 5, 4, temperature, noise), expected)

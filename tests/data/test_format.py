@@ -1,10 +1,8 @@
 """The dataset on disk: what is written is what is read, and every fault is named before anything is written."""
 
 import itertools
-import zipfile
 from dataclasses import replace
 from fractions import Fraction
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -300,15 +298,6 @@ def test_a_missing_array_is_named(tmp_path):
     np.savez(tmp_path / "test.npz", x=toy_split(2, 20).x)
     with pytest.raises(UserError, match=r"test\.npz: array y missing"):
         read_dataset(tmp_path)
-
-
-def test_the_archive_is_one_that_numpy_reads_alone(tmp_path):
-    """The parts form writes the .npy header by hand; the plain tools must agree with it."""
-    x = np.arange(24, dtype=np.float32).reshape(3, 4, 2)
-    write_split_in_parts(tmp_path / "train.npz", lambda: [x[:1], x[1:]], x.shape, np.arange(3))
-    with zipfile.ZipFile(tmp_path / "train.npz") as archive:
-        assert archive.testzip() is None
-        np.testing.assert_array_equal(np.load(BytesIO(archive.read("x.npy"))), x)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [

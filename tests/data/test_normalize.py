@@ -11,7 +11,6 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm, rankdata
 
 from classifier.train import normalized_splits
-from tardiff.config import NORMALIZERS
 from tardiff.config import NORMALIZERS as KINDS
 from tardiff.data.format import Dataset, Metadata, Split
 from tardiff.data.normalize import Normalizer
@@ -35,10 +34,6 @@ def assert_inverted(normalizer, x, scale):
     observed = np.isfinite(x)
     assert restored.dtype == np.float32
     assert np.all(np.abs(restored - x)[observed] <= 1e-5 * np.maximum(np.abs(x), scale)[observed])
-
-
-def test_the_settings_offer_every_kind():
-    assert NORMALIZERS == KINDS
 
 
 @pytest.mark.parametrize("kind", ["zscore", "minmax", "ecdf", "normal_ecdf"])
@@ -196,22 +191,17 @@ def test_a_saved_normaliser_maps_bit_for_bit_alike(kind, tmp_path):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(normalizer, name))
 
 
-@pytest.mark.parametrize("name", ["raw", "normalized", "fill"])
-def test_an_altered_number_is_refused(name, tmp_path):
-    path = tmp_path / "normalizer.json"
-    Normalizer.fit("ecdf", vitals()).save(path)
-    content = json.loads(path.read_text())
-    values = content[name][0] if isinstance(content[name][0], list) else content[name]
-    values[0] -= 0.001
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="does not match its fingerprint"):
-        Normalizer.load(path)
-
-
-def test_another_kind_in_the_file_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["kind", "raw", "normalized", "fill"])
+def test_an_altered_file_is_refused(name, tmp_path):
     path = tmp_path / "normalizer.json"
     Normalizer.fit("zscore", vitals()).save(path)
-    path.write_text(path.read_text().replace('"zscore"', '"minmax"'))
+    content = json.loads(path.read_text())
+    if name == "kind":
+        content["kind"] = "minmax"
+    else:
+        values = content[name][0] if isinstance(content[name][0], list) else content[name]
+        values[0] -= 0.001
+    path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="does not match its fingerprint"):
         Normalizer.load(path)
 

@@ -1,11 +1,12 @@
-"""What holds of every refusal of a source, and of every dataset with a target of its own."""
+"""What holds of every refusal of a source, of every dataset with a target of its own, and of the windows of EEG."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.interpolate import interp1d
 
-from tardiff.data.splits import halve_validation, rotated
-from tardiff.utils.errors import UserError
+from tardiff.data.splits import halve_validation
 
 
 @pytest.fixture
@@ -32,7 +33,21 @@ def check_composed():
         for part in (guidance, selection, dataset.test):
             assert len(part) and all(is_target(subject_of(own)) for own in part.subject)
         assert guidance.guidance is None and len(guidance) == dataset.val.guidance.sum()
-        with pytest.raises(UserError, match="target of its own"):
-            rotated(dataset, 0, 3)
         return len(guidance), len(selection), len(dataset.test)
     return check
+
+
+@pytest.fixture
+def windows_of_the_notebook():
+    """Return a function that turns a recording (T, C) at 500 Hz into windows of one second as Medformer's notebooks do,
+    one window and one channel at a time."""
+    def windows_of(raw):
+        length = len(raw)
+        new = np.linspace(1, length, int(length / 500 * 256))
+        resampled = [interp1d(np.linspace(1, length, length), channel)(new) for channel in raw.T]
+        middle = int(len(new) / 2)
+        first = middle - int(middle / 256) * 256
+        last = middle + int((len(new) - middle) / 256) * 256
+        windows = [[channel[start:start + 256] for channel in resampled] for start in range(first, last, 256)]
+        return [np.stack([(values - values.mean()) / values.std() for values in window], axis=1) for window in windows]
+    return windows_of

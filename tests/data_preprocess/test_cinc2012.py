@@ -2,7 +2,7 @@
 
 import gzip
 import io
-import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -145,17 +145,6 @@ def test_every_cell_of_the_stay_of_quirks(dataset):
             assert x[hour, channel] == np.float32(last), (hour, CHANNELS[channel])
 
 
-def test_every_cell_of_a_plain_stay(dataset):
-    x, mask, died = by_subject(dataset)[132539 + 3]
-    hours = {"HR": 0, "SBP": 0, "DBP": 0, "MBP": 0, "RR": 2, "Temp": 0, "SpO2": 1}
-    values = {"HR": 73, "SBP": 113, "DBP": 53, "MBP": 73.5, "RR": 13, "Temp": 36.3, "SpO2": 83}
-    assert died == 1 and mask.sum() == 7
-    for channel, name in enumerate(CHANNELS):
-        assert mask[hours[name], channel]
-        assert (x[hours[name]:, channel] == np.float32(values[name])).all()
-        assert (x[:hours[name], channel] == np.float32(dataset.meta.cohort["channels"][name]["train_median"])).all()
-
-
 def test_attrition_accounts_for_every_row_and_stay(dataset):
     counts = dict(dataset.meta.cohort["attrition"]["set-a"])
     assert counts == {
@@ -235,62 +224,26 @@ def test_the_seed_decides_the_split(published, tmp_path, dataset):
     assert other.train.fingerprint() != dataset.train.fingerprint() and other.meta.cohort["seed"] == 1
 
 
-def break_nothing(folder):
-    pass
+def in_one_record(old, new):
+    def damage(folder):
+        path = folder / "set-a" / "132541.txt"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+    return damage
 
 
-def replace_in_one_record(folder, old, new):
-    path = folder / "set-a" / "132541.txt"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+def html(name):
+    return lambda folder: (folder / name).write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
 
 
-def break_header(folder):
-    replace_in_one_record(folder, "Time,Parameter,Value", "time;parameter;value")
-
-
-def break_value(folder):
-    replace_in_one_record(folder, "00:07,HR,72", "00:07,HR,seventy")
-
-
-def break_time(folder):
-    replace_in_one_record(folder, "00:07,HR,72", "0h07,HR,72")
-
-
-def break_row(folder):
-    replace_in_one_record(folder, "30:00,HR,172\n", "30:00,H")
-
-
-def html_for_record(folder):
-    (folder / "set-a" / "132541.txt").write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
-
-
-def html_for_archive(folder):
-    (folder / "set-a.tar.gz").write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
-
-
-def html_for_outcomes(folder):
-    (folder / "Outcomes-a.txt").write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
-
-
-def cut_archive(folder, form, kept):
-    write_set(folder, *cohort(), form)
-    path = folder / f"set-a.{form}"
-    content = path.read_bytes()
-    path.write_bytes(content[:int(kept * len(content))])
-
-
-def cut_end_of_tar(folder):
-    cut_archive(folder, "tar.gz", 0.999)
-
-
-def halve_tar(folder):
-    cut_archive(folder, "tar.gz", 0.5)
-
-
-def halve_zip(folder):
-    cut_archive(folder, "zip", 0.5)
+def cut_archive(form, kept):
+    def damage(folder):
+        write_set(folder, *cohort(), form)
+        path = folder / f"set-a.{form}"
+        content = path.read_bytes()
+        path.write_bytes(content[:int(kept * len(content))])
+    return damage
 
 
 def corrupt_tar(folder):
@@ -308,26 +261,13 @@ def bomb(form):
     return write
 
 
-def pipe(folder):
-    os.mkfifo(folder / "set-a" / "1.txt")
-
-
-def remove_outcomes(folder):
-    (folder / "Outcomes-a.txt").unlink()
-
-
 def forget_outcomes_of_one(folder):
-    outcomes = {record: outcome for record, outcome in cohort()[1].items() if record != 132541}
-    write_outcomes(folder, outcomes)
+    write_outcomes(folder, {record: outcome for record, outcome in cohort()[1].items() if record != 132541})
 
 
 def repeat_an_outcome(folder):
     with open(folder / "Outcomes-a.txt", "a") as file:
         file.write("132541,6,1,5,-1,0\n")
-
-
-def repeat_a_set(folder):
-    write_set(folder, *cohort(), "zip", "b")
 
 
 def empty_every_stay(folder):
@@ -344,27 +284,25 @@ def remove_every_record(folder):
 FAULTS = {
     "large record in a tar": (bomb("tar.gz"), [], "132541.txt: larger than any record of the challenge"),
     "large record in a zip": (bomb("zip"), [], "132541.txt: larger than any record of the challenge"),
-    "pipe": (pipe, [], "set-a/1.txt: a named pipe; expected a file"),
-    "header": (break_header, [], "132541.txt, line 1: found 'time;parameter;value'"),
-    "value": (break_value, [], "132541.txt, line 8: found '00:07,HR,seventy'"),
-    "time": (break_time, [], "132541.txt, line 8: found '0h07,HR,72'"),
-    "row cut off": (break_row, [], "132541.txt, line 15"),
-    "html record": (html_for_record, [], "132541.txt, line 1: found '<!DOCTYPE html>'"),
-    "html archive": (html_for_archive, [], "set-a.tar.gz: cannot be read"),
-    "html outcomes": (html_for_outcomes, [], "Outcomes-a.txt, line 1: found '<!DOCTYPE html>'"),
-    "tar without its end": (cut_end_of_tar, [], "set-a.tar.gz: cannot be read"),
-    "half a tar": (halve_tar, [], "set-a.tar.gz: cannot be read"),
+    "value": (in_one_record("00:07,HR,72", "00:07,HR,seventy"), [], "132541.txt, line 8: found '00:07,HR,seventy'"),
+    "time": (in_one_record("00:07,HR,72", "0h07,HR,72"), [], "132541.txt, line 8: found '0h07,HR,72'"),
+    "row cut off": (in_one_record("30:00,HR,172\n", "30:00,H"), [], "132541.txt, line 15"),
+    "html record": (html("set-a/132541.txt"), [], "132541.txt, line 1: found '<!DOCTYPE html>'"),
+    "html archive": (html("set-a.tar.gz"), [], "set-a.tar.gz: cannot be read"),
+    "html outcomes": (html("Outcomes-a.txt"), [], "Outcomes-a.txt, line 1: found '<!DOCTYPE html>'"),
+    "tar without its end": (cut_archive("tar.gz", 0.999), [], "set-a.tar.gz: cannot be read"),
+    "half a tar": (cut_archive("tar.gz", 0.5), [], "set-a.tar.gz: cannot be read"),
     "corrupt tar": (corrupt_tar, [], "set-a.tar.gz: cannot be read"),
-    "half a zip": (halve_zip, [], "set-a.zip: cannot be read"),
-    "no outcomes": (remove_outcomes, [], "Outcomes-a.txt: file not found"),
+    "half a zip": (cut_archive("zip", 0.5), [], "set-a.zip: cannot be read"),
+    "no outcomes": (lambda folder: (folder / "Outcomes-a.txt").unlink(), [], "Outcomes-a.txt: file not found"),
     "no outcome of one": (forget_outcomes_of_one, [], "record 132541 has no row in Outcomes-a.txt"),
     "two outcomes of one": (repeat_an_outcome, [], "record 132541 has more than one row"),
-    "the same set twice": (repeat_a_set, [], "record 132539 occurs more than once"),
+    "the same set twice": (lambda folder: write_set(folder, *cohort(), "zip", "b"), [],
+                           "record 132539 occurs more than once"),
     "no stay left": (empty_every_stay, [], "no stay is left"),
     "no record": (remove_every_record, [], "no record found"),
-    "set not there": (break_nothing, ["--sets", "a", "b"], "set b not found"),
-    "ratios": (break_nothing, ["--ratios", "0.7", "0.2", "0.2"], "ratios 0.7 0.2 0.2"),
-    "too few for the ratios": (break_nothing, ["--ratios", "0.98", "0.01", "0.01"], "would be empty"),
+    "no set": (lambda folder: shutil.rmtree(folder / "set-a"), [], "no set found"),
+    "set not there": (lambda folder: None, ["--sets", "a", "b"], "set b not found"),
 }
 
 
@@ -385,14 +323,6 @@ def test_a_fault_in_the_shell_ends_with_code_2(tmp_path):
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 2 and "error: no stay is left" in run.stderr and "Traceback" not in run.stderr
     assert not (tmp_path / "output").exists()
-
-
-@pytest.mark.parametrize("content", ["absent", "empty"])
-def test_a_missing_or_empty_input_folder(tmp_path, refusal, content):
-    if content == "empty":
-        (tmp_path / "input").mkdir()
-    message = refusal(cinc2012.main, "--input", tmp_path / "input", "--output", tmp_path / "output")
-    assert ("no set found" if content == "empty" else "input folder not found") in message
 
 
 # The oracle: one stay and one parameter at a time in plain pandas, with its own copy of the rules.
@@ -477,7 +407,6 @@ def test_from_surgical_to_medical_stays(challenge, tmp_path, capsys, check_compo
     (["--target", "ICUType = 3", "--source", "ICUType > 1"], "10 rows are of --source and of --target"),
     (["--target", "ICUType = 9"], "no row is of the target"),
     (["--target", "ICUType > 0 and Age > 1", "--source", "ICUType > 8"], "no row is of the source"),
-    (["--target", "ICUType is 3"], "expected a condition such as"),
 ])
 def test_what_cannot_be_divided_is_one_message(challenge, tmp_path, refusal, options, expected):
     assert expected in refusal(cinc2012.main, "--input", challenge, "--output", tmp_path / "out", *options)

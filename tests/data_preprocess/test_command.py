@@ -1,5 +1,6 @@
 """The command line and the writing that every source shares: what is refused, and what is written over."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from data_preprocess import command
 from tardiff.data.format import Metadata, Split, read_dataset, write_dataset
 
 
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def dataset(rows: int = 8) -> tuple[dict[str, Split], Metadata]:
     x = np.zeros((rows, 2, 1), dtype=np.float32)
     return {"train": Split(x, np.arange(rows) % 2)}, Metadata("mine", ["HR"], ["bpm"], ["no", "yes"])
@@ -18,7 +24,7 @@ def dataset(rows: int = 8) -> tuple[dict[str, Split], Metadata]:
 def run(*arguments: str, work=lambda options: dataset()):
     parser = command.source_parser("source", "One line.\n\nDetails.", None, "files", "data/source")
     command.add_split_options(parser)
-    command.run(parser, ["--input", "downloads", *arguments], lambda options: Path("data", "source"), work)
+    command.run(parser, ["--input", ".", *arguments], lambda options: Path("data", "source"), work)
 
 
 def refusal(capsys, *arguments: str) -> str:
@@ -41,18 +47,22 @@ def test_a_negative_seed_is_refused(capsys):
     assert "seed -1" in refusal(capsys, "--seed", "-1")
 
 
+def test_an_input_that_is_not_there_or_would_never_end_is_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "train.npz")
+    assert "nowhere: not found" in refusal(capsys, "--input", str(tmp_path / "nowhere"))
+    assert "train.npz: a named pipe; expected a file" in refusal(capsys, "--input", str(tmp_path))
+
+
 @pytest.mark.parametrize("output", ["taken", "taken/dataset"])
-def test_a_file_in_the_place_of_the_output_folder_is_named(tmp_path, monkeypatch, capsys, output):
-    monkeypatch.chdir(tmp_path)
+def test_a_file_in_the_place_of_the_output_folder_is_named(capsys, output):
     Path("taken").write_text("")
     assert "taken: is a file" in refusal(capsys, "--output", output)
 
 
 def test_a_dataset_of_the_same_command_alone_is_written_over(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
     run("--output", "out")
     assert read_dataset("out", ("train",)).meta.cohort["command"] == {
-        "source": "source", "input": str(tmp_path / "downloads"), "ratios": [0.6, 0.2, 0.2], "seed": 0}
+        "source": "source", "input": str(tmp_path), "ratios": [0.6, 0.2, 0.2], "seed": 0}
     run("--output", "out", work=lambda options: dataset(10))
     assert len(read_dataset("out", ("train",)).train) == 10
     refused = refusal(capsys, "--output", "out", "--seed", "1")
@@ -65,8 +75,7 @@ def test_a_dataset_of_the_same_command_alone_is_written_over(tmp_path, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"out", "other", "elsewhere"}
 
 
-def test_a_fault_of_the_dataset_leaves_what_was_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_a_fault_of_the_dataset_leaves_what_was_there(tmp_path, capsys):
     run("--output", "out")
     splits, meta = dataset()
     faulty = {"train": replace(splits["train"], y=splits["train"].y * 0)}
@@ -95,8 +104,7 @@ def test_a_class_that_the_selection_half_lacks_is_warned_of(tmp_path, capsys, ra
     assert ("warning: the selection half of val: no row of class" in capsys.readouterr().err) == (rare == 1)
 
 
-def test_the_default_output_is_used_where_none_is_given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_default_output_is_used_where_none_is_given():
     seen = []
 
     def work(options):

@@ -53,50 +53,51 @@ def test_grid_means_agree_with_a_loop():
 
 
 def random_cohort(subjects=60, stays_each=2):
+    """Two stays of each subject, of whom 36 are in train."""
     generator = np.random.default_rng(2)
     subject = np.repeat(np.arange(subjects), stays_each)
     x = generator.normal(100, 10, size=(len(subject), 5, 7)).astype(np.float32)
     x[generator.random(x.shape) < 0.5] = NAN
-    return x, (subject % 3 == 0).astype(np.int64), subject
+    return x, subject % 5 < 3
 
 
-def test_no_subject_stands_in_two_splits_and_every_row_in_one():
-    x, y, subject = random_cohort()
-    splits, _ = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
-    of = {name: set(split.subject.tolist()) for name, split in splits.items()}
-    assert not of["train"] & of["val"] and not of["train"] & of["test"] and not of["val"] & of["test"]
-    assert sum(map(len, splits.values())) == len(subject)
-    assert {name: len(members) for name, members in of.items()} == {"train": 36, "val": 12, "test": 12}
+def filled(x, in_train):
+    y = np.zeros(len(x), dtype=np.int64)
+    return grid.fill_gaps({name: Split(x[rows], y[rows]) for name, rows in (("train", in_train), ("test", ~in_train))},
+                          "forward")
 
 
 def test_medians_come_from_observed_training_cells_only():
-    x, y, subject = random_cohort()
-    splits, imputation = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
-    in_train = np.isin(subject, splits["train"].subject)
-    medians = np.nanmedian(x[in_train], axis=(0, 1))
-    np.testing.assert_array_equal(imputation.medians, medians)
-
+    x, in_train = random_cohort()
+    _, imputation = filled(x, in_train)
+    np.testing.assert_array_equal(imputation.medians, np.nanmedian(x[in_train], axis=(0, 1)))
     elsewhere_changed, train_changed = x.copy(), x.copy()
     elsewhere_changed[~in_train] += 1000
     train_changed[in_train] += 1000
-    assert grid.split_and_impute(Split(elsewhere_changed, y, subject), (0.6, 0.2, 0.2), seed=0)[1] == imputation
-    assert min(grid.split_and_impute(Split(train_changed, y, subject), (0.6, 0.2, 0.2), seed=0)[1].medians) > 1000
+    assert filled(elsewhere_changed, in_train)[1] == imputation
+    assert min(filled(train_changed, in_train)[1].medians) > 1000
 
 
 def test_leading_gaps_hold_the_median_and_the_mask_keeps_what_was_observed():
-    x, y, subject = random_cohort()
-    splits, imputation = grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
-    for split in splits.values():
-        members = np.isin(subject, split.subject)
-        np.testing.assert_array_equal(split.mask, ~np.isnan(x[members]))
-        np.testing.assert_array_equal(split.x[split.mask], x[members][split.mask])
+    x, in_train = random_cohort()
+    splits, imputation = filled(x, in_train)
+    for split, rows in ((splits["train"], in_train), (splits["test"], ~in_train)):
+        np.testing.assert_array_equal(split.mask, ~np.isnan(x[rows]))
+        np.testing.assert_array_equal(split.x[split.mask], x[rows][split.mask])
         leading = ~np.logical_or.accumulate(split.mask, axis=1)
         np.testing.assert_array_equal(split.x[leading], np.broadcast_to(imputation.medians, split.x.shape)[leading])
         assert leading.any() and np.isfinite(split.x).all() and split.x.dtype == np.float32
 
 
 def test_a_channel_that_training_never_observed_is_named():
-    x, y, subject = random_cohort()
-    x[..., 4] = NAN
-    with pytest.raises(UserError, match="channel RR"):
-        grid.split_and_impute(Split(x, y, subject), (0.6, 0.2, 0.2), seed=0)
+    x, in_train = random_cohort()
+    x[in_train, :, 4] = NAN
+    with pytest.raises(UserError, match=r"channel RR .*tables: --channels HR SBP DBP MBP Temp SpO2\)"):
+        filled(x, in_train)
+
+
+def test_the_share_of_a_channel_that_nobody_observed_is_0(capsys):
+    x = np.zeros((2, 3, 1), dtype=np.float32)
+    found = grid.summarize_channels({"train": Split(x, np.array([0, 1]), mask=x > 0)}, grid.VITALS[:1])
+    assert found["HR"]["observed"] == 0 and np.isnan(found["HR"]["train_median"])
+    assert "0.0%" in capsys.readouterr().out

@@ -11,8 +11,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from data_preprocess import mimic3
 from tardiff.data.format import read_dataset
@@ -123,7 +121,8 @@ CLEAN = {
     (8368, 185, 50): (3, "DBP", 55), (225310, 186, 60): None,
     (52, 190, 70): (3, "MBP", 75), (225312, 190, 80): None, (224322, 190, 10): None,
     (618, 0, 12): (0, "RR", 14), (224690, 0, 16): None, (224690, 0, 70): None,
-    (223761, 300, 98.6): (5, "Temp", 37), (678, 360, 212): None, (678, 361, 100.4): (6, "Temp", 38),
+    (223761, 300, 98.6): (5, "Temp", 37), (223761, 301, 37): None, (678, 360, 212): None,
+    (678, 361, 100.4): (6, "Temp", 38),
     (676, 420, 36): (7, "Temp", 36), (676, 421, 10): None,
     (646, 480, 100): (8, "SpO2", 100), (220277, 481, 100.1): None, (220277, 540, ""): None,
     (220277, 600, 0.5): (10, "SpO2", .5),
@@ -175,18 +174,6 @@ def test_every_cell_of_the_stay_of_quirks(dataset):
             assert x[hour, channel] == np.float32(last), (hour, name)
 
 
-def test_fahrenheit_is_known_by_the_item(tmp_path):
-    """98.6 under 223761 is 37.0; 37.0 under 223762 stays; 37.0 under 223761 is no temperature."""
-    tables = cohort()
-    for subject, item, value in ((7, 223761, 98.6), (8, 223762, 37.0), (9, 223761, 37.0)):
-        tables["CHARTEVENTS"].append(chart_row(200000 + subject, item, 600, value))
-    for rule in mimic3.COHORTS:
-        dataset = convert(write_tables(tmp_path / "in", tables), tmp_path / rule, "--cohort", rule)
-        late = {subject: {value for (hour, channel), value in cells(dataset, subject).items()
-                          if channel == "Temp" and hour > 5} for subject in (7, 8, 9)}
-        assert late == {7: {37.0}, 8: {37.0}, 9: set()}
-
-
 def test_the_rules_of_the_clean_cohort(dataset):
     stays = by_subject(dataset)
     # 2: the first stay of the patient is the one of 2149, which has no row; 251: a second too young; 254, 255: too
@@ -202,7 +189,7 @@ def test_the_rules_of_the_clean_cohort(dataset):
         "rows read": 20 * 7 + 5 + 2 + quirks, "rows of other items": 2, "rows with the error flag": 1,
         "rows without an ICU stay": 1, "rows of stays outside the cohort": 3 + 7 + 1,
         "rows outside the first 24 hours": 2,
-        "rows without a number": 1, "rows out of range": 5, "rows used": 19 * 7 + 2 + quirks - 11,
+        "rows without a number": 1, "rows out of range": 6, "rows used": 19 * 7 + 2 + quirks - 12,
         "stays without a vital sign in the window": 2, "stays kept": 22, "deaths among them": 6,
     }
 
@@ -216,6 +203,7 @@ def test_metadata_and_splits(dataset):
     for split in dataset.splits.values():
         assert not np.isnan(split.x).any()
         assert ((split.y == 1) == np.isin(split.subject, [1, 3, 4, 5, 6, 250])).all()
+        np.testing.assert_array_equal(split.id - 200000, split.subject)
 
 
 def test_length_of_stay_over_some_days(published, tmp_path):
@@ -288,59 +276,24 @@ def repeat_last_row(table):
     return damage
 
 
-def replace_file(table, content, suffix=""):
-    def damage(folder):
-        (folder / f"{table}.csv").unlink()
-        (folder / f"{table}.csv{suffix}").write_bytes(content)
-    return damage
-
-
-def remove(table):
-    return lambda folder: (folder / f"{table}.csv").unlink()
-
-
 def header_only(table):
-    return replace_file(table, (quoted_header(table) + "\n").encode())
-
-
-def cut_gzip(folder):
-    content = gzip.compress((folder / "CHARTEVENTS.csv").read_bytes())
-    replace_file("CHARTEVENTS", content[:int(0.8 * len(content))], ".gz")(folder)
+    return lambda folder: (folder / f"{table}.csv").write_text(quoted_header(table) + "\n")
 
 
 # What is broken, the options besides input and output, and what the message must say.
 FAULTS = {
-    "no chart table": (remove("CHARTEVENTS"), [], "table CHARTEVENTS not found"),
-    "no patients": (remove("PATIENTS"), [], "table PATIENTS not found"),
+    "no chart table": (lambda folder: (folder / "CHARTEVENTS.csv").unlink(), [], "table CHARTEVENTS not found"),
     "column": (spoil("CHARTEVENTS", "VALUENUM", "VALUE_NUM"), [], "CHARTEVENTS.csv: column 'valuenum' not found"),
-    "delimiter": (spoil("ICUSTAYS", ",", ";", -1), [], "ICUSTAYS.csv: column 'icustay_id' not found"),
-    "html": (replace_file("ADMISSIONS", b"<!DOCTYPE html>"), [], "ADMISSIONS.csv: a web page"),
-    "half a gzip": (cut_gzip, [], "CHARTEVENTS.csv.gz: cannot be read"),
     "stay twice": (repeat_last_row("ICUSTAYS"), [], "ICUSTAYS.csv: icustay_id 200020 has more than one row"),
-    "admission twice": (repeat_last_row("ADMISSIONS"), [], "ADMISSIONS.csv: hadm_id 100020 has more than one row"),
-    "patient twice": (repeat_last_row("PATIENTS"), [], "PATIENTS.csv: subject_id 20 has more than one row"),
     "stay without number": (spoil("ICUSTAYS", ",200003,", ",,"), [], "ICUSTAYS.csv: a row without icustay_id"),
     "admission missing": (spoil("ADMISSIONS", ",100003,", ",999,"), [], "table ADMISSIONS: no row with hadm_id 100003"),
-    "patient missing": (spoil("PATIENTS", "1,3,", "1,999,"), [], "table PATIENTS: no row with subject_id 3"),
     "value": (spoil("CHARTEVENTS", ",80.2,", ",eighty,"), [], "CHARTEVENTS.csv, line 16: found"),
     "time": (spoil("CHARTEVENTS", "2150-01-01 02:00:00", "01/13/2150 2:00"), [], "CHARTEVENTS.csv, row 1 below the "
              "header: column 'charttime' holds '01/13/2150 2:00'"),
-    "time with PM": (spoil("CHARTEVENTS", "2150-01-01 02:00:00", "2150-01-01 02:00:00 PM"), [],
-                     "holds '2150-01-01 02:00:00 PM'"),
-    "admission time with zone": (spoil("ICUSTAYS", "00:30:00", "00:30:00 EST"), [],
-                                 "ICUSTAYS.csv, row 1 below the header"),
-    "birth with zone": (spoil("PATIENTS", "00:00:00", "00:00:00+05"), [],
-                        "column 'dob' holds '2090-05-05 00:00:00+05'"),
-    "fraction": (spoil("CHARTEVENTS", ",200003,", ",200003.5,"), [], "column 'icustay_id' holds '200003.5'"),
     "no chart row": (header_only("CHARTEVENTS"), [], "no stay is left"),
     "no stay": (header_only("ICUSTAYS"), [], "ICUSTAYS.csv: no row below the header"),
-    "nobody died": (spoil("ADMISSIONS", '"EMERGENCY",1', '"EMERGENCY",0', -1), [],
-                    "no row of class 1 (died in hospital)"),
     "nobody stays as long": (lambda folder: None, ["--label", "length_of_stay", "--days", "60"], "no row of class 1"),
-    "everybody stays longer": (lambda folder: None, ["--label", "length_of_stay", "--days", "2"], "no row of class 0"),
     "days": (lambda folder: None, ["--days", "-1"], "--days -1: expected a number above 0"),
-    "memory limit": (lambda folder: None, ["--memory-limit", "much"], "memory limit 'much'"),
-    "memory": (lambda folder: None, ["--memory-limit", "1KB"], "Give a larger --memory-limit"),
 }
 
 
@@ -394,27 +347,6 @@ def test_a_killed_run_leaves_the_old_dataset(published, dataset, tmp_path, modul
     assert completed.meta == dataset.meta and [path.name for path in tmp_path.iterdir()] == ["out"]
     assert {name: split.fingerprint() for name, split in completed.splits.items()} == \
            {name: split.fingerprint() for name, split in dataset.splits.items()}
-
-
-@settings(max_examples=12, deadline=None)
-@given(owners=st.lists(st.integers(1, 12), min_size=20, max_size=40),
-       died=st.sets(st.integers(1, 12), min_size=6, max_size=8),
-       seed=st.integers(0, 5))
-def test_a_patient_is_never_in_two_splits(tmp_path_factory, owners, died, seed):
-    tables = {name: [] for name in HEADERS}
-    owners = [*range(1, 13), *owners]  # every patient has a stay, some have several
-    for number, subject in enumerate(owners, start=1):
-        tables["ICUSTAYS"].append(stay_row(200000 + number, subject, 100000 + number))
-        tables["ADMISSIONS"].append(admission_row(subject, 100000 + number, int(subject in died)))
-        tables["CHARTEVENTS"] += [chart_row(200000 + number, item, 0, value) for item, (value, _) in METAVISION.items()]
-    tables["PATIENTS"] = [patient_row(subject) for subject in range(1, 13)]
-    folder = tmp_path_factory.mktemp("generated")
-    dataset = convert(write_tables(folder / "in", tables), folder / "out", "--cohort", "timediff", "--seed", str(seed))
-    sides = [set(split.subject.tolist()) for split in dataset.splits.values()]
-    assert set.union(*sides) == set(range(1, 13)) and sum(map(len, sides)) == 12
-    assert sum(len(split) for split in dataset.splits.values()) == len(owners)
-    for split in dataset.splits.values():
-        assert [owners[stay - 200001] for stay in split.id] == split.subject.tolist()
 
 
 # The oracle: one stay at a time in plain pandas, with its own copy of the rules.

@@ -118,7 +118,6 @@ FAULTS = {
     "time": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv",
              "table.csv, row 2 below the header: column 'charttime' holds '2150-13-02 00:00:00', expected a time such "
              "as"),
-    "time in gz": (PLAIN.replace("2150-01-02 00", "2150-13-02 00"), ".csv.gz", "row 2 below the header"),
     "time of no kind": (PLAIN.replace("2150-01-02 00:00:00", "infinity"), ".csv",
                         "column 'charttime' holds 'infinity'"),
     "fraction": (PLAIN.replace("51", "17.6"), ".csv",
@@ -132,17 +131,16 @@ FAULTS = {
     "open quote": (PLAIN.replace('b"', "b"), ".csv", "a quote stays open"),
     "column missing": (PLAIN.replace("ITEMID", "ITEM"), ".csv",
                        "column 'itemid' not found. Expected the columns valuenum, itemid, value, charttime"),
-    "column names found": (PLAIN.replace("ITEMID", "ITEM"), ".csv", "the file has: ROW_ID, ITEM, CHARTTIME, VALUE, "
-                           "VALUENUM"),
     "column twice": (PLAIN.replace("ROW_ID", "itemid"), ".csv", "column 'itemid' found twice"),
     "semicolons": (PLAIN.replace(",", ";"), ".csv", "separated by commas); the file has: ROW_ID;ITEMID"),
-    "tabs": (PLAIN.replace(",", "\t"), ".csv.gz", "separated by commas"),
     "empty": ("", ".csv", "empty. Expected a first line"),
-    "empty gz": ("", ".csv.gz", "empty. Expected a first line"),
     "html": ("\n<!DOCTYPE html>\n<html>Log in</html>\n", ".csv", "a web page in place of the data"),
     "html gz": ("<html>Log in</html>\n", ".csv.gz", "a web page in place of the data"),
     "binary": ("PK\0\0", ".csv", "not a text table"),
     "no parquet": (PLAIN, ".parquet", "cannot be read"),
+    "line ends": (PLAIN.replace("\n", "\r"), ".csv", "CR alone"),
+    "not UTF-8": (PLAIN.replace("a, b", "fr\xe9quence").encode("latin-1"), ".csv", "table.csv, line 2: not UTF-8 text"),
+    "header not UTF-8": ("itemid,na\xeff\n".encode("latin-1"), ".csv", "line 1: not UTF-8 text. Save it as UTF-8"),
 }
 
 
@@ -156,9 +154,10 @@ def refusal(engine, path):
 def test_a_fault_of_a_file_is_one_message_that_names_it(engine, tmp_path, fault):
     content, suffix, expected = FAULTS[fault]
     path = tmp_path / f"table{suffix}"
-    path.write_bytes(gzip.compress(content.encode()) if suffix == ".csv.gz" else content.encode())
+    content = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(gzip.compress(content) if suffix == ".csv.gz" else content)
     message = refusal(engine, path)
-    assert message.startswith(f"{path}") and expected in message and "\n" not in message.replace(content, "")
+    assert message.startswith(f"{path}") and expected in message and "\n" not in message
 
 
 # A time as it may stand in a file, and what it means; None where it must be refused.
@@ -258,8 +257,6 @@ def test_a_table_is_found_in_any_form(tmp_path, name):
 
 
 def test_a_table_that_is_missing_or_there_twice_is_named(tmp_path):
-    with pytest.raises(UserError, match="input folder not found"):
-        query.find_table(tmp_path / "absent", "CHARTEVENTS")
     with pytest.raises(UserError, match=r"Expected CHARTEVENTS\.csv, CHARTEVENTS\.csv\.gz or CHARTEVENTS\.parquet"):
         query.find_table(tmp_path, "CHARTEVENTS")
     (tmp_path / "chartevents.csv").write_text("")

@@ -108,13 +108,11 @@ def test_steps_in_log_snr_are_distinct_and_shrink_where_there_is_room(noise_sche
         assert torch.equal(levels[steps], torch.stack([levels[(levels - level).abs().argmin()] for level in wanted]))
 
 
-def test_the_steps_of_the_default_schedule_are_not_bounded():
-    schedule = NoiseSchedule.from_config(CONFIG)
-    assert schedule.half_log_snr[-1] > LOWEST_HALF_LOG_SNR
-    assert schedule.timesteps(10, "log_snr") == [199, 178, 152, 118, 78, 43, 20, 8, 2, 0]
-
-
-def test_few_steps_of_the_cosine_schedule_are_spread_over_the_process():
-    """Unbounded, half of them would be where a series is all noise: 199, 198, 197, 196, 191, 168, ..."""
-    schedule = NoiseSchedule.from_config(DiffusionConfig(noise_schedule="cosine"))
-    assert schedule.timesteps(10, "log_snr") == [199, 196, 189, 169, 122, 60, 23, 8, 2, 0]
+@pytest.mark.parametrize(("noise_schedule", "is_bounded", "steps"), [
+    ("scaled_linear", False, [199, 178, 152, 118, 78, 43, 20, 8, 2, 0]),
+    # Unbounded, half of them would be where a series is all noise: 199, 198, 197, 196, 191, 168, ...
+    ("cosine", True, [199, 196, 189, 169, 122, 60, 23, 8, 2, 0])])
+def test_few_steps_are_spread_over_the_process(noise_schedule, is_bounded, steps):
+    schedule = NoiseSchedule.from_config(DiffusionConfig(noise_schedule=noise_schedule))
+    assert (schedule.half_log_snr[-1] < LOWEST_HALF_LOG_SNR) == is_bounded
+    assert schedule.timesteps(10, "log_snr") == steps

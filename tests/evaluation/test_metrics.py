@@ -190,15 +190,6 @@ def test_equal_probabilities_share_a_bin_and_the_order_of_rows_does_not_matter()
     assert np.all((third["low"] <= third["observed"]) & (third["observed"] <= third["high"]))
 
 
-def test_integer_weights_are_repeated_rows():
-    y, p, weights = predictions(0, 2)
-    repeated = np.repeat(np.arange(len(y)), weights[0].astype(int))
-    for metric in (auroc, average_precision, macro_average_precision, brier,
-                   lambda *a: minority_f1(*a[:2], 1, None, *a[2:]), lambda *a: predicted_share(a[1], 1, *a[2:]),
-                   lambda *a: true_positive_rate(*a[:2], 0.1, *a[2:])):
-        np.testing.assert_allclose(metric(y, p, weights[:1]), metric(y[repeated], p[repeated]), rtol=1e-12)
-
-
 def test_a_resample_without_both_classes_is_nan_and_the_others_are_not():
     y, p = np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     weights = np.array([[1, 1, 0], [0, 0, 2], [1, 1, 1]], dtype=float)

@@ -1,4 +1,4 @@
-"""Blocked nearest neighbours against a k-d tree and plain loops in float64."""
+"""Blocked nearest neighbours against a k-d tree in float64."""
 
 import numpy as np
 import pytest
@@ -31,13 +31,6 @@ def test_distances_and_neighbours_are_those_of_a_tree(count_a, count_b, shape):
         expected, expected_number = by_tree(b, b, neighbour=2)
         np.testing.assert_allclose(distance, expected, rtol=1e-12)
         np.testing.assert_array_equal(number, expected_number)
-
-
-def test_a_plain_loop_agrees():
-    a, b = rows(30, 0), rows(20, 1)
-    expected = [min(sum((float(p) - float(q)) ** 2 for p, q in zip(one.flat, other.flat, strict=True)) ** 0.5
-                    for other in b) for one in a]
-    np.testing.assert_allclose(nearest(a, b)[0], expected, rtol=1e-12)
 
 
 def test_copies_have_distance_zero_however_far_from_the_origin():

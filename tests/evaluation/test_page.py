@@ -26,7 +26,8 @@ def arm(synthetic, metric, auprc_change=None, seeds=3, chance=False, subject_var
     keys = {key: [0.5 if chance and key == "auroc" else 0.7] * seeds for key in METRICS}
     if auprc_change is not None:
         keys |= {f"{key}_minus_trtr": auprc_change + 0.001 * np.arange(seeds) for key in ("auroc", "auprc")}
-    return [*((synthetic, metric, "gru", key, None, seed, value) for key, values in keys.items()
+    return [(synthetic, metric, "gru", "real_rows", None, None, 1200),
+            *((synthetic, metric, "gru", key, None, seed, value) for key, values in keys.items()
               for seed, value in enumerate(values)),
             *((synthetic, metric, "gru", f"{key}_subject_variance", None, None, subject_variance) for key in keys)]
 

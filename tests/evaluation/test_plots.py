@@ -158,12 +158,6 @@ def test_series_stand_over_time_in_a_fitting_unit(interval, last, unit):
     assert figure.get_supxlabel().startswith(unit) and figure.axes[0].lines[0].get_xdata()[-1] == times[-1]
 
 
-def test_each_channel_needs_a_unit():
-    part = split(3, seed=0)
-    with pytest.raises(ValueError):
-        channel_bands({"real": (part.x, part.y)}, ["a", "b", "c"], ["mV", "mV"], CLASSES, TIMES)
-
-
 def test_components_are_those_of_the_real_series():
     generator = np.random.default_rng(0)
     real = generator.standard_normal((300, 4, 2)).astype(np.float32) * np.array([9, 0.1], np.float32)

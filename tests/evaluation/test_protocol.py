@@ -185,20 +185,6 @@ def test_fits_are_reused_until_the_recipe_or_the_data_change(protocol):
         assert protocol.judges[""].fit.calls == before + 1
 
 
-def test_a_killed_evaluation_goes_on_after_its_last_fit(protocol):
-    fits = protocol.judges[""].fit
-
-    def killed(*arguments):
-        if fits.calls == 2:
-            raise KeyboardInterrupt
-        return fits(*arguments)
-
-    with pytest.raises(KeyboardInterrupt):
-        replace(protocol, judges={"": Judge(killed, {"penalty": "l2"})}).predictions([TRTR], 3)
-    protocol.predictions([TRTR], 3)
-    assert fits.calls == 3
-
-
 def test_subjects_are_drawn_whole_and_as_many_as_there_are():
     subjects = np.array([7, 3, 7, 5, 5, 5, 9])
     weights = subject_weights(subjects, 2000, seed=0)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tardiff.data.format import Split
-from tardiff.evaluation.fidelity import Column, FidelityMetric
+from tardiff.evaluation.fidelity import Column, Metric
 from tardiff.evaluation.frame import NOISE, REAL, by_set
 from tardiff.evaluation.sections import evaluate_fidelity
 from tardiff.evaluation.sets import read_costs, read_generation
@@ -24,7 +24,7 @@ def spy(seen):
         seen.append((float(data.real.mean()), float(data.synthetic.mean()),
                      [owner is not None for owner in data.subjects], seed, data.encoder))
         return {"level": float(data.synthetic.mean()) + seed}
-    return FidelityMetric("spy", "Spy", "What it was given.", (Column("level", "level", 0.0),), compute)
+    return Metric("spy", "Spy", "What it was given.", (Column("level", "level", 0.0),), compute)
 
 
 def test_sets_are_measured_against_held_out_rows_and_repeats_take_their_datasets_in_turn(tmp_path):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 import torch
-from fitted_tasks import NAMES, fitted_task, loop_gradient, series
+from fitted_tasks import NAMES, fitted_task, loop_mean, series
 
 from tardiff.influence.gradient import cached_guidance_gradient, compute_guidance_gradient
 from tardiff.influence.task import dot, norm
@@ -16,11 +16,6 @@ ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 X, Y = series(61, seed=5)
 
 
-def loop_mean(task, rows):
-    gradients = [loop_gradient(task, X.double()[row], Y[row]) for row in rows]
-    return {name: sum(gradient[name] for gradient in gradients) / len(rows) for name in gradients[0]}
-
-
 def assert_same(found, expected, tolerance=2e-6):
     scale = norm(expected)
     assert norm({name: found[name].double() - expected[name].double() for name in expected}) < tolerance * scale
@@ -29,7 +24,7 @@ def assert_same(found, expected, tolerance=2e-6):
 @pytest.mark.parametrize("name", NAMES)
 def test_streamed_gradient_equals_the_loop_for_every_batch_size(name):
     task = fitted_task(name)
-    expected = loop_mean(fitted_task(name, double=True), range(len(Y)))
+    expected = loop_mean(fitted_task(name, double=True), X, Y)
     for batch_size in (1, 7, 512):
         gradient = compute_guidance_gradient(task, X, Y, 2, 200, ALONE, batch_size)
         assert_same(gradient.direction("all", "guidance_size"), expected)
@@ -40,14 +35,14 @@ def test_class_weightings_and_normalisations():
     gradient = compute_guidance_gradient(task, X, Y, 2, 200, ALONE)
     exact = fitted_task("gru", double=True)
     rows = {label: [row for row in range(len(Y)) if Y[row] == label] for label in (0, 1)}
-    means = {label: loop_mean(exact, rows[label]) for label in rows}
+    means = {label: loop_mean(exact, X[rows[label]], Y[rows[label]]) for label in rows}
     assert len(rows[1]) < len(rows[0])
     mixtures = {"minority": {1: 1.0}, "majority": {0: 1.0}, "balanced": {0: 0.5, 1: 0.5}}
     for classes, shares in [*mixtures.items(), ([1], {1: 1.0}), ([0, 1], {k: len(rows[k]) / 61 for k in rows}),
                             ({0: 1, 1: 3}, {0: 0.25, 1: 0.75})]:
         expected = {name: sum(share * means[label][name] for label, share in shares.items()) for name in means[0]}
         assert_same(gradient.direction(classes, "guidance_size"), expected)
-    total = {name: 61 / 200 * value for name, value in loop_mean(exact, range(61)).items()}
+    total = {name: 61 / 200 * value for name, value in loop_mean(exact, X, Y).items()}
     assert_same(gradient.direction("all", "train_size"), total)
     assert math.isclose(norm(gradient.direction("minority", "l2_norm")), 1.0, rel_tol=1e-5)
     of_the_head = gradient.direction("all", "l2_norm", ["head.weight", "head.bias"])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from by_hand import perturbed
 
 from tardiff.config import DiffusionConfig, UNetConfig
 from tardiff.diffusion.process import DiffusionProcess
@@ -15,14 +16,10 @@ from tardiff.utils.errors import UserError
 SMALL = UNetConfig(base_channels=16, channel_multipliers=[1, 2, 2, 2], num_res_blocks=1, num_heads=4)
 
 
-def shaken(config=SMALL, channels=3, classes=2):
+def shaken():
     """A denoiser whose zero-initialised layers are moved, so that every path shows in the output."""
     torch.manual_seed(0)
-    model = UNet1d(channels, classes, config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+    return perturbed(UNet1d(3, 2, SMALL), 0.2).eval()
 
 
 @pytest.mark.parametrize("length", [1, 5, 24, 25, 30])

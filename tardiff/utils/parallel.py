@@ -43,7 +43,7 @@ def run_jobs(jobs: Sequence[tuple[str, Callable[[], None]]], workers: int, descr
                 tracker.ensure_running()
     with (progress(description, len(jobs), unit) as bar,
           joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, mmap_mode="c",
-                                 initializer=_begin_worker, initargs=(os.getpid(),))):
+                                 initializer=_begin_worker, initargs=(os.getpid(), os.getcwd()))):
         run = joblib.Parallel(return_as="generator_unordered", batch_size=1)
         try:
             with _interrupts_held():
@@ -87,9 +87,12 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker(parent: int, folder: str) -> None:
     """Have this process start no workers of its own, and end within a second of its parent, which may be killed without
-    a chance to tell."""
+    a chance to tell.
+
+    folder: where it works. Workers of another folder are not taken again, for a user's modules are imported from there.
+    """
     global _is_worker
     _is_worker = True
 

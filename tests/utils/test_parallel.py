@@ -33,6 +33,16 @@ def note_threads(path):
     path.write_text(str(torch.get_num_threads()))
 
 
+@pytest.mark.parametrize("name", ["one", "other"])
+def test_workers_work_in_the_folder_of_the_caller(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run_jobs([(str(number), lambda number=number: Path(f"{number}.txt").touch()) for number in range(2)], 2, "files",
+             "job")
+    assert sorted(path.name for path in folder.iterdir()) == ["0.txt", "1.txt"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_job_raises_is_raised_here(workers):
     def fail():

@@ -73,7 +73,7 @@ def require_input(source: Path) -> None:
     """Raise UserError if the input is not there, or if a named pipe is among its files, whose reading would never
     end."""
     if not source.exists():
-        raise UserError(f"{source}: not found. Give the files that --help tells of, and where they are published.")
+        raise UserError(f"{source}: not found. --help says which files are expected, and where they are published.")
     for path in [source, *source.rglob("*")]:
         if path.is_fifo():
             raise UserError(f"{path}: a named pipe; expected a file. Save what it delivers, or remove it.")

@@ -61,7 +61,7 @@ def reading(path: Path, again: str) -> Iterator[None]:
     to get it."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{error.filename or path}: file not found. {again}") from None
     except DAMAGED_FILES as error:
         raise UserError(f"{path}: cannot be read ({error}). It is damaged, incomplete, or a web page in place of the "

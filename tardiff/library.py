@@ -341,4 +341,4 @@ def check_sampler(config: SamplerConfig, process: DiffusionProcess, has_uncondit
     process.schedule.timesteps(config.num_inference_steps)
     if config.cfg_scale != 1 and not has_unconditional:
         raise UserError(f"sampler.cfg_scale={config.cfg_scale:g} needs a denoiser that is trained with "
-                        "training.label_dropout above 0: this one has no unconditional prediction.")
+                        "training.label_dropout above 0: this one has no unconditional prediction. Give 1.")

@@ -202,16 +202,19 @@ def run_steps(steps: Sequence[Step], dry_run: bool, made: Iterable[str] = ()) ->
     made: folders that will be there before the first stage. Of a stage that awaits what others make, a dry run checks
     the settings alone.
     """
-    made = set(made)
+    made, sets = set(made), set()
     for number, each in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] {each.typed}{' --dry-run' * dry_run}", flush=True)
         paths = dict.fromkeys(text.replace(ROTATION, "0") for text in texts_in(asdict(each.config)))
-        awaited = [path for path in paths if path in made and not Path(path).exists()]
+        awaited = [path for path in paths if path in made
+                   and not (is_dataset(path) if path in sets else Path(path).exists())]
         if dry_run and awaited:
             print(f"settings are valid. Earlier steps make {', '.join(awaited)}.")
         else:
             each.run(each.config, dry_run)
         made.add(each.config.output)
+        if isinstance(each.config, GenerationConfig):
+            sets.add(each.config.output)
 
 
 def generation_steps(config: ExperimentConfig) -> list[Step]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tardiff.utils.errors import UserError
@@ -41,7 +42,7 @@ class Setting:
 
     text: str
     choices: tuple = ()
-    low: float = -2**63
+    low: float = -math.inf
     high: float = 2**63 - 1
     semantic: bool = True
     arguments_of: type | None = None
@@ -63,8 +64,9 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
                   values: Mapping[str, Any] | None = None) -> Any:
     """Build an instance of the dataclass `schema`: defaults < YAML file < `key=value` texts < `values` by dotted name.
 
-    Every unknown key, wrong type, value out of range and setting that cannot apply (what a method `faults` of a
-    dataclass yields, by field name) is collected into one UserError that names the source.
+    Every unknown key is collected into one UserError that names the source, and of the values that stand in the end
+    every wrong type, value out of range and setting that cannot apply (what a method `faults` of a dataclass yields, by
+    field name).
     """
     settings = _settings(schema())
     config = OmegaConf.create(dataclasses.asdict(schema()), flags={"allow_objects": True})
@@ -72,15 +74,17 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
     for source, key, value in _assignments(settings, path, overrides, values or {}, faults):
         name = next((name for name in settings if f"{key}.".startswith(f"{name}.")), None)
         if name is None or (key != name and dict not in _kinds(settings[name].hint)):
-            faults.append(f"{source}: {_unknown(key, settings)}")
+            faults.append(f"{source}: {_unknown(key, settings, config)}")
             continue
         with contextlib.suppress(ValueError):  # One that refers to another setting takes its type from that, below.
             value = _converted(value, settings[name].hint if key == name else Any)
         try:
             OmegaConf.update(config, key, value, merge=False, force_add=True)
             sources[name] = source
-        except OmegaConfBaseException as error:
-            faults.append(f"{source}: {quoted(key)} cannot be {quoted(value)} ({reason(error)}).")
+        except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+            fault = (f"cannot be {quoted(value)} ({reason(error)})" if key == name else
+                     f"needs a mapping under '{name}' ({name}={{...}}), got {quoted(value)}")
+            faults.append(f"{source}: {quoted(key)} {fault}.")
     loaded = {}
     for name, declared in settings.items():
         try:
@@ -91,7 +95,7 @@ def load_settings(schema: type, path: str | Path | None = None, overrides: Seque
             if sources[name] != "default" or not faults:  # A default fails because of what it refers to.
                 faults.append(f"{sources[name]}: '{name}': {reason(error)}.")
         except ValueError as error:
-            faults.append(f"{sources[name]}: '{name}' must be {error}, got {quoted(value)}.")
+            faults.append(f"{sources[name]}: '{name}' must be {error}")
     if not faults:
         instance = _filled(schema(), loaded)
         faults = [f"{sources.get(prefix + name, 'default')}: '{prefix}{name}' {fault}"
@@ -180,18 +184,25 @@ def _flat(settings: Mapping[str, Setting], source: str, values: Mapping[str, Any
             yield source, name, value
 
 
-def _unknown(key: str, settings: Mapping[str, Setting]) -> str:
-    """Say that a key is no setting, and which one may be meant: one of another command, to which its arguments are
-    given here, one of this name in a section, or one that is spelt alike."""
+def _unknown(key: str, settings: Mapping[str, Setting], config: DictConfig) -> str:
+    """Say that a key is no setting, and which one may be meant: one more among the arguments of another command, as
+    `config` has them so far, one of this name in a section, or one of the same section that is spelt alike."""
     if any(name.startswith(f"{key}.") for name in settings):
         return f"'{key}' must hold settings ({key}.KEY=...)."
-    of_commands = {name: _settings(declared.arguments_of()) for name, declared in settings.items()
-                   if declared.arguments_of is not None}
-    close = ([f"{name}=[..., {own}=...]" for name, known in of_commands.items()
-              if (own := key.removeprefix(f"{name}.")) in known]
-             or [name for name in settings if name.endswith(f".{key}")]
-             or difflib.get_close_matches(key[:MOST_QUOTED], settings, n=1))
-    known = dict.fromkeys(name.partition(".")[0] for name in settings)
+    of_commands = {name: key.removeprefix(f"{name}.") for name, declared in settings.items()
+                   if declared.arguments_of is not None
+                   and (key.startswith(f"{name}.") or key in _settings(declared.arguments_of()))}
+    if of_commands:
+        given = {name: OmegaConf.to_container(config)[name] or [] for name in of_commands}
+        listed = {name: [value] if isinstance(value, str) else value for name, value in given.items()}
+        meant = [f"'{name}={as_typed([*listed[name], f'{own}=...'])}'" for name, own in of_commands.items()]
+        return f"unknown key {quoted(key)}. Did you mean {' or '.join(meant)}?"
+    section = f"{key.rpartition('.')[0]}."
+    section = section if any(name.startswith(section) for name in settings) else ""
+    known = dict.fromkeys(section + name.removeprefix(section).partition(".")[0]
+                          for name in settings if name.startswith(section))
+    close = ([name for name in settings if name.endswith(f".{key}")]
+             or difflib.get_close_matches(key[:MOST_QUOTED], known, n=1, cutoff=0.8 if section else 0.6))
     hint = f"Did you mean '{' or '.join(close)}'?" if close else f"Known: {', '.join(known)}."
     return f"unknown key {quoted(key)}. {hint}"
 
@@ -203,18 +214,23 @@ def _kinds(hint: Any) -> set[Any]:
 
 
 def _checked(value: Any, declared: Setting) -> Any:
-    """Return a value as a setting holds it. Raises ValueError that says what was expected."""
+    """Return a value as a setting holds it. Raises ValueError that says what was expected, and what was given."""
     try:
         value = _converted(value, declared.hint)
     except ValueError:
-        raise ValueError(_words(declared.hint)) from None
+        raise ValueError(f"{_words(declared.hint)}, got {quoted(value)}.") from None
     for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
         if declared.choices and item is not None and item not in declared.choices:
-            raise ValueError(f"one of {', '.join(declared.choices)}")
-        if type(item) in (int, float) and not item >= declared.low:  # Nor is nan.
-            raise ValueError(f"at least {declared.low}")
-        if type(item) in (int, float) and item > declared.high:
-            raise ValueError(f"at most {declared.high}")
+            close = difflib.get_close_matches(str(item)[:MOST_QUOTED], declared.choices, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(f"one of {', '.join(declared.choices)}, got {quoted(item)}.{hint}")
+        if type(item) not in (int, float):
+            continue
+        if item in (math.inf, -math.inf) or item != item:
+            raise ValueError(f"a finite number, got {item}.")
+        if not declared.low <= item <= declared.high:
+            limit = f"at least {declared.low}" if item < declared.low else f"at most {declared.high}"
+            raise ValueError(f"{limit}, got {quoted(item)}.")
     return value
 
 
@@ -259,4 +275,6 @@ def _words(hint: Any) -> str:
     kind, items = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is list:
         return f"a list, each item {_words(items[0])}"
+    if kind is dict and items:
+        return f"{WORDS[dict]} to {_words(items[1])}"
     return " or ".join(map(_words, items)) if kind in UNIONS else WORDS[kind]

@@ -165,3 +165,17 @@ def test_filling_masks_against_a_plain_loop(temperature):
             for place in np.argsort(confidence)[:math.floor(6 * math.cos(math.pi / 2 * (step + 1) / 4))]:
                 expected[row, place] = 5
     assert torch.equal(fill_masks(predict, torch.full((20, 6), 5), 5, 4, temperature, noise), expected)
+
+
+def test_the_share_kept_is_about_two_thirds():
+    torch.manual_seed(0)
+    kept = (hide_tokens(torch.zeros(3000, 100, dtype=torch.int64), 9) == 0).float().mean().item()
+    assert kept == pytest.approx(2 / math.pi - 0.005, abs=0.02)
+
+
+def test_tokens_are_drawn_with_the_predicted_probabilities():
+    probability = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    tokens = fill_masks(lambda tokens: probability.log().expand(*tokens.shape, 4), torch.full((2000, 10), 4), 4, 1,
+                        0.0, NoiseStream(0, torch.arange(2000), (10, 2)))
+    shares = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
+    torch.testing.assert_close(shares, probability, atol=0.01, rtol=0)

@@ -2,15 +2,25 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from user_errors import assert_refused, contents, run_command
 
-from tardiff.config import ReportConfig, load_config
+from tardiff.config import (
+    CONFIGS,
+    CompareConfig,
+    ExperimentConfig,
+    GenerationConfig,
+    ReportConfig,
+    load_config,
+)
 from tardiff.data.format import read_dataset, replace_dataset, write_dataset
 from tardiff.data.simulator import simulate_cohort
+from tardiff.stages.compare import NAMES
+from tardiff.stages.run import evaluation_of, generation_steps, synthetic_sets, teachers
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
@@ -19,7 +29,7 @@ from tardiff.data.simulator import simulate_cohort
     (["guidance={real: configs/guidance/none.yaml}"], ("synthetic.real: this name stands for other rows",)),
     (["evaluation=[reference=typo]"], ("reference=typo",)),
     (["base=[training.stepz=3]"], ("base: 1 fault", "training.stepz", "Did you mean 'training.steps'")),
-    (["base.training.steps=3"], ("'base.training.steps'", "'base=[..., training.steps=...]'")),
+    (["base.training.steps=3"], ("'base.training.steps'", "'base=[training.steps=...]'")),
     (["classifier=[a.yaml, b.yaml]"], ("classifier: give one configuration file",)),
     (["guidance={}"], ("no synthetic set is named",)), (["rotations=2"], ("'rotations' must be 1, or at least 3",)),
     (["evaluation=[rotations=3]"], ("evaluation: ", "'rotations' is above 1", "{rotation}"))])
@@ -60,6 +70,30 @@ def test_a_dry_run_misses_what_nobody_makes_alone(tmp_path, monkeypatch, capsys)
         awaited = " ".join(line for line in printed.splitlines() if line.startswith("settings are valid. Earlier"))
         assert all(f"{'runs/data/rotations/0' if settings else 'runs/data'}/{folder}" in awaited
                    for folder in ("base", "classifier", "synthetic/unguided"))
+
+
+def test_a_dry_run_awaits_a_set_that_was_cut_off(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_dataset("data", *simulate_cohort(200, 0))
+    (tmp_path / "runs" / "data" / "synthetic" / "guided").mkdir(parents=True)
+    assert run_command("run", "data=data", "--dry-run") == 0
+    assert "runs/data/synthetic/guided" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_the_experiments_that_come_with_it_are_valid(path):
+    config = load_config(ExperimentConfig, path)
+    sets = [step.config.output for step in generation_steps(config) if isinstance(step.config, GenerationConfig)]
+    assert sorted(sets) == sorted(folder for folders in synthetic_sets(config).values() for folder in folders)
+    assert evaluation_of(config).sections
+
+
+def test_the_presets_of_evaluation_are_valid():
+    report = load_config(ReportConfig, CONFIGS / "evaluation" / "cinc2012_mortality.yaml")
+    experiment = load_config(ExperimentConfig, CONFIGS / "experiment" / "cinc2012_mortality.yaml")
+    assert report.synthetic == synthetic_sets(experiment) and report.teachers == teachers(experiment)
+    compared = load_config(CompareConfig, CONFIGS / "evaluation" / "cinc2012_comparison.yaml")
+    assert set(compared.baselines) < set(NAMES) and Path(compared.experiment).stem == "cinc2012_mortality"
 
 
 def test_a_dataset_too_small_for_a_teacher_is_told_of_before_the_first_stage(tmp_path, monkeypatch, capfd):

@@ -54,12 +54,12 @@ def load(text="", *overrides, schema=Outer, tmp_path=None):
 
 
 @pytest.mark.parametrize(("override", "expected"), [
-    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[..., inner.rate=...]'?"),
-    ("rate=1", "Did you mean 'second=[..., rate=...]'?"), ("nothing=1", "Known: first,"),
-    ("first.steps=1", "'first.steps'. Did you mean 'first=[..., steps=...]'?")])
+    ("inner.rate=1", "'inner.rate'. Did you mean 'first=[a.yaml, steps=3, inner.rate=...]'?"),
+    ("rate=1", "Did you mean 'second=[kind=fast, rate=...]'?"), ("nothing=1", "Known: first,"),
+    ("first.steps=1", "'first.steps'. Did you mean 'first=[a.yaml, steps=3, steps=...]'?")])
 def test_a_setting_of_another_command_is_found_in_its_arguments(override, expected):
     with pytest.raises(UserError, match=re.escape(expected)):
-        load("", override, schema=Several)
+        load("", "first=[a.yaml, steps=3]", override, schema=Several)
 
 
 def test_defaults_then_yaml_then_command_line(tmp_path):
@@ -112,7 +112,7 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
             f"{source}: 'flag' must be true or false, got 3",
             f"{source}: 'inner.rate' must be at most 1, got 2",
             f"{source}: 'sizes' must be a list, each item a whole number, got [1, 0, x]",
-            "command line 'inner.speed=3': unknown key 'inner.speed'.",
+            "command line 'inner.speed=3': unknown key 'inner.speed'. Known: inner.rate, inner.kind",
             "command line 'steps=0': 'steps' must be at least 1, got 0",
             "command line: 'noequals'", "command line: 'a..b=3'",
             "command line 'names=7': 'names' must be a mapping {name: value, ...}, got 7",
@@ -122,13 +122,23 @@ def test_every_fault_is_reported_at_once_with_its_source(tmp_path):
     assert message.startswith("11 faults") and len(message.splitlines()) == 12
 
 
+@pytest.mark.parametrize("overrides", [
+    ("which=[1, 2]", "which.died=40"), ("which=[1, 2]", "which.7=5"), ("which=[1]", "which.[0]=2"),
+    ("names={a: [1]}", "names.a.b=1")])
+def test_a_name_below_what_is_no_mapping_is_refused(overrides):
+    with pytest.raises(UserError, match=f"'{re.escape(overrides[1].partition('=')[0])}' needs a mapping under"):
+        load("", *overrides)
+
+
 @pytest.mark.parametrize(("override", "message"), [
-    ("inner.kind=fats", "one of slow, fast"), ("inner=3", "must hold settings (inner.KEY=...)"),
+    ("inner.kind=fats", "one of slow, fast, got 'fats'. Did you mean 'fast'?"),
+    ("inner=3", "must hold settings (inner.KEY=...)"),
     ("steps=1.5", "a whole number"), ("steps=true", "a whole number"), ("steps=null", "a whole number"),
-    ("flag=yes please", "true or false"), ("share=nan", "at least 0"), ("share=inf", "at most"),
+    ("flag=yes please", "true or false"), ("share=nan", "a finite number"), ("share=inf", "finite"),
     ("share=many", "a number"), ("inner.rate=true", "a number"), ("sizes=3", "a list"),
     ("sizes=[1,true]", "a list"), ("sizes=[0]", "at least 1"),
     ("which=[x]", "text or a list, each item a whole number or a mapping"), ("names=[1]", "a mapping"),
+    (f"steps={'[' * 80}1{']' * 80}", "steps="),
     ("sizes=[1", "cannot be read"), ("sizes=[a=[1]]", "Put quotes around"), ("=3", "cannot be read")])
 def test_a_wrong_value_says_what_was_expected(override, message):
     with pytest.raises(UserError, match="1 fault in the configuration") as error:
@@ -216,7 +226,7 @@ WHOLE = "'seed' must be a whole number"
     ("seed=1:30", WHOLE), ("seed=0x10", WHOLE), ("seed=0o10", WHOLE), ("seed=2026-13-45", WHOLE),
     ("seed=2026-01-02", WHOLE), ("seed=!!int x", WHOLE), ("seed=", WHOLE), ("seed=1.5", WHOLE), ("seed=1e400", WHOLE),
     (f"seed={DIGITS[400]}", "'seed' must be at most"), (f"seed={DIGITS[5000]}", WHOLE),
-    (f"training.learning_rate={DIGITS[5000]}", "at most 1,"), (f"{DIGITS[5000]}=1", "unknown key"),
+    (f"training.learning_rate={DIGITS[5000]}", "finite number"), (f"{DIGITS[5000]}=1", "unknown key"),
     ("data=\udcff", "cannot be read"), ("seed=\udcff", "cannot be read"), ("\udcff=1", "cannot be read"),
     ("model.channel_multipliers=[&a 1, *a]", "aliases"), ("training={steps: 5, steps: 6}", "a key stands twice"),
     ("training={[a]: 5}", "a key must be text"), (f"training={'[' * 500}", "nested too deeply"),

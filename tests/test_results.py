@@ -68,6 +68,13 @@ def test_a_report_becomes_a_study_whose_words_stay(studies, report):
     assert words.read_text().startswith("Mine.") and again.index("| guided |") < again.index("| TRTR |")
 
 
+def test_a_table_says_of_too_few_seeds_that_they_are_not_judged(studies, report):
+    frame = pd.read_csv(report / "results.csv")
+    frame[frame["repeat"] != 2].to_csv(report / "results.csv", index=False)
+    page = command(studies, "--report", str(report))
+    assert "too few seeds to judge" in next(line for line in page.splitlines() if line.startswith("| TSTR guided"))
+
+
 def test_a_map_becomes_tables_of_gains_over_the_best_control(studies, tmp_path):
     made = tmp_path / "made"
     made.mkdir()

@@ -185,6 +185,20 @@ def text(path: str, content: str) -> Callable[[], object]:
     return lambda: Path(path).write_text(content)
 
 
+def replaced_in(name: str, old: str, new: str, count: int = -1) -> Callable[[Path], object]:
+    """Return a function of a folder that replaces text in a file of it, everywhere or in the first `count` places."""
+    def spoil(folder: Path) -> None:
+        content = (folder / name).read_text()
+        assert old in content
+        (folder / name).write_text(content.replace(old, new, count))
+    return spoil
+
+
+def web_page(name: str) -> Callable[[Path], object]:
+    """Return a function of a folder that writes a page in the place of a file, as a download without a login does."""
+    return lambda folder: (folder / name).write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
+
+
 def cut(path: str, share: float = 0.5) -> Callable[[], None]:
     """Return a function that keeps the first part of the file that matches `path`."""
     def spoil() -> None:

@@ -134,13 +134,16 @@ def verdict(difference: Summary, direction: int = 1) -> str:
     return (GAIN if is_gain else LOSS) if is_shown else NEITHER
 
 
+def shown_verdict(difference: Summary) -> str:
+    """Return `verdict` of a difference, or the empty text where it shows nothing."""
+    found = verdict(difference)
+    return "" if found in (NEITHER, NO_GAIN) else found
+
+
 def at_chance(trtr: dict[str, Any]) -> bool:
     """Tell whether a judge is not shown to be better than chance on real data, from its row of TRTR."""
     return trtr["auroc"]["low"] <= 0.5
 
 
 def _difference_cells(difference: Summary | None) -> list[str]:
-    if difference is None:
-        return ["", ""]
-    found = verdict(difference)
-    return [interval(difference), "" if found in (NEITHER, NO_GAIN) else found]
+    return ["", ""] if difference is None else [interval(difference), shown_verdict(difference)]

@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 
 from tardiff.evaluation.fidelity import FIDELITY
-from tardiff.evaluation.frame import Summary, summaries, utility_rows
+from tardiff.evaluation.frame import summaries, utility_rows
 from tardiff.evaluation.privacy import PRIVACY
-from tardiff.evaluation.summary import GAIN, HEADERS, LOSS, interval, number, spread, verdict, write_csv
+from tardiff.evaluation.summary import GAIN, HEADERS, interval, number, shown_verdict, spread, write_csv
 from tardiff.utils.checkpoint import read_json, write_text
 from tardiff.utils.errors import UserError, exit_on_user_error
 
@@ -129,16 +129,12 @@ def utility_table(frame: pd.DataFrame, reference: str | None) -> pd.DataFrame:
         line = {"arm": row["arm"], "judge": row["judge"]}
         line |= {header: spread(row[metric]) for metric, header in HEADERS.items()}
         for key, name in (("trtr", "TRTR"), ("control", "best control"), ("reference", reference)):
-            line |= {f"{header} minus {name}": judged_interval(row[f"{metric}_minus_{key}"])
-                     for metric, header in HEADERS.items() if f"{metric}_minus_{key}" in row}
+            differences = {header: row[f"{metric}_minus_{key}"] for metric, header in HEADERS.items()
+                           if f"{metric}_minus_{key}" in row}
+            line |= {f"{header} minus {name}": f"{interval(difference)} {shown_verdict(difference)}".strip()
+                     for header, difference in differences.items()}
         lines.append(line)
     return pd.DataFrame(lines).fillna("")
-
-
-def judged_interval(difference: Summary) -> str:
-    """Return an interval, and `gain` or `loss` where one is shown."""
-    found = verdict(difference)
-    return interval(difference) + (f" {found}" if found in (GAIN, LOSS) else "")
 
 
 def quality_table(frame: pd.DataFrame) -> pd.DataFrame:

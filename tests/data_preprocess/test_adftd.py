@@ -1,11 +1,13 @@
 """ADFTD: small EEGLAB files read by MNE, window by window, and the published lists; the real table where present."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from user_errors import replaced_in, web_page
 
 from data_preprocess import adftd
 from tardiff.data.format import read_dataset
@@ -139,13 +141,7 @@ def broken_link(folder):
     path.symlink_to("nowhere")
 
 
-def change_table(old, new):
-    def change(folder):
-        path = folder / "participants.tsv"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-    return change
+change_table = partial(replaced_in, "participants.tsv")
 
 
 FAULTS = {
@@ -159,7 +155,7 @@ FAULTS = {
     "unknown participant": (lambda folder: write_recording(folder, 99), "sub-099: participant sub-099 is not in "
                             "participants.tsv"),
     "no table": (lambda folder: (folder / "participants.tsv").unlink(), "participants.tsv: file not found"),
-    "html table": (lambda folder: (folder / "participants.tsv").write_text("<!DOCTYPE html>\n<html>Log in</html>\n"),
+    "html table": (web_page("participants.tsv"),
                    "participants.tsv, line 1: column 'participant_id' is missing"),
     "unknown group": (change_table("F\t70\tC\t20", "F\t70\tX\t20"),
                       "participants.tsv, line 38: group 'X' of 'sub-037'"),

@@ -8,11 +8,13 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from user_errors import replaced_in, web_page
 
 from data_preprocess import cinc2012
 from tardiff.data.format import read_dataset
@@ -224,17 +226,7 @@ def test_the_seed_decides_the_split(published, tmp_path, dataset):
     assert other.train.fingerprint() != dataset.train.fingerprint() and other.meta.cohort["seed"] == 1
 
 
-def in_one_record(old, new):
-    def damage(folder):
-        path = folder / "set-a" / "132541.txt"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-    return damage
-
-
-def html(name):
-    return lambda folder: (folder / name).write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
+in_one_record = partial(replaced_in, "set-a/132541.txt")
 
 
 def cut_archive(form, kept):
@@ -287,9 +279,9 @@ FAULTS = {
     "value": (in_one_record("00:07,HR,72", "00:07,HR,seventy"), [], "132541.txt, line 8: found '00:07,HR,seventy'"),
     "time": (in_one_record("00:07,HR,72", "0h07,HR,72"), [], "132541.txt, line 8: found '0h07,HR,72'"),
     "row cut off": (in_one_record("30:00,HR,172\n", "30:00,H"), [], "132541.txt, line 15"),
-    "html record": (html("set-a/132541.txt"), [], "132541.txt, line 1: found '<!DOCTYPE html>'"),
-    "html archive": (html("set-a.tar.gz"), [], "set-a.tar.gz: cannot be read"),
-    "html outcomes": (html("Outcomes-a.txt"), [], "Outcomes-a.txt, line 1: found '<!DOCTYPE html>'"),
+    "html record": (web_page("set-a/132541.txt"), [], "132541.txt, line 1: found '<!DOCTYPE html>'"),
+    "html archive": (web_page("set-a.tar.gz"), [], "set-a.tar.gz: cannot be read"),
+    "html outcomes": (web_page("Outcomes-a.txt"), [], "Outcomes-a.txt, line 1: found '<!DOCTYPE html>'"),
     "tar without its end": (cut_archive("tar.gz", 0.999), [], "set-a.tar.gz: cannot be read"),
     "half a tar": (cut_archive("tar.gz", 0.5), [], "set-a.tar.gz: cannot be read"),
     "corrupt tar": (corrupt_tar, [], "set-a.tar.gz: cannot be read"),

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from user_errors import replaced_in
 
 from data_preprocess import mimic3
 from tardiff.data.format import read_dataset
@@ -261,12 +262,7 @@ def test_every_form_of_the_tables_gives_the_same_dataset(tmp_path, form, rule):
 
 def spoil(table, old, new, count=1):
     """Return a function that replaces text in the file of a table."""
-    def damage(folder):
-        path = folder / f"{table}.csv"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, count))
-    return damage
+    return replaced_in(f"{table}.csv", old, new, count)
 
 
 def repeat_last_row(table):

@@ -1,6 +1,7 @@
 """PTB: WFDB records with known heartbeats, beat by beat against a loop after the publisher's notebook; real records."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.interpolate import interp1d
 from sklearn.preprocessing import StandardScaler
+from user_errors import replaced_in, web_page
 
 from data_preprocess import ptb, windows
 from tardiff.data.format import read_dataset
@@ -246,17 +248,7 @@ def test_two_real_patients_of_one_class_are_told(shared_data, tmp_path, refusal)
 RECORD = "patient001/s0001_re"
 
 
-def change_header(old, new):
-    def change(folder):
-        path = folder / f"{RECORD}.hea"
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-    return change
-
-
-def write_text(name):
-    return lambda folder: (folder / name).write_text("<!DOCTYPE html>\n<html>Log in</html>\n")
+change_header = partial(replaced_in, f"{RECORD}.hea")
 
 
 def cut_off(name):
@@ -270,7 +262,7 @@ def remove_patients(*names):
 FAULTS = {
     "no frank leads": (lambda folder: (folder / f"{RECORD}.xyz").unlink(), [], "s0001_re.xyz: file not found"),
     "no header": (lambda folder: (folder / f"{RECORD}.hea").unlink(), [], "s0001_re.hea: file not found"),
-    "html header": (write_text(f"{RECORD}.hea"), [], "s0001_re.hea: cannot be read"),
+    "html header": (web_page(f"{RECORD}.hea"), [], "s0001_re.hea: cannot be read"),
     "cut off": (cut_off(f"{RECORD}.dat"), [], "s0001_re: cannot be read"),
     "a comment less": (change_header("# sex: female\n", ""), [], "found 'Smoker: no' as the fifth comment, expected "
                        "'Reason"),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from user_errors import replaced_in
 
 from data_preprocess import tables
 from tardiff.data.format import read_dataset
@@ -422,11 +423,7 @@ def test_the_same_command_again_gives_the_same_dataset(tmp_path):
 
 # Faults: what happens to the files, further options, and a part of the message.
 def replace_in(name, old, new, count=1):
-    def damage(folder):
-        text = (folder / name).read_text()
-        assert old in text
-        (folder / name).write_text(text.replace(old, new, count))
-    return damage
+    return replaced_in(name, old, new, count)
 
 
 def nothing(folder):

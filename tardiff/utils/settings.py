@@ -275,6 +275,6 @@ def _words(hint: Any) -> str:
     kind, items = typing.get_origin(hint) or hint, typing.get_args(hint)
     if kind is list:
         return f"a list, each item {_words(items[0])}"
-    if kind is dict and items:
+    if kind is dict and items and items[1] is not Any:
         return f"{WORDS[dict]} to {_words(items[1])}"
     return " or ".join(map(_words, items)) if kind in UNIONS else WORDS[kind]

@@ -279,7 +279,7 @@ def evaluate(real: Dataset | str | Path, synthetic: Mapping[str, Any], folder: s
     Raises UserError on unknown settings, those of the command alone, sets that do not fit the real dataset, and a
     folder that another process writes.
     """
-    if refused := [name for name in ("name", "output", "reference") if name in settings]:
+    if refused := [name for name in ("name", "output") if name in settings]:
         raise UserError(f"{', '.join(refused)}: of the command alone. Give folder=... to keep finished fits.")
     if not isinstance(real, (Dataset, str, Path)):
         raise UserError(f"real: expected a dataset or its folder, got a {type(real).__name__}.")

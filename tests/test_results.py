@@ -79,20 +79,23 @@ def test_a_map_becomes_tables_of_gains_over_the_best_control(studies, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     columns = "n,arm,judge,set,protocol,metric,mean,verdict,control,control_difference,control_difference_low," \
-              "control_difference_high,control_verdict"
+              "control_difference_high,control_verdict,reference_difference,reference_difference_low," \
+              "reference_difference_high,reference_verdict"
     lines = [columns]
     for n, gain in ((100, 0.03), (2000, -0.01)):
         for metric in ("auroc", "auprc"):
-            lines += [f"{n},TRTR,gru,,TRTR,{metric},0.6,,,,,,", f"{n},control mixup,gru,,mixup,{metric},0.62,,,,,,",
-                      f"{n},control jitter,gru,,jitter,{metric},0.61,,,,,,",
+            lines += [f"{n},TRTR,gru,,TRTR,{metric},0.6" + 10 * ",",
+                      f"{n},control mixup,gru,,mixup,{metric},0.62" + 10 * ",",
+                      f"{n},control jitter,gru,,jitter,{metric},0.61" + 10 * ",",
                       f"{n},TSTR NA,gru,NA,TSTR,{metric},0.65,gain,mixup,{gain},{gain - 0.01},{gain + 0.01},"
-                      f"{'gain' if gain > 0 else 'no gain shown'}"]
+                      f"{'gain' if gain > 0 else 'no gain shown'},{gain / 10},{gain / 10 - 0.001},0.005,no gain shown"]
     (made / "map.csv").write_text("\n".join(lines))
     (made / "map.png").write_bytes(b"figure")
     page = command(studies, "--map", str(made))
     assert page.count("| gru | TRTR | 0.600 | 0.600 |") == page.count("| gru | best control | 0.620 (mixup) |") == 2
     assert "| judge | arm | n = 100 | n = 2,000 |" in page and "made_map/map.png" in page
     assert "| gru | TSTR NA | +0.030 [+0.020, +0.040] gain | -0.010 [-0.020, +0.000] |" in page
+    assert "| gru | TSTR NA, minus reference | +0.003 [+0.002, +0.005] | -0.001 [-0.002, +0.005] |" in page
     assert (studies / "made_map" / "map.png").read_bytes() == b"figure"
     with pytest.raises(SystemExit):
         command(studies, "--map", str(tmp_path / "nothing"))

@@ -50,12 +50,13 @@ def over_subsets(cells: Sequence[CellScores]) -> CellScores:
     return found
 
 
-def map_rows(sizes: Mapping[int, Sequence[CellScores]]) -> list[dict[str, Any]]:
+def map_rows(sizes: Mapping[int, Sequence[CellScores]], reference: str | None = None) -> list[dict[str, Any]]:
     """Return the rows of `utility_rows` of each number of labelled rows, as `n`, with the number of `subsets`; p values
-    are adjusted over the whole map. An arm of chosen weight has the same label everywhere."""
+    are adjusted over the whole map. An arm of chosen weight has the same label everywhere. reference: the set that the
+    others are compared with."""
     rows = []
     for n, cells in sizes.items():
-        for row in utility_rows(scores_frame(over_subsets(cells))):
+        for row in utility_rows(scores_frame(over_subsets(cells), reference)):
             label = row["arm"]
             if row["weight"] is not None:
                 label = arm_label(row["protocol"], row["synthetic"], None, row["targets"])

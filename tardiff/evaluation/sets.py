@@ -6,7 +6,7 @@ A set is one or more datasets, one for each generation seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,12 @@ def synthetic_folders(config: EvaluationConfig | InfluenceAnalysisConfig) -> dic
     return folders
 
 
-def check_reference(config: EvaluationConfig, names: Iterable[str]) -> None:
-    """Raise UserError if the set that the others are to be compared with is none of them; the default may be absent."""
+def reference_of(config: EvaluationConfig, names: Collection[str]) -> str | None:
+    """Return the set that the others are compared with. Raises UserError if it is none of them; the default may be
+    absent."""
     if config.reference not in (None, "unguided", *names):
         raise UserError(f"reference={config.reference}: not among the sets {', '.join(names)}.")
+    return config.reference if config.reference in names else None
 
 
 def read_sets(folders: dict[str, list[str]], real: Dataset) -> dict[str, list[Split]]:

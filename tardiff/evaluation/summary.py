@@ -63,7 +63,8 @@ def tidy_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
                     "targets": row["targets"],
                     "ratio": row["ratio"], "weight": row["weight"], "real_rows": row["real_rows"], "metric": metric,
                     **{part: row[metric][part] for part in ("mean", "sd", "low", "high")}}
-            for prefix, key in (("", "trtr"), ("control_", "control"), ("teacher_", "teacher")):
+            for key in ("trtr", "control", "teacher", "reference"):
+                prefix = "" if key == "trtr" else f"{key}_"
                 if (difference := row.get(f"{metric}_minus_{key}")) is not None:
                     line |= {f"{prefix}difference": difference["mean"],
                              f"{prefix}verdict": verdict(difference, DIRECTIONS.get(metric, 1)),
@@ -73,7 +74,8 @@ def tidy_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     differences = ["difference", "difference_sd", "difference_low", "difference_high", "verdict"]
     return pd.DataFrame(lines, columns=[
         "judge", "set", "protocol", "targets", "ratio", "weight", "real_rows", "metric", "mean", "sd", "low", "high",
-        *differences, "control", *(f"{key}_{name}" for key in ("control", "teacher") for name in differences)])
+        *differences, "control",
+        *(f"{key}_{name}" for key in ("control", "teacher", "reference") for name in differences)])
 
 
 def write_tables(folder: str | Path, name: str, rows: list[dict[str, Any]], context: dict[str, Any]) -> None:

@@ -24,10 +24,10 @@ from tardiff.evaluation.intervals import FEW_SUBJECTS, subject_counts
 from tardiff.evaluation.metrics import chance_average_precision, reliability_curve
 from tardiff.evaluation.protocol import Arm, Judge, Protocol, Rotations, score_arms
 from tardiff.evaluation.sets import (
-    check_reference,
     guide_kinds,
     read_generation,
     read_sets,
+    reference_of,
     require_datasets,
     synthetic_folders,
 )
@@ -55,7 +55,7 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     """Run the protocols, print the table, and write it as JSON and CSV to the output folder: as `utility`, or under the
     name of the protocol where it is one alone."""
     folders = synthetic_folders(of_rotation(config, 0))
-    check_reference(config, folders)
+    reference = reference_of(config, folders)
     require_all_datasets(config)
     protocol = read_protocol(config)
     arms = arms_of(config, protocol.real, protocol.synthetic)
@@ -68,7 +68,6 @@ def run(config: EvaluationConfig, dry_run: bool) -> None:
     if dry_run:
         return
     name = config.protocols[0] if len(config.protocols) == 1 else "utility"
-    reference = config.reference if config.reference in folders else None
     rows = utility_rows(score_arms(protocol.predictions(arms, config.seeds), protocol, reference, config.bootstrap))
     kinds = guide_kinds(folders)
     write_tables(config.output, name, rows, {"scored on": config.score_on, "guide_kinds": kinds,
@@ -144,8 +143,8 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     """Evaluate synthetic sets that are in memory and return a tidy frame, one row for each judge, arm and metric.
 
     real: a dataset with the splits that `splits_read` names. sets: for each name the rows of its datasets, one per
-    generation seed, x (N, L, C) in raw units, which fit the real ones. Of the settings, `real`, `name`, `synthetic`,
-    `output` and `reference` are not read. folder: where finished fits are kept, so that the same call goes on where it
+    generation seed, x (N, L, C) in raw units, which fit the real ones. Of the settings, `real`, `name`, `synthetic`
+    and `output` are not read. folder: where finished fits are kept, so that the same call goes on where it
     was; None keeps none.
 
     Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR, TSRTR mixed or a control),
@@ -156,13 +155,14 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     `difference_low`, `difference_high`, and `verdict` on that difference, its p adjusted over all arms (gain, loss;
     none on positive_rate, and of the Brier score less is better); of sets, `control`, the best one by that metric, and
     the same of the difference to it in `control_difference` and so on, and where a teacher is given, of that to the
-    control teacher_labels in `teacher_difference`.
+    control teacher_labels in `teacher_difference`, and where `reference` names a set, of the same arm with the others
+    to that in `reference_difference`.
     Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets, or if the
     teacher was taught other rows.
     """
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, real.train, sets), config.seeds)
-    return tidy_table(utility_rows(score_arms(results, protocol, None, config.bootstrap)))
+    return tidy_table(utility_rows(score_arms(results, protocol, reference_of(config, sets), config.bootstrap)))
 
 
 def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:
@@ -217,7 +217,7 @@ def report_utility(config: EvaluationConfig, real: Dataset) -> tuple[pd.DataFram
     sets, scored = protocol.synthetic, protocol.scored
     seen = seen_beforehand(scored.y, scored.subjects(), real.meta.classes)
     print(seen, flush=True)
-    reference = config.reference if config.reference in sets else None
+    reference = reference_of(config, sets)
     arms = arms_of(config, protocol.real, sets)
     warn_beforehand(config, protocol.real, arms)
     results = protocol.predictions(arms, config.seeds)

@@ -27,6 +27,7 @@ from tardiff.data.splits import subset_of_rows
 from tardiff.evaluation.gain_map import CellScores, map_rows, map_table, mean_over_seeds, packed, unpacked
 from tardiff.evaluation.plots import gain_curves, save_figure
 from tardiff.evaluation.protocol import Arm, scores_of
+from tardiff.evaluation.sets import reference_of
 from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, seen_beforehand, write_csv
 from tardiff.stages.estimate import told_minutes, utility_minutes
 from tardiff.stages.evaluate import arms_of, judge_of, read_protocol
@@ -100,6 +101,7 @@ def run(config: MapConfig, dry_run: bool) -> None:
     experiment_of(config, Path(config.output))
     whole = read_dataset(config.data)
     cells, kept = cells_of(config, whole), Path(config.output) / "scores"
+    reference = reference_of(cells[0].evaluation, cells[0].planned)
     workers = worker_count(config.workers, cells[0].device)
     describe(cells, [cell for cell in cells if not result_path(kept, cell.key).exists()], whole, workers)
     if dry_run:
@@ -112,7 +114,7 @@ def run(config: MapConfig, dry_run: bool) -> None:
     scores: dict[int, list[CellScores]] = {}
     for cell, values in zip(cells, cached_jobs(kept, jobs, workers, "map", "cell"), strict=True):
         scores.setdefault(cell.n, []).append(unpacked(values))
-    rows = map_rows(scores)
+    rows = map_rows(scores, reference)
     write_csv(Path(config.output) / "map.csv", map_table(rows, cells[0].count(BaseConfig)))
     save_figure(Path(config.output) / "map.png", gain_curves(rows, HEADERS))
     for n in (cell.n for cell in cells if cell.alone and cell.count(BaseConfig) == 1):

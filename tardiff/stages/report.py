@@ -23,11 +23,11 @@ from tardiff.evaluation.pictures import PICTURES, REAL_SERIES, draw, file_name
 from tardiff.evaluation.protocol import stratified_rows
 from tardiff.evaluation.sections import COPY, FRESH, evaluate_fidelity, evaluate_privacy, fidelity_metrics
 from tardiff.evaluation.sets import (
-    check_reference,
     read_at_bounds,
     read_costs,
     read_generation,
     read_sets,
+    reference_of,
     synthetic_folders,
 )
 from tardiff.evaluation.summary import counted, write_csv, write_tables
@@ -178,7 +178,7 @@ def check_settings(config: ReportConfig, folders: dict[str, list[str]]) -> None:
     files = [file_name(name) for name in folders]
     if len(set(files)) < len(files):
         raise UserError(f"synthetic: the names {', '.join(folders)} are too alike for files; give clearer ones.")
-    check_reference(config, folders)
+    reference_of(config, folders)
 
 
 def guide_of(config: ReportConfig, real: Dataset, sets: dict[str, list[Split]], device: torch.device) -> Guide | None:

@@ -83,7 +83,7 @@ def take_map(made: Path, folder: Path) -> None:
     none. Raises UserError if the map is unfinished."""
     if not (made / "map.csv").is_file():
         raise UserError(f"{made}: no finished map. Give the folder that holds map.csv.")
-    names = ("arm", "judge", "set", "protocol", "metric", "control", "control_verdict")
+    names = ("arm", "judge", "set", "protocol", "metric", "control", "control_verdict", "reference_verdict")
     frame = pd.read_csv(made / "map.csv", dtype=dict.fromkeys(names, str), keep_default_na=False, na_values=[""])
     frame = frame.fillna(dict.fromkeys(names, ""))
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,9 +102,14 @@ def _write_study(folder: Path, tables: dict[str, pd.DataFrame], words: str) -> N
 
 def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per judge and arm and one column per number of labelled rows, of the rows of a map of one metric:
-    the mean of TRTR and of the best control, and the difference of each arm with synthetic series to that."""
+    the mean of TRTR and of the best control, the difference of each arm with synthetic series to that, and of the same
+    arm with two sets, that to the reference."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in frame.to_dict("records"):
+        def found(key: str, row: dict = row) -> str:
+            return interval({"mean": row[f"{key}_difference"],
+                             **{part: row[f"{key}_difference_{part}"] for part in ("low", "high")}})
+
         column = f"n = {row['n']:,}"
         if row["protocol"] == "TRTR":
             lines.setdefault((row["judge"], "TRTR"), {})[column] = number(row["mean"])
@@ -113,10 +118,11 @@ def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
                                & (frame["protocol"] == row["control"])]
             lines.setdefault((row["judge"], "best control"), {})[column] = (
                 f"{number(of_control['mean'].item())} ({row['control']})")
-            found = {part: row[f"control_difference_{part}"] for part in ("low", "high")}
             gain = f" {GAIN}" if row["control_verdict"] == GAIN else ""
-            lines.setdefault((row["judge"], row["arm"]), {})[column] = (
-                interval({"mean": row["control_difference"], **found}) + gain)
+            lines.setdefault((row["judge"], row["arm"]), {})[column] = found("control") + gain
+        if pd.notna(row["reference_difference"]):
+            gain = f" {GAIN}" if row["reference_verdict"] == GAIN else ""
+            lines.setdefault((row["judge"], f"{row['arm']}, minus reference"), {})[column] = found("reference") + gain
     cells = pd.DataFrame([{"judge": judge, "arm": arm, **cells} for (judge, arm), cells in lines.items()])
     return cells.fillna("").sort_values("judge", kind="stable")
 

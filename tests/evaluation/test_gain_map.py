@@ -73,6 +73,14 @@ def test_the_best_control_is_the_best_on_the_mean_over_subsets():
     assert middle.tolist() == [made[n]["auprc_minus_control"]["mean"] for n in (100, 400)]
 
 
+def test_sets_are_compared_with_the_reference():
+    other = Arm("TSTR", "other", targets="own")
+    cells = cells_of({TRTR: [0.5, 0.5, 0.5], TSTR: [0.65, 0.7, 0.6], other: [0.6, 0.65, 0.55]}, 3)
+    table = map_table(map_rows({100: cells}, "other"), 1).set_index(["arm", "metric"])["reference_difference"]
+    assert table["TSTR made", "auroc"] == pytest.approx(0.05, abs=0.01)
+    assert table.drop("TSTR made").isna().all()
+
+
 def test_subsets_are_the_repeats_and_one_alone_keeps_its_own():
     cells = cells_of({TRTR: [0.5, 0.6], TSTR: [0.6, 0.8]}, 2)
     (several, alone), (values, single) = (

@@ -3,6 +3,9 @@
 On the rows that a rotation of the split scores, the arm counts that was the best on the rows of the other rotations.
 The gain of what was so chosen among the arms with synthetic series, over what was so chosen among those without, is one
 difference, which no choice has flattered: it needs no adjustment for the number of arms.
+
+Advice is a decision, not a claim: it is what is expected to be best, whether or not that is shown. With few rows a gain
+that is worth having is rarely shown, and who waits for that does without it.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from tardiff.evaluation.protocol import (
     with_chosen_weights,
 )
 
+LEAST_GAIN = 0.003
+"""Gain that is worth more than plain training."""
+
 
 @dataclass(frozen=True)
 class Advice:
-    """What to train a judge on: the `arm`, the best on all rows of the kind that is shown to be better, with synthetic
-    series, as a control, or else TRTR.
+    """What to train a judge on: the `arm`, the best on all rows of the kind that is expected to be better, with
+    synthetic series, as a control, or else TRTR.
 
     synthetic, real: the best arm with synthetic series, and without. gain: of synthetic series over all that real rows
     alone give; control_gain: of the controls over TRTR, None without controls; both of what was chosen on other rows.
@@ -67,9 +73,9 @@ def advise(results: Predictions, protocol: Rotations, judge: str, metric: str, r
     of_sets, of_controls = gain(sets, [trtr, *controls]), gain(controls, [trtr]) if controls else None
     synthetic, real = best(sets, every), best([trtr, *controls], every)
     arm = trtr
-    if of_sets["low"] > 0:
+    if of_sets["mean"] > LEAST_GAIN:
         arm = synthetic
-    elif of_controls is not None and of_controls["low"] > 0:
+    elif of_controls is not None and of_controls["mean"] > LEAST_GAIN:
         arm = best(controls, every)
     return Advice(arm, synthetic, real, of_sets, of_controls, weights.get(arm, []))
 

@@ -14,6 +14,7 @@ from tardiff.config import AdviceConfig, ExperimentConfig
 from tardiff.data.format import read_dataset
 from tardiff.data.splits import joined
 from tardiff.evaluation.advice import Advice, advise
+from tardiff.evaluation.frame import Summary
 from tardiff.evaluation.summary import FEWEST_SEEDS, HEADERS, counted, interval, number, seen_beforehand
 from tardiff.stages.estimate import told_minutes, utility_minutes
 from tardiff.stages.evaluate import arms_of, of_rotation, read_protocol
@@ -120,17 +121,20 @@ def described(advice: Advice) -> dict[str, Any]:
 
 def words_for(advice: Advice, metric: str) -> str:
     """Return what to do, and why, in plain words."""
-    gain = f"{metric} {interval(advice.gain)} [95 %]"
+    def expected(gain: Summary) -> str:
+        return f"{metric} {interval(gain)} [95 %], {'shown' if gain['low'] > 0 else 'not shown, for it may be chance'}."
+
     if advice.arm.synthetic is not None:
         return (f"use synthetic series: {advice.arm.label}. Expected gain over the best that real rows alone give "
-                f"({advice.real.label}): {gain}.")
+                f"({advice.real.label}): {expected(advice.gain)}")
     room = (f"leaves room for a gain of up to {number(advice.gain['high'])}" if advice.gain["high"] > 0
             else "shows a loss")
-    not_shown = f"Synthetic series are not shown to add to it: {gain} for the best of them; the interval {room}."
+    none = (f"Synthetic series are not expected to add to it: {metric} {interval(advice.gain)} [95 %] for the best of "
+            f"them; the interval {room}.")
     if advice.arm.protocol == "TRTR":
-        return f"train on the real rows alone, as they are. {not_shown}"
+        return f"train on the real rows alone, as they are. {none}"
     return (f"train on the real rows alone, with the control {advice.arm.label} (tardiff/evaluation/controls.py). "
-            f"Expected gain over the rows as they are: {metric} {interval(advice.control_gain)} [95 %]. {not_shown}")
+            f"Expected gain over the rows as they are: {expected(advice.control_gain)} {none}")
 
 
 def command_for(config: AdviceConfig, experiment: ExperimentConfig, advice: Advice) -> str | None:

@@ -112,17 +112,19 @@ GAIN_OF_CONTROL = summary(0.125, 0.113, 0.137)
 
 @pytest.mark.parametrize(("advice", "said", "not_said"), [
     (Advice(TSTR, TSTR, MIXUP, GAIN, GAIN_OF_CONTROL, []),
-     ["use synthetic series: TSTR plain", "(mixup)", "AUPRC +0.031 [+0.012, +0.051]"],
-     ["real rows alone,", "0.125", "room"]),
+     ["use synthetic series: TSTR plain", "(mixup)", "AUPRC +0.031 [+0.012, +0.051]", ", shown"],
+     ["real rows alone,", "0.125", "room", "not shown"]),
+    (Advice(TSTR, TSTR, MIXUP, summary(0.031, -0.012, 0.071), GAIN_OF_CONTROL, []),
+     ["use synthetic series: TSTR plain", "AUPRC +0.031 [-0.012, +0.071]", "not shown"], ["real rows alone,", "room"]),
     (Advice(MIXUP, TSTR, MIXUP, NO_GAIN, GAIN_OF_CONTROL, []),
-     ["train on the real rows alone, with the control mixup", "AUPRC +0.125 [+0.113, +0.137]",
-      "not shown", "AUPRC +0.002 [-0.017, +0.023]", "up to 0.023"], ["use synthetic", "as they are."]),
-    (Advice(TRTR, TSTR, MIXUP, NO_GAIN, summary(0.1, -0.1, 0.3), []),
-     ["train on the real rows alone, as they are", "not shown", "AUPRC +0.002 [-0.017, +0.023]", "up to 0.023"],
-     ["use synthetic", "mixup", "0.100"]),
+     ["train on the real rows alone, with the control mixup", "AUPRC +0.125 [+0.113, +0.137] [95 %], shown",
+      "not expected", "AUPRC +0.002 [-0.017, +0.023]", "up to 0.023"], ["use synthetic", "as they are."]),
+    (Advice(TRTR, TSTR, MIXUP, NO_GAIN, summary(0.002, -0.1, 0.3), []),
+     ["train on the real rows alone, as they are", "not expected", "AUPRC +0.002 [-0.017, +0.023]", "up to 0.023"],
+     ["use synthetic", "mixup", "0.300"]),
     (Advice(TRTR, TSTR, TRTR, summary(-0.03, -0.05, -0.01), None, []),
      ["train on the real rows alone, as they are", "the interval shows a loss"], ["room"])],
-    ids=["synthetic", "control", "TRTR", "loss"])
+    ids=["synthetic", "a bet", "control", "TRTR", "loss"])
 def test_what_is_said_is_of_what_is_advised_with_its_own_numbers(advice, said, not_said):
     words = words_for(advice, "AUPRC")
     assert [text for text in said if text not in words] == [] == [text for text in not_said if text in words], words

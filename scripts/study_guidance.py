@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 
 import tardiff
 from classifier.train import Guide
+from tardiff.config import GuidanceConfig
 from tardiff.data.format import Dataset, Split
 from tardiff.data.splits import halve_validation
 from tardiff.evaluation.plots import save_figure
@@ -47,7 +48,7 @@ def sampled(options: argparse.Namespace, denoiser: tardiff.Denoiser, real: Datas
             classes: str) -> Split:
     """Return series guided with a scale and a choice of guidance rows, made once."""
     settings = {"objective": options.objective, "scale": scale} | (
-        {} if options.objective == "classifier" else {"classes": classes})
+        {"classes": classes} if GuidanceConfig(options.objective).uses_guidance_gradient else {})
     plan = label_plan("train", options.series, real.train.y, real.meta.classes)
     counts = dict(enumerate(np.bincount(plan, minlength=real.num_classes).tolist()))
 
@@ -94,8 +95,8 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
                                  len(real.train), guide.task.device)
     sweep = {f"scale {scale:g}": (scale, sampled(options, denoiser, real, guide, scale, options.classes))
              for scale in sorted({*options.scales, 0.0})}
-    choices = {} if options.objective == "classifier" else {
-        classes: sampled(options, denoiser, real, guide, options.scale, classes) for classes in CLASSES}
+    choices = {classes: sampled(options, denoiser, real, guide, options.scale, classes) for classes in CLASSES
+               if GuidanceConfig(options.objective).uses_guidance_gradient}
     scores = utility(options, real, {name: part for name, (_, part) in sweep.items()} | choices)
     sweep_rows, class_rows = [], []
     for name, (scale, part) in sweep.items():

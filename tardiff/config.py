@@ -331,7 +331,8 @@ class SamplerConfig:
                                          "(ancestral, the paper's Algorithm 1).",
                         choices=("ddpm", "ddim", "dpm_solver_pp"))
     num_inference_steps: int | None = setting(
-        10, "Denoiser calls per series; null for all training steps. ddim needs about 50, ddpm all.", low=1)
+        None, "Denoiser calls per series; null: as many as the sampler needs, of dpm_solver_pp 10, of ddim 50, of ddpm "
+              "all training steps.", low=1)
     eta: float = setting(0.0, "Noise of ddim: 0 for none; 1 for that of ddpm, with which series made in few steps vary "
                               "less.", low=0, high=1)
     cfg_scale: float = setting(1.0, "Classifier-free guidance; 1 is the plain conditional model.", low=0)
@@ -386,7 +387,13 @@ class GuidanceConfig:
 
     @property
     def uses_guidance_gradient(self) -> bool:
+        """Whether G, the guidance gradient, is followed."""
         return self.objective in ("influence", "anchored")
+
+    @property
+    def uses_loss(self) -> bool:
+        """Whether the loss of the guide on the series themselves is descended."""
+        return self.objective in ("classifier", "anchored")
 
     def without_effect(self) -> list[str]:
         """Return the settings that differ from their defaults and that the objective does not use.

@@ -28,7 +28,7 @@ from tardiff.influence.gradient import GuidanceGradient, cached_guidance_gradien
 from tardiff.influence.guidance import guidance_function
 from tardiff.influence.signal import Agreement, GuidanceSignal, agreement_words, cached_guidance_signal
 from tardiff.influence.task import layer_parameters
-from tardiff.sampling.generate import sample_chunk
+from tardiff.sampling.generate import sample_chunk, timesteps_of
 from tardiff.sampling.samplers import Callback, Conditioning
 from tardiff.stages.evaluate import evaluate_sets, splits_read
 from tardiff.utils.checkpoint import read_json
@@ -221,7 +221,7 @@ class Denoiser:
 
         Series i depends on the seed, i and its label alone. teacher: of `load_teacher`, whose probability of each class
         the series then have beside the label, as p (N, K) float32. sampler, steps: `name` and `num_inference_steps` of
-        `SamplerConfig`, None for its defaults; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
+        `SamplerConfig`; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
         memory.
         callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in
         normalised units, with the mask (B, L, 2C), the gradient None where unguided.
@@ -338,7 +338,7 @@ def require_trained_on(folder: str | Path, dataset: Dataset, *splits: str) -> No
 
 def check_sampler(config: SamplerConfig, process: DiffusionProcess, has_unconditional: bool) -> None:
     """Raise UserError if the sampler asks for more steps than a denoiser has, or for what it is not trained for."""
-    process.schedule.timesteps(config.num_inference_steps)
+    timesteps_of(config, process.schedule)
     if config.cfg_scale != 1 and not has_unconditional:
         raise UserError(f"sampler.cfg_scale={config.cfg_scale:g} needs a denoiser that is trained with "
                         "training.label_dropout above 0: this one has no unconditional prediction. Give 1.")

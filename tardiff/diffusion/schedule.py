@@ -64,7 +64,8 @@ class NoiseSchedule:
 
         spacing: `t`, evenly spaced, or `log_snr`, after T - 1 the distinct steps nearest to values of lambda_t, which
         solvers of higher order want to be spread over all of them (Lu et al. 2022, DPM-Solver, section 3.4). The lowest
-        is at least LOWEST_HALF_LOG_SNR; see LAST_STEP. Raises UserError if more are asked for than the process has.
+        is at least LOWEST_HALF_LOG_SNR; see LAST_STEP. Raises UserError if more are asked for than the process has, and
+        ValueError of another spacing.
         """
         count = num_inference_steps or self.num_train_timesteps
         if count > self.num_train_timesteps:
@@ -75,6 +76,8 @@ class NoiseSchedule:
             return [last]
         if spacing == "t":
             return [round(index * last / (count - 1)) for index in reversed(range(count))]
+        if spacing != "log_snr":
+            raise ValueError(f"spacing {spacing}: expected t or log_snr")
         levels, steps = self.half_log_snr, [last]
         lowest = levels[-1].clamp(min=LOWEST_HALF_LOG_SNR)
         sizes = torch.linspace(1, LAST_STEP, count - 1, dtype=torch.float64)

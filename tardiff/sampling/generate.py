@@ -17,9 +17,10 @@ from torch import Tensor
 from tardiff.config import SamplerConfig
 from tardiff.data.format import Metadata, by_class_number, is_dataset, write_split_in_parts
 from tardiff.diffusion.fitted import FittedDenoiser
+from tardiff.diffusion.schedule import NoiseSchedule
 from tardiff.diffusion.trainer import autocast
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, SPACING, Callback, Conditioning, Prediction
+from tardiff.sampling.samplers import SAMPLERS, SPACING, STEPS, Callback, Conditioning, Prediction
 from tardiff.utils.checkpoint import load_arrays, save_arrays, write_json
 from tardiff.utils.distributed import ProcessGroup
 from tardiff.utils.errors import UserError, naming_memory
@@ -81,6 +82,14 @@ def mixed_labels(weights: list[int], size: int) -> np.ndarray:
     return np.concatenate(labels)[np.argsort(np.concatenate(places), kind="stable")[:size]]
 
 
+def timesteps_of(config: SamplerConfig, schedule: NoiseSchedule) -> list[int]:
+    """Return the steps that a sampler visits, those that it needs where the settings give no number. Raises UserError
+    if more are given than the denoiser has."""
+    needed = STEPS[config.name] or schedule.num_train_timesteps
+    return schedule.timesteps(config.num_inference_steps or min(needed, schedule.num_train_timesteps),
+                              SPACING[config.name])
+
+
 def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed: int, config: SamplerConfig,
                   conditioning: Conditioning | None, bf16: bool = False, callback: Callback | None = None) -> Tensor:
     """Return signals, as `FittedDenoiser.decode` reads them, for labels (B,) int64 and sample numbers (B,) int64.
@@ -97,13 +106,14 @@ def sample_series(fitted: FittedDenoiser, labels: Tensor, samples: Tensor, seed:
 
     predict = Prediction(denoiser, fitted.process, labels, fitted.num_classes, config.cfg_scale, bounds)
     noise = NoiseStream(derive_seed(seed, "samples"), samples, fitted.signals)
-    timesteps = fitted.process.schedule.timesteps(config.num_inference_steps, SPACING[config.name])
+    timesteps = timesteps_of(config, fitted.process.schedule)
     options = {"eta": config.eta} if config.name == "ddim" else {}
     series = SAMPLERS[config.name](predict, noise, timesteps, conditioning, callback, **options)
     finite = torch.isfinite(series).flatten(1).all(dim=1)
     if not finite.all():
-        raise UserError(f"series {int(samples[~finite][0])} is not finite: guidance drove the sampler away. Lower "
-                        "guidance.scale, use guidance.unit_rms=true, or set sampler.clip_x0=true.")
+        cause = ("the denoiser has diverged. Train it anew with a lower training.learning_rate" if conditioning is None
+                 else "guidance drove the sampler away. Lower guidance.scale, use guidance.unit_rms=true")
+        raise UserError(f"series {int(samples[~finite][0])} is not finite: {cause}, or set sampler.clip_x0=true.")
     return series
 
 

@@ -2,8 +2,8 @@
 
 Every series is (B, L, C) float32 in normalised units. A `cond_fn(x_t, x0_pred, t)` returns the gradient (B, L, C) of
 what should grow; samplers know nothing of where it comes from, so that this file does not even name it. A sampler is a
-function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS and SPACING; what it has beyond
-that are keywords.
+function (predict, noise, timesteps, conditioning, callback) with an entry in SAMPLERS, SPACING and STEPS; what it has
+beyond that are keywords.
 """
 
 from __future__ import annotations
@@ -140,6 +140,8 @@ def dpm_solver_pp(predict: Prediction, noise: NoiseFunction, timesteps: list[int
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
 SPACING = {"ddpm": "t", "ddim": "t", "dpm_solver_pp": "log_snr"}
 """How the steps of each sampler are spaced, see `NoiseSchedule.timesteps`."""
+STEPS = {"ddpm": None, "ddim": 50, "dpm_solver_pp": 10}
+"""How many steps keep the spread of the data; None: all of the denoiser."""
 
 
 def _transitions(timesteps: list[int]) -> list[tuple[int, int]]:

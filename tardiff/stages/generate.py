@@ -56,7 +56,7 @@ def run(config: GenerationConfig, dry_run: bool) -> None:
                 print(f"note: guidance.{name} has no effect with guidance.objective={config.guidance.objective}.")
             if guidance is not None and (warning := guide.chance_warning(dataset)) is not None:
                 print(warning)
-            if guidance is not None and "code of the loss" in guide.code and config.guidance.objective != "influence":
+            if guidance is not None and "code of the loss" in guide.code and config.guidance.uses_loss:
                 print(f"note: guidance.objective={config.guidance.objective} descends the loss of "
                       "model.custom.loss_path; that climbs log p(y|x) only where the loss is cross-entropy.")
             strength = f" x {config.guidance.scale}" if config.guidance.is_on else ""

@@ -73,9 +73,8 @@ def _train(config: BaseConfig, dataset: Dataset, denoiser: GaussianDenoiser, gro
         """Real beside sampled series, PREVIEWED at most."""
         per_class = max(1, min(64, PREVIEWED // dataset.num_classes))
         labels = torch.arange(dataset.num_classes, device=group.device).repeat_interleave(per_class)[:PREVIEWED]
-        steps = min(SamplerConfig.num_inference_steps, process.schedule.num_train_timesteps)
         series = sample_series(fitted(denoiser), labels, torch.arange(len(labels), device=group.device), config.seed,
-                               SamplerConfig(num_inference_steps=steps), None)
+                               SamplerConfig(), None)
         rows = slice(None, None, -(-len(dataset.train) // REAL_PREVIEWED))
         real = (dataset.train.x[rows], dataset.train.y[rows])
         sampled = (dataset.meta.filled(fitted(denoiser).decode(series)), labels.cpu().numpy())

@@ -9,8 +9,10 @@ import torch
 
 from tardiff.config import DiffusionConfig, SamplerConfig
 from tardiff.diffusion.process import DiffusionProcess
+from tardiff.sampling.generate import timesteps_of
 from tardiff.sampling.noise import NoiseStream
-from tardiff.sampling.samplers import SAMPLERS, SPACING, Conditioning, Prediction, ddim, ddpm, dpm_solver_pp
+from tardiff.sampling.samplers import SAMPLERS, SPACING, STEPS, Conditioning, Prediction, ddim, ddpm, dpm_solver_pp
+from tardiff.utils.errors import UserError
 
 MEAN = torch.tensor([0.5, -0.3, 0.1, 0.8, -0.6, 0.0])
 FACTOR = torch.tensor(np.linalg.cholesky(0.6 ** np.abs(np.subtract.outer(range(6), range(6))))).float()
@@ -49,7 +51,7 @@ def run(sampler, predict, steps, conditioning=None, **options):
 
 def test_each_sampler_of_the_settings_is_there():
     (field,) = [field for field in dataclasses.fields(SamplerConfig) if field.name == "name"]
-    assert set(SAMPLERS) == set(field.metadata["choices"]) == set(SPACING)
+    assert set(SAMPLERS) == set(field.metadata["choices"]) == set(SPACING) == set(STEPS)
 
 
 @pytest.mark.parametrize(("sampler", "steps", "options"), [
@@ -61,6 +63,16 @@ def test_gaussian_data_is_reproduced(sampler, steps, options):
     assert torch.allclose(samples.T.cov(), COVARIANCE, atol=0.04)
 
 
+@pytest.mark.parametrize(("trained", "counts"), [(200, {"ddpm": 200, "ddim": 50, "dpm_solver_pp": 10}),
+                                                 (8, dict.fromkeys(SAMPLERS, 8))])
+def test_a_sampler_takes_the_steps_that_it_needs_unless_others_are_given(trained, counts):
+    schedule = prediction(trained, 0.1).process.schedule
+    assert {name: len(timesteps_of(SamplerConfig(name), schedule)) for name in SAMPLERS} == counts
+    assert len(timesteps_of(SamplerConfig("ddim", num_inference_steps=4), schedule)) == 4
+    with pytest.raises(UserError, match=f"{trained} diffusion steps"):
+        timesteps_of(SamplerConfig("ddim", num_inference_steps=trained + 1), schedule)
+
+
 def test_the_default_is_nearer_to_the_spread_in_fewer_steps():
     """An optimal denoiser: what the variance has too little or too much is due to the length of the steps."""
     predict, default = prediction(200, 0.1), SamplerConfig()
@@ -68,7 +80,7 @@ def test_the_default_is_nearer_to_the_spread_in_fewer_steps():
     def kept(sampler, steps, **options):
         return float((run(sampler, predict, steps, **options).flatten(1).var(dim=0) / COVARIANCE.diag()).mean())
 
-    assert 0.97 < kept(SAMPLERS[default.name], default.num_inference_steps) < 1.04
+    assert 0.97 < kept(SAMPLERS[default.name], STEPS[default.name]) < 1.04
     assert 0.98 < kept(dpm_solver_pp, 25) < 1.03
     assert 0.87 < kept(ddim, 25, eta=0.0) < 0.91 and 0.77 < kept(ddim, 25, eta=1.0) < 0.83
 

@@ -24,7 +24,8 @@ from tardiff.stages.run import evaluation_of, generation_steps, synthetic_sets, 
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["base=[diffusion.num_train_timesteps=5]"], ("guidance.unguided: num_inference_steps=10", "5 diffusion steps")),
+    (["base=[diffusion.num_train_timesteps=5]", "guidance={unguided: sampler.num_inference_steps=10}"],
+     ("guidance.unguided: num_inference_steps=10", "5 diffusion steps")),
     (["base=[training.label_dropout=0]", "guidance={a: sampler.cfg_scale=2}"], ("guidance.a: sampler.cfg_scale=2",)),
     (["guidance={real: configs/guidance/none.yaml}"], ("synthetic.real: this name stands for other rows",)),
     (["evaluation=[reference=typo]"], ("reference=typo",)),

@@ -160,9 +160,10 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
     Raises UserError if a set has too few rows for a ratio, or none of them probabilities for soft targets, or if the
     teacher was taught other rows.
     """
+    reference = reference_of(config, sets)
     protocol = build_protocol(config, real, sets, None if folder is None else Path(folder))
     results = protocol.predictions(arms_of(config, real.train, sets), config.seeds)
-    return tidy_table(utility_rows(score_arms(results, protocol, reference_of(config, sets), config.bootstrap)))
+    return tidy_table(utility_rows(score_arms(results, protocol, reference, config.bootstrap)))
 
 
 def arms_of(config: EvaluationConfig, real: Split, sets: dict[str, list[Split]]) -> list[Arm]:

@@ -180,7 +180,7 @@ def test_what_is_not_known_of_a_set_is_no_fault(real):
     (lambda real: {"synthetic": LabelledSeries(real.train, real.meta)}, "synthetic: expected {name: set}"),
     (lambda real: {"synthetic": {1: real.train}}, "synthetic: expected {name: set}"),
     (lambda real: {"real": LabelledSeries(real.train, real.meta).to_frame()}, "real: expected a dataset or its folder"),
-    (lambda real: {"reference": "made"}, "reference: of the command alone"),
+    (lambda real: {"reference": "typo"}, "reference=typo: not among the sets"),
     (lambda real: {"output": "out", "name": "mine"}, "name, output: of the command alone")])
 def test_what_the_library_cannot_use_is_one_message(real, change, message):
     with pytest.raises(UserError, match=message):

@@ -91,7 +91,8 @@ def preprocess(options: argparse.Namespace) -> tuple[dict[str, Split], Metadata]
     parts = {name: replace(part, y=labels)[labels >= 0]
              for (name, part), labels in zip(parts.items(), np.split(y, starts), strict=True)}
     splits, cohort = split_parts(parts, options)
-    return own_data.dataset_of(options, splits, channels, classes, options.interval, cohort, "series")
+    return own_data.dataset_of(options, splits, channels, classes, options.interval, cohort, "series",
+                                averaged=False)
 
 
 def split_parts(parts: dict[str, Split], options: argparse.Namespace) -> tuple[dict[str, Split], dict]:

@@ -226,13 +226,17 @@ def grid_readings(connection: duckdb.DuckDBPyConnection, measurements: Measureme
     used, sound = f"reason = {len(REASONS)}", len(FAULTS)
     # Compensated sums: the order of the rows, which threads change, must not change a mean.
     cells = fetch(connection, f"""
-        SELECT fault, reason, stay, channel, step, count(*) AS readings, favg(number) AS mean FROM (
-            SELECT fault, reason, if({used}, stay, 0) AS stay, if({used}, channel, 0) AS channel,
+        SELECT fault, reason, stay, channel, step, code, count(*) AS readings, favg(number) AS mean FROM (
+            SELECT fault, reason, if(stands_for_missing, number, NULL) AS code,
+                   if({used}, stay, 0) AS stay, if({used}, channel, 0) AS channel,
                    if({used} AND fault = {sound}, CAST(step AS BIGINT), 0) AS step, if({used}, number, 0) AS number
             FROM {judged(measurements.readings())})
-        GROUP BY fault, reason, stay, channel, step""", "readings", measurements.path)
+        GROUP BY fault, reason, stay, channel, step, code""", "readings", measurements.path)
     if (cells["fault"] < sound).any():
         raise UserError(fault_of(connection, measurements, judged(measurements.readings(numbered=True))))
+    if unread := sorted({*measurements.missing} - {*cells["code"][~np.isnan(cells["code"])]}):
+        print(f"warning: --missing {' '.join(f'{code:g}' for code in unread)}: no reading of {measurements.path} has "
+              "such a value.", file=sys.stderr)
     kept = cells["reason"] == len(REASONS)
     x = np.full(shape, np.nan, dtype=np.float32)
     x[cells["stay"][kept], cells["step"][kept], cells["channel"][kept]] = cells["mean"][kept]

@@ -182,11 +182,12 @@ def cut_validation(splits: Mapping[str, Split], share: float, seed: int) -> dict
     return {**splits, **split_by_subject(splits["train"], {"train": 1 - share, "val": share}, seed)}
 
 
-def warn_of_extremes(splits: Mapping[str, Split], channels: Sequence[Channel]) -> None:
+def warn_of_extremes(splits: Mapping[str, Split], channels: Sequence[Channel], averaged: bool) -> None:
     """Warn on stderr of a lowest or highest value that looks like a code for a missing one, or like an error.
 
     Such a value stands alone: nothing lies between it and the others over more than their middle half, where it is
-    repeated, or over more than twice the range of the others (from 0.1 to 99.9 %).
+    repeated, or over more than twice the range of the others (from 0.1 to 99.9 %). averaged: whether values are means
+    of the readings of a step.
     """
     for number, channel in enumerate(channels):
         values, counts = np.unique(grid.observed_values(splits, number), return_counts=True)
@@ -199,9 +200,13 @@ def warn_of_extremes(splits: Mapping[str, Split], channels: Sequence[Channel]) -
             gap = abs(values[last] - values[inner])
             is_code = gap > three_quarters - quarter and counts[last] > 2 * counts[inner]
             if (is_code and counts[last] > 2) or gap > 2 * (high - low):
-                print(f"warning: channel {channel.name}: {values[last]:g} stands {counts[last]:,} times, the nearest "
-                      f"other value is {values[inner]:g}. If it stands for a missing value, give --missing "
-                      f"{values[last]:g}; if it cannot be, --range '{channel.name}=LOW:HIGH'.", file=sys.stderr)
+                found = (f"{values[last]:g} stands {counts[last]:,} times, the nearest other value is "
+                         f"{values[inner]:g}. ")
+                found += ("It is the mean of the readings of a step: if one of them stands for a missing value, give "
+                          "that one to --missing" if averaged else
+                          f"If it stands for a missing value, give --missing {values[last]:g}")
+                print(f"warning: channel {channel.name}: {found}; if it cannot be, --range "
+                      f"'{channel.name}=LOW:HIGH'.", file=sys.stderr)
 
 
 def warn_of_repeats(splits: Mapping[str, Split]) -> None:
@@ -216,17 +221,19 @@ def warn_of_repeats(splits: Mapping[str, Split]) -> None:
 
 
 def dataset_of(options: argparse.Namespace, splits: Mapping[str, Split], channels: Sequence[Channel],
-               classes: list[str], interval: str, cohort: dict, rows: str) -> tuple[dict[str, Split], Metadata]:
+               classes: list[str], interval: str, cohort: dict, rows: str, averaged: bool
+               ) -> tuple[dict[str, Split], Metadata]:
     """Fill gaps as --impute says, warn of extremes and repeats, print what channels and splits hold, and return the
     splits with their description.
 
     splits: with NaN in x where unobserved. interval: between two steps. cohort: what `meta.json` says of the rows
-    beside that. rows: what a row is, such as `series`. Raises UserError before anything is written.
+    beside that. rows: what a row is, such as `series`. averaged: whether values are means of the readings of a step.
+    Raises UserError before anything is written.
     """
     imputation = None
     if options.impute is not None:
         splits, imputation = grid.fill_gaps(splits, options.impute, channels)
-    warn_of_extremes(splits, channels)
+    warn_of_extremes(splits, channels, averaged)
     cohort = {**cohort, "channels": grid.summarize_channels(splits, channels)}
     if options.positive not in (None, *classes):
         raise UserError(f"--positive '{options.positive}': expected one of the classes {listed(classes)}.")

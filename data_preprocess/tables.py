@@ -145,7 +145,7 @@ def dataset_of_stays(x: np.ndarray, stays: pd.DataFrame, channels: Sequence[own_
               for name, part in splits.items()}
     cohort = {"origin": options.origin or "first row of the id", "length": options.length, **rule, **of_target,
               "seed": options.seed, "attrition": attrition}
-    return own_data.dataset_of(options, splits, channels, classes, options.step, cohort, "ids")
+    return own_data.dataset_of(options, splits, channels, classes, options.step, cohort, "ids", averaged=True)
 
 
 def microseconds_of(duration: str) -> float:

@@ -604,8 +604,8 @@ class ReportConfig(EvaluationConfig):
                               low=0, semantic=False)
     quick: bool = setting(
         False, "A first look in some minutes: at most 3 seeds, 200 steps, 100 resamples and 1 repeat, the largest "
-               "ratio alone, the controls of one training each, no fine-tuning, and no fidelity metrics that train "
-               "networks.",
+               "ratio alone, unless controls are named those of one training each, no fine-tuning, and no fidelity "
+               "metrics that train networks.",
         semantic=False)
 
     def faults(self) -> Iterator[tuple[str, str]]:

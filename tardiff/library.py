@@ -79,6 +79,8 @@ class Guidance:
 
     def __init__(self, guide: Guide | str | Path, dataset: Dataset | str | Path | None = None,
                  group: ProcessGroup | None = None, **settings: Any) -> None:
+        if not isinstance(guide, (Guide, str, Path)):
+            raise UserError(f"guide: expected what load_guide returns, or a run folder, got a {type(guide).__name__}.")
         self.guide = guide if isinstance(guide, Guide) else load_guide(guide)
         self.config = load_config(GuidanceConfig, values=settings)
         if unused := self.config.without_effect():

@@ -69,7 +69,8 @@ def subset_of_rows(dataset: Dataset, rows: int, number: int, seed: int) -> Datas
     """
     whole = len(dataset.train) + len(dataset.val)
     if rows > whole:
-        raise UserError(f"{dataset.path}: train and val have {whole:,} rows, asked for {rows:,}.")
+        raise UserError(f"{dataset.path}: train and val have {whole:,} rows, a subset was to have {rows:,}. Give "
+                        "fewer, as of a map sizes=[N, ..., null].")
     # Cut in two, and val in two again: three shares rounded at once could shrink as rows grow.
     of_train = round(len(dataset.train) * rows / whole)
     of_val, half = rows - of_train, dataset.val.guidance

@@ -159,7 +159,9 @@ def quick_settings(config: ReportConfig) -> ReportConfig:
     names = config.fidelity_metrics or [metric.name for metric in FIDELITY]
     cheap = [name for name in names if name in {metric.name for metric in FIDELITY if not metric.trains}]
     training = dataclasses.replace(config.training, steps=min(config.training.steps, 200))
-    controls = [name for name in config.chosen_controls if name in QUICK_CONTROLS]
+    controls = config.controls
+    if controls is None:
+        controls = [name for name in config.chosen_controls if name in QUICK_CONTROLS]
     return dataclasses.replace(config, seeds=min(config.seeds, 3), ratios=config.ratios and [max(config.ratios)],
                                weights=[] if config.ratios else config.weights, controls=controls,
                                ensemble_size=2, training=training,

@@ -244,5 +244,5 @@ def test_a_subset_takes_whole_subjects():
     part = subset_of_rows(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 104, 1, 0)
     assert len(part.train) == len(part.val) == 50, "52 are more than 10 subjects have"
     assert (np.unique(part.train.subject, return_counts=True)[1] == 5).all()
-    with pytest.raises(UserError, match="train and val have 400 rows, asked for 401"):
+    with pytest.raises(UserError, match="train and val have 400 rows, a subset was to have 401"):
         subset_of_rows(Dataset(None, Metadata("a", ["b"], [""], ["0", "1"]), splits), 401, 0, 0)

@@ -279,6 +279,26 @@ def test_codes_of_missing_values_are_warned_of_and_left_out_where_they_are_named
     assert dataset.train.x.min() > 50 and not dataset.train.mask.all()
 
 
+def test_a_code_in_a_mean_is_told_as_one_and_codes_that_no_reading_has_are_named(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    rows = [(f"s{n}", hour, "HR", round(generator.normal(80, 5), 2)) for n in range(30) for hour in range(LENGTH)]
+    rows.append(("s3", 1.5, "HR", -999))
+    vitals, labels = write_cohort(tmp_path, rows, [(f"s{n}", n % 2, "") for n in range(30)])
+
+    def lowest(name, *options):
+        dataset = convert(vitals, labels, tmp_path / name, "--time-unit", "h", *options)
+        return min(split.x.min() for split in dataset.splits.values())
+
+    mean = f"{lowest('out'):g}"
+    told = capsys.readouterr().err
+    assert f"HR: {mean} stands 1 times" in told and "mean of the readings of a step" in told
+    assert f"--missing {mean}" not in told
+    lowest("mean", "--missing", mean)
+    assert f"--missing {mean}: no reading of" in capsys.readouterr().err
+    assert lowest("code", "--missing", "-999") > 50
+    assert "warning" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_natural_distributions_are_not_warned_of(tmp_path, capsys, seed):
     """Heavy tails, scores, saturation at a limit, flags."""

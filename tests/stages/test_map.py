@@ -96,7 +96,7 @@ def test_more_subsets_are_added_to_those_there_are(folder, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (["sizes=[140, 5000]"], ("train and val have 237 rows, asked for 5,000",)),
+    (["sizes=[140, 5000]"], ("train and val have 237 rows, a subset was to have 5,000", "sizes=",)),
     (["sizes=[20]"], ("no row of class", "sizes: 20 rows are too few")),
     (["sizes=[]"], ("'sizes' must hold at least one",)), (["sizes=[200, 200]"], ("each once",)),
     (["experiment=[tiny.yaml, rotations=3]"], ("experiment: ", "rotations=1")),

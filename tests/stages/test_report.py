@@ -29,7 +29,7 @@ def test_a_quick_report_has_fewer_of_everything_and_trains_no_networks_for_fidel
     assert quick.controls == ["guidance_rows", "class_weights"] and quick.weights == []
     assert quick_settings(replace(config, quick=True, teacher="runs/teacher")).controls == [
         "guidance_rows", "teacher_labels", "class_weights"]
-    assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == []
+    assert quick_settings(replace(config, quick=True, controls=["jitter"])).controls == ["jitter"]
     assert quick.fidelity_metrics == ["correlational", "autocorrelation", "marginal", "extremes", "mmd"]
     fewer = quick_settings(replace(config, quick=True, seeds=2, fidelity_metrics=["mmd", "predictive"]))
     assert fewer.seeds == 2 and fewer.fidelity_metrics == ["mmd"]

@@ -4,9 +4,9 @@
 
 The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
 the channels or variable and value, label), `labels` (id, label, subject, p_CLASS where probabilities are known, split)
-and `export.json` (units, classes, and, where train is among the splits, the command that makes a dataset of the tables
-again). What was not observed, or is not known of a split, is empty. Where the dataset has no ids, one is the split and
-the row in it.
+and `export.json` (units, classes, and, where train and val are among the splits, the command that makes a dataset of the
+tables again). What was not observed, or is not known of a split, is empty. Where the dataset has no ids, one is the
+split and the row in it.
 
 The same command again finds the tables and skips; a folder that holds anything else is never written over.
 """
@@ -180,8 +180,8 @@ def quoted(text: str) -> str:
 
 def reading_command(splits: dict[str, Split], meta: Metadata, form: str, series: Path, labels: Path) -> str | None:
     """Return the command that makes a dataset with the same arrays of the tables; None without train, which it
-    needs, and with given halves of val, which it does not know."""
-    if "train" not in splits or any(split.guidance is not None for split in splits.values()):
+    needs, without val, which it would cut from train, and with given halves of val, which it does not know."""
+    if not {"train", "val"} <= splits.keys() or any(split.guidance is not None for split in splits.values()):
         return None
     length = next(iter(splits.values())).x.shape[1]
     time, _ = time_axis(meta, length)

@@ -157,7 +157,10 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
     try:
         return load_settings(schema, path)
     except UserError as error:
-        raise UserError(f"{folder}: its config.yaml does not fit this stage; {error}") from None
+        shown, *more = str(error).split("\n")[1:]
+        others = f" ({len(more)} more faults)" if more else ""
+        raise UserError(f"{folder}: its config.yaml does not fit this stage; is it the run folder of another one?\n"
+                        f"{shown}{others}") from None
 
 
 def settings_record(config: Any) -> str:

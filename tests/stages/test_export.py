@@ -92,9 +92,10 @@ def test_ids_are_numbers_where_those_of_all_splits_are(tmp_path):
             assert found.unique().tolist() == [*(200_000 + np.arange(4)).astype(ids.dtype.type), *ids.tolist()]
 
 
-def test_without_train_no_command_reads_the_tables_back(tmp_path, capsys):
+@pytest.mark.parametrize("splits", [["val", "test"], ["train"]])
+def test_without_train_and_val_no_command_reads_the_tables_back(tmp_path, capsys, splits):
     written(tmp_path / "data")
-    export.main(["--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--split", "val", "test"])
+    export.main(["--input", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--split", *splits])
     assert "convert" not in capsys.readouterr().out
     assert read_json(tmp_path / "out" / "export.json")["read_back"] is None
 

@@ -3,10 +3,10 @@
     tardiff export --input data/simulated --output tables/simulated --form wide --format csv
 
 The output folder holds `series` (one row a time, or with --form long one row a value: id, subject where known, hours,
-the channels or variable and value, label), `labels` (id, label, subject, p_CLASS where probabilities are known, split)
-and `export.json` (units, classes, and, where train and val are among the splits, the command that makes a dataset of the
-tables again). What was not observed, or is not known of a split, is empty. Where the dataset has no ids, one is the
-split and the row in it.
+the channels or variable and value, label), `labels` (id, label, subject, p_CLASS where probabilities are known,
+split) and `export.json` (units, classes, and, where train and val are among the splits, the command that makes a
+dataset of the tables again). What was not observed, or is not known of a split, is empty. Where the dataset has no
+ids, one is the split and the row in it.
 
 The same command again finds the tables and skips; a folder that holds anything else is never written over.
 """

@@ -173,7 +173,7 @@ RUNS = [
          spoil=lambda: Path("base/model.safetensors").unlink()),
     Case("not_a_run", "generate", ("data: not a run folder (no config.yaml)",), ("base=data",)),
     Case("run_of_another_stage", "generate",
-         ("classifier: its config.yaml does not fit this stage", "unknown key 'training.keep'"),
+         ("classifier: its config.yaml does not fit this stage", "the run folder of another one"),
          ("base=classifier",)),
     Case("state_truncated", "train", ("base/state-2.pt: damaged", "Delete it"), ("output=base", "training.steps=4"),
          cut("base/state-*.pt"), began=True),

@@ -95,8 +95,8 @@ def study(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
                                  len(real.train), guide.task.device)
     sweep = {f"scale {scale:g}": (scale, sampled(options, denoiser, real, guide, scale, options.classes))
              for scale in sorted({*options.scales, 0.0})}
-    choices = {classes: sampled(options, denoiser, real, guide, options.scale, classes) for classes in CLASSES
-               if GuidanceConfig(options.objective).uses_guidance_gradient}
+    chosen = CLASSES if GuidanceConfig(options.objective).uses_guidance_gradient else ()
+    choices = {classes: sampled(options, denoiser, real, guide, options.scale, classes) for classes in chosen}
     scores = utility(options, real, {name: part for name, (_, part) in sweep.items()} | choices)
     sweep_rows, class_rows = [], []
     for name, (scale, part) in sweep.items():

@@ -223,8 +223,7 @@ class Denoiser:
 
         Series i depends on the seed, i and its label alone. teacher: of `load_teacher`, whose probability of each class
         the series then have beside the label, as p (N, K) float32. sampler, steps: `name` and `num_inference_steps` of
-        `SamplerConfig`; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds
-        memory.
+        `SamplerConfig`; settings: its other fields, such as `cfg_scale=2.0`. batch_size bounds memory.
         callback(t, x_t, x0_pred, gradient) sees every step of every pass of some series, each (B, L, C) in
         normalised units, with the mask (B, L, 2C), the gradient None where unguided.
         Raises UserError on an unknown class, unfit settings, a guide or teacher of other data, or series that are not

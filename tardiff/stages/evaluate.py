@@ -144,8 +144,8 @@ def evaluate_sets(real: Dataset, sets: dict[str, list[Split]], config: Evaluatio
 
     real: a dataset with the splits that `splits_read` names. sets: for each name the rows of its datasets, one per
     generation seed, x (N, L, C) in raw units, which fit the real ones. Of the settings, `real`, `name`, `synthetic`
-    and `output` are not read. folder: where finished fits are kept, so that the same call goes on where it
-    was; None keeps none.
+    and `output` are not read. folder: where finished fits are kept, so that the same call goes on where it was; None
+    keeps none.
 
     Columns: `judge`, `set` (None without synthetic rows), `protocol` (TRTR, TSTR, TSRTR, TSRTR mixed or a control),
     `targets` on synthetic rows (own, soft), `ratio` of synthetic to real rows (TSRTR), `weight` of the synthetic rows

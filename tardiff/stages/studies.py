@@ -106,10 +106,6 @@ def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
     arm with two sets, that to the reference."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in frame.to_dict("records"):
-        def found(key: str, row: dict = row) -> str:
-            return interval({"mean": row[f"{key}_difference"],
-                             **{part: row[f"{key}_difference_{part}"] for part in ("low", "high")}})
-
         column = f"n = {row['n']:,}"
         if row["protocol"] == "TRTR":
             lines.setdefault((row["judge"], "TRTR"), {})[column] = number(row["mean"])
@@ -118,13 +114,18 @@ def gain_table(frame: pd.DataFrame) -> pd.DataFrame:
                                & (frame["protocol"] == row["control"])]
             lines.setdefault((row["judge"], "best control"), {})[column] = (
                 f"{number(of_control['mean'].item())} ({row['control']})")
-            gain = f" {GAIN}" if row["control_verdict"] == GAIN else ""
-            lines.setdefault((row["judge"], row["arm"]), {})[column] = found("control") + gain
+            lines.setdefault((row["judge"], row["arm"]), {})[column] = _gain_cell(row, "control")
         if pd.notna(row["reference_difference"]):
-            gain = f" {GAIN}" if row["reference_verdict"] == GAIN else ""
-            lines.setdefault((row["judge"], f"{row['arm']}, minus reference"), {})[column] = found("reference") + gain
+            arm = f"{row['arm']}, minus reference"
+            lines.setdefault((row["judge"], arm), {})[column] = _gain_cell(row, "reference")
     cells = pd.DataFrame([{"judge": judge, "arm": arm, **cells} for (judge, arm), cells in lines.items()])
     return cells.fillna("").sort_values("judge", kind="stable")
+
+
+def _gain_cell(row: dict, key: str) -> str:
+    found = {part: row[f"{key}_difference_{part}"] for part in ("low", "high")}
+    gain = f" {GAIN}" if row[f"{key}_verdict"] == GAIN else ""
+    return interval({"mean": row[f"{key}_difference"], **found}) + gain
 
 
 def utility_table(frame: pd.DataFrame, reference: str | None) -> pd.DataFrame:

@@ -157,10 +157,8 @@ def read_run_config(folder: str | Path, schema: type) -> Any:
     try:
         return load_settings(schema, path)
     except UserError as error:
-        faults = str(error).split("\n  - ")  # A file that cannot be read has one, without a count before it.
-        others = f" ({len(faults) - 2} more faults)" if len(faults) > 2 else ""
-        raise UserError(f"{folder}: its config.yaml does not fit this stage; is it the run folder of another one?\n"
-                        f"  - {faults[:2][-1]}{others}") from None
+        raise UserError(f"{folder}: its config.yaml does not fit this stage; is it the run folder of another one? "
+                        f"{error}") from None
 
 
 def settings_record(config: Any) -> str:
